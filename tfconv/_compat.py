@@ -1,0 +1,52 @@
+"""Differences between the TensorFlow and Keras versions that tfconv runs on.
+
+The only module that touches TensorFlow's or Keras's private modules. Everything else
+imports ``keras`` from here, so that it is Keras 3 on TensorFlow >= 2.16, Keras 2 on
+TensorFlow 2.15 and tf_keras under ``TF_USE_LEGACY_KERAS=1``.
+"""
+
+import tensorflow as tf
+from tensorflow import keras
+from tensorflow.python.saved_model import save_context as _save_context
+
+KERAS_3 = int(getattr(keras, "__version__", "2").split(".")[0]) >= 3  # Keras 2 has none here
+
+
+def require_tensorflow_backend() -> None:
+    """Raises ImportError when Keras 3 runs on another backend than TensorFlow."""
+    if KERAS_3 and keras.config.backend() != "tensorflow":
+        raise ImportError(
+            "tfconv's layers need Keras's TensorFlow backend. Set the environment variable "
+            'KERAS_BACKEND=tensorflow before keras is imported, or put "backend": "tensorflow" '
+            "into ~/.keras/keras.json. "
+            f"Received: backend={keras.config.backend()!r}"
+        )
+
+
+def tracing_for_export() -> bool:
+    """True exactly while TensorFlow traces functions to save or convert them."""
+    return _save_context.in_save_context()
+
+
+def tensorflow_version() -> str:
+    """The version of the TensorFlow that is running, such as ``"2.21.0"``."""
+    return tf.__version__
+
+
+def convert_variable(value, dtype=None) -> tf.Tensor:
+    """A tensor of ``value``, which may be a variable of either Keras, in ``dtype``."""
+    tensor = tf.convert_to_tensor(value)
+    return tensor if dtype is None or tensor.dtype == dtype else tf.cast(tensor, dtype)
+
+
+def standardized_data_format(data_format: "str | None") -> str:
+    """``data_format`` or, for None, the one set in Keras's configuration."""
+    if data_format is None:
+        data_format = keras.backend.image_data_format()
+    name = str(data_format).lower()
+    if name not in ("channels_last", "channels_first"):
+        raise ValueError(
+            '`data_format` must be "channels_last", "channels_first" or None. '
+            f"Received: data_format={data_format!r}"
+        )
+    return name

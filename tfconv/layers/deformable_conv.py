@@ -1,0 +1,196 @@
+"""Deformable convolution: the taps move by offsets learned from the input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tfconv import ops
+from tfconv._compat import keras
+from tfconv.layers.base import ConvLayer, OptionalInputs, positive_int, register, static_shape
+from tfconv.ops.geometry import Padding
+
+
+@register
+class DeformableConv2D(OptionalInputs, ConvLayer):
+    """Deformable convolution of images, version 2 (modulated) or 1.
+
+    ``y[p, f] = activation(bias[f] + sum_{t, c} kernel[t, c, f] * mask[p, o(c), t] *
+    bilinear(x[:, :, c], p * strides - pad + t * dilation + offset[p, o(c), t]))``. Offsets (in
+    pixels) and masks come from the caller or, when none are given, from a convolution of the
+    input with the same kernel size, strides, padding and dilation, whose weights start at
+    zero: the layer starts as a plain convolution (times one half when modulated, since
+    ``mask = sigmoid(0)``).
+
+    Args:
+        filters: Output channels.
+        kernel_size: Taps per spatial axis; an int or two ints.
+        strides: Pixels between neighbouring outputs.
+        padding: "valid", "same", "full", an int, or two (before, after) pairs.
+        data_format: "channels_last" or "channels_first"; None takes Keras's setting.
+        dilation_rate: Pixels between neighbouring taps; may exceed 1 together with strides.
+        groups: Groups of channels, and of filters, that see only each other.
+        activation: Activation of the outputs.
+        use_bias: Whether there is a bias.
+        kernel_initializer, bias_initializer: Initializers of the convolution's weights.
+        kernel_regularizer, bias_regularizer, activity_regularizer: Regularizers.
+        kernel_constraint, bias_constraint: Constraints.
+        offset_groups: Groups of input channels that have offsets of their own.
+        modulated: True for version 2, with a mask; False for version 1.
+        offset_initializer: Initializer of the kernel that makes offsets and masks.
+        offset_regularizer: Its regularizer.
+        **kwargs: Keras's own: ``name``, ``dtype``, ``trainable``.
+
+    Call arguments:
+        inputs: [N, H, W, C] tensor (or [N, C, H, W]).
+        offset: Optional [N, Ho, Wo, offset_groups * kh * kw * 2] tensor in pixels, index
+            ``(o * kh * kw + tap) * 2 + {0: dy, 1: dx}``, channels first if the inputs are. A
+            layer first called with it has no offset convolution of its own.
+        mask: Optional [N, Ho, Wo, offset_groups * kh * kw] tensor, only together with
+            ``offset``; without it, samples are not modulated.
+
+    Output shape: [N, Ho, Wo, filters].
+
+    Weights:
+        kernel: [kh, kw, C / groups, filters].
+        bias: [filters].
+        offset_kernel: [kh, kw, C, offset_groups * kh * kw * (3 if modulated else 2)]: offsets
+            first, then masks.
+        offset_bias: one for each of its outputs.
+
+    Raises:
+        ValueError: If an argument is not what is described above, or ``offset_groups`` does not
+            divide the input's channels.
+
+    Source: Dai et al., Deformable Convolutional Networks, arXiv:1703.06211, section 2.1; Zhu et
+    al., Deformable ConvNets v2, arXiv:1811.11168, section 3.2.
+
+    Example:
+        >>> layer = tfconv.DeformableConv2D(8, 3, padding="same", offset_groups=2)
+        >>> layer(tf.ones([2, 6, 6, 4])).shape
+        TensorShape([2, 6, 6, 8])
+    """
+
+    rank = 2
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | Sequence[int],
+        strides: int | Sequence[int] = 1,
+        padding: Padding = "valid",
+        data_format: str | None = None,
+        dilation_rate: int | Sequence[int] = 1,
+        groups: int = 1,
+        *args: Any,
+        offset_groups: int = 1,
+        modulated: bool = True,
+        offset_initializer: Any = "zeros",
+        offset_regularizer: Any = None,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            filters,
+            kernel_size,
+            strides,
+            padding,
+            data_format,
+            dilation_rate,
+            groups,
+            *args,
+            **kwargs,
+        )
+        self.offset_groups = positive_int(offset_groups, "offset_groups")
+        self.modulated = bool(modulated)
+        self.offset_initializer = keras.initializers.get(offset_initializer)
+        self.offset_regularizer = keras.regularizers.get(offset_regularizer)
+        self.supports_jit = False  # the native op has no XLA kernel
+
+    def __call__(self, inputs, offset=None, mask=None, **kwargs):
+        if mask is not None and offset is None:
+            raise ValueError(
+                "`mask` can be given only together with `offset`. Received: offset=None"
+            )
+        self.note_given(offset is not None)
+        given = {"offset": offset, "mask": mask}
+        kwargs.update({name: value for name, value in given.items() if value is not None})
+        return super().__call__(inputs, **kwargs)
+
+    def build(self, input_shape):
+        kernel_shape = self.kernel_shape(input_shape)
+        count = kernel_shape[2] * self.groups
+        if count % self.offset_groups:
+            raise ValueError(
+                "`offset_groups` must divide the number of input channels. Received: "
+                f"offset_groups={self.offset_groups}, input_shape={static_shape(input_shape)}"
+            )
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=kernel_shape,
+            initializer=self.kernel_initializer,
+            regularizer=self.kernel_regularizer,
+            constraint=self.kernel_constraint,
+            trainable=True,
+        )
+        self.bias = None
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias",
+                shape=(self.filters,),
+                initializer=self.bias_initializer,
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+                trainable=True,
+            )
+        self.offset_kernel = self.offset_bias = None
+        if not self.given_at_build:
+            made = self.offset_groups * self.geometry.taps * (3 if self.modulated else 2)
+            self.offset_kernel = self.add_weight(
+                name="offset_kernel",
+                shape=(*self.kernel_size, count, made),
+                initializer=self.offset_initializer,
+                regularizer=self.offset_regularizer,
+                trainable=True,
+            )
+            self.offset_bias = self.add_weight(
+                name="offset_bias", shape=(made,), initializer="zeros", trainable=True
+            )
+        self.built = True
+
+    def call(self, inputs, offset=None, mask=None):
+        x = self.channels_last(inputs)
+        if offset is None:
+            self.require_own("offset")
+            offset, mask = self._made(x)
+        else:
+            offset = self.channels_last(offset)
+            mask = None if mask is None else self.channels_last(mask)
+        y = ops.deformable_conv2d(
+            x,
+            offset,
+            self.weight(self.kernel),
+            mask,
+            None if self.bias is None else self.weight(self.bias),
+            **self.geometry_arguments,
+        )
+        return self.activation(self.restored(y))
+
+    def _made(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """Offsets and masks made from the input."""
+        made = ops.conv(x, self.weight(self.offset_kernel), **self.geometry_arguments)
+        made = made + self.weight(self.offset_bias)
+        offsets = self.offset_groups * self.geometry.taps * 2
+        if not self.modulated:
+            return made, None
+        return made[..., :offsets], tf.sigmoid(made[..., offsets:])
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "offset_groups": self.offset_groups,
+            "modulated": self.modulated,
+            "offset_initializer": keras.initializers.serialize(self.offset_initializer),
+            "offset_regularizer": keras.regularizers.serialize(self.offset_regularizer),
+        }

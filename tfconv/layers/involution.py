@@ -1,0 +1,227 @@
+"""Involution: convolution with its two habits swapped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tfconv import ops
+from tfconv._compat import keras
+from tfconv.layers.base import (
+    SpatialLayer,
+    independent_copies,
+    positive_int,
+    register,
+    static_shape,
+)
+from tfconv.ops.geometry import Padding, spatial_sizes
+
+
+class Involution(SpatialLayer):
+    """Involution of any rank: a kernel for every position, shared by the channels of a group.
+
+    ``y[p, c] = sum_t K[p, g(c), t] * x[p * strides - pad + t * dilation, c]``, where the kernel
+    is made from the input at the same position:
+    ``K = span(relu(batch_norm(reduce(pool(x)))))``. ``reduce`` and ``span`` are 1x1
+    convolutions to ``C // reduction_ratio`` channels and to one weight per group and tap;
+    ``pool`` takes the mean over each stride's pixels.
+
+    Args:
+        kernel_size: Taps per spatial axis; an int or one int per axis.
+        strides: Pixels between neighbouring outputs.
+        padding: "valid", "same", "full", "causal" (1-D), an int, or one (before, after) pair
+            per spatial axis. Except with "same", a kernel is made from the pixels at its
+            window's centre.
+        data_format: "channels_last" or "channels_first"; None takes Keras's setting.
+        dilation_rate: Pixels between neighbouring taps; may exceed 1 together with strides.
+        group_channels: Channels that share a kernel; must divide the input's channels.
+        groups: Instead of ``group_channels``: how many groups of channels there are.
+        reduction_ratio: The kernel generator has ``C // reduction_ratio`` channels (at least 1).
+        activation: Activation of the outputs.
+        kernel_initializer, bias_initializer: Initializers of ``reduce`` and ``span``.
+        kernel_regularizer, bias_regularizer, activity_regularizer: Regularizers of the
+            generator's weights and of the outputs.
+        batch_norm_momentum, batch_norm_epsilon: Those of the generator's batch normalization.
+        **kwargs: Keras's own: ``name``, ``dtype``, ``trainable``.
+
+    Input shape: [N, *spatial, C] (or [N, C, *spatial]).
+
+    Output shape: [N, *output spatial, C].
+
+    Raises:
+        ValueError: If an argument is not what is described above, or the channels cannot be
+            put into groups.
+
+    Source: Li et al., Involution: Inverting the Inherence of Convolution for Visual
+    Recognition, arXiv:2103.06255, equations 4-6.
+    """
+
+    def __init__(
+        self,
+        kernel_size: int | Sequence[int] = 7,
+        strides: int | Sequence[int] = 1,
+        padding: Padding = "same",
+        data_format: str | None = None,
+        dilation_rate: int | Sequence[int] = 1,
+        group_channels: int | None = None,
+        groups: int | None = None,
+        reduction_ratio: int = 4,
+        activation: Any = None,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        batch_norm_momentum: float = 0.9,
+        batch_norm_epsilon: float = 1e-5,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            kernel_size,
+            strides,
+            padding,
+            data_format,
+            dilation_rate,
+            activity_regularizer,
+            **kwargs,
+        )
+        if group_channels is not None and groups is not None:
+            raise ValueError(
+                "Give `group_channels` or `groups`, not both. "
+                f"Received: group_channels={group_channels}, groups={groups}"
+            )
+        if groups is None:
+            group_channels = 16 if group_channels is None else group_channels
+            self.group_channels = positive_int(group_channels, "group_channels")
+            self.groups = None
+        else:
+            self.group_channels, self.groups = None, positive_int(groups, "groups")
+        self.reduction_ratio = positive_int(reduction_ratio, "reduction_ratio")
+        self.activation = keras.activations.get(activation)
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        self.batch_norm_momentum = float(batch_norm_momentum)
+        self.batch_norm_epsilon = float(batch_norm_epsilon)
+        self.supports_jit = False  # the native op has no XLA kernel
+
+    def build(self, input_shape):
+        count = self.input_channels(input_shape)
+        if count % (self.groups or self.group_channels):
+            name = "group_channels" if self.groups is None else "groups"
+            raise ValueError(
+                f"`{name}` must divide the number of input channels. Received: "
+                f"{name}={getattr(self, name)}, input_shape={static_shape(input_shape)}"
+            )
+        groups = self.groups or count // self.group_channels
+        reduced = max(count // self.reduction_ratio, 1)
+        conv = getattr(keras.layers, f"Conv{self.rank}D")
+        reduce_initializer, span_initializer = independent_copies(self.kernel_initializer, 2)
+        shared = {
+            "data_format": "channels_last",
+            "bias_initializer": self.bias_initializer,
+            "kernel_regularizer": self.kernel_regularizer,
+            "bias_regularizer": self.bias_regularizer,
+            "dtype": self.sublayer_dtype,
+        }
+        self.reduce = conv(
+            reduced, 1, use_bias=False, kernel_initializer=reduce_initializer, name="reduce", **shared
+        )
+        self.normalization = keras.layers.BatchNormalization(
+            momentum=self.batch_norm_momentum,
+            epsilon=self.batch_norm_epsilon,
+            name="normalization",
+            dtype=self.sublayer_dtype,
+        )
+        self.span = conv(
+            groups * self.geometry.taps, 1, kernel_initializer=span_initializer, name="span", **shared
+        )
+        spatial = [None] * self.rank
+        self.build_sublayer(self.reduce, [None, *spatial, count])
+        self.build_sublayer(self.normalization, [None, *spatial, reduced])
+        self.build_sublayer(self.span, [None, *spatial, reduced])
+        self.built = True
+
+    def call(self, inputs, training=None):
+        x = self.channels_last(inputs)
+        kernel = self.reduce(self._pooled(x))
+        kernel = tf.nn.relu(self.normalization(kernel, training=training))
+        kernel = tf.convert_to_tensor(self.span(kernel))
+        y = ops.involution(x, kernel, self.kernel_size, **self.geometry_arguments)
+        return self.activation(self.restored(y))
+
+    def _pooled(self, x: tf.Tensor) -> tf.Tensor:
+        """What the kernels are made from: one position for every output."""
+        geometry = self.geometry
+        if geometry.pads is not None:
+            x = self._at_centres(x)
+        if max(self.strides) == 1:
+            return x
+        return tf.nn.avg_pool(x, self.strides, self.strides, "SAME")
+
+    def _at_centres(self, x: tf.Tensor) -> tf.Tensor:
+        """Crops or pads x so that its pixels are the centres of all windows of stride 1."""
+        crops, pads = [slice(None)], [[0, 0]]
+        for length, (before, after), extent in zip(
+            spatial_sizes(x), self.geometry.pads, self.geometry.extent
+        ):
+            before -= (extent - 1) // 2
+            after -= extent // 2
+            crops.append(slice(max(-before, 0), length - max(-after, 0)))
+            pads.append([max(before, 0), max(after, 0)])
+        x = x[tuple(crops)]
+        return tf.pad(x, [*pads, [0, 0]]) if any(map(any, pads)) else x
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "group_channels": self.group_channels,
+            "groups": self.groups,
+            "reduction_ratio": self.reduction_ratio,
+            "activation": keras.activations.serialize(self.activation),
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
+            "batch_norm_momentum": self.batch_norm_momentum,
+            "batch_norm_epsilon": self.batch_norm_epsilon,
+        }
+
+
+@register
+class Involution1D(Involution):
+    """Involution of sequences; see `Involution` for the arguments.
+
+    Example:
+        >>> tfconv.Involution1D(3, group_channels=4)(tf.zeros([2, 10, 8])).shape
+        TensorShape([2, 10, 8])
+    """
+
+    rank = 1
+
+
+@register
+class Involution2D(Involution):
+    """Involution of images; see `Involution` for the arguments.
+
+    Example:
+        >>> tfconv.Involution2D(7)(tf.zeros([1, 14, 14, 64])).shape
+        TensorShape([1, 14, 14, 64])
+    """
+
+    rank = 2
+
+
+@register
+class Involution3D(Involution):
+    """Involution of volumes; see `Involution` for the arguments.
+
+    Example:
+        >>> tfconv.Involution3D(3, groups=2)(tf.zeros([1, 4, 6, 6, 8])).shape
+        TensorShape([1, 4, 6, 6, 8])
+    """
+
+    rank = 3

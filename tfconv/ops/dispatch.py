@@ -1,0 +1,179 @@
+"""Native or portable: the one place that decides which implementation of an op runs.
+
+Native when the library is loaded and the data type and the device are supported; portable
+while TensorFlow traces for saving or conversion, inside `tfconv.portable()`, or when there is
+no library. `tfconv.keep_native()` keeps native ops in what is exported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from tfconv import _compat
+from tfconv.ops import native
+
+_NATIVE_DTYPES = (tf.float16, tf.bfloat16, tf.float32, tf.float64)
+
+
+class _Scopes(threading.local):
+    """How many `portable` and `keep_native` scopes the thread is in, innermost last."""
+
+    def __init__(self) -> None:
+        self.stack: list[str] = []
+
+
+_scopes = _Scopes()
+
+
+@contextlib.contextmanager
+def _scope(name: str) -> Iterator[None]:
+    _scopes.stack.append(name)
+    try:
+        yield
+    finally:
+        _scopes.stack.pop()
+
+
+def portable() -> contextlib.AbstractContextManager[None]:
+    """Scope in which tfconv's functions use stock TensorFlow ops only.
+
+    It acts when an operation is run eagerly or traced. A `tf.function` that was traced before
+    keeps what it was traced with.
+
+    Example:
+        >>> with tfconv.portable():
+        ...     y = tfconv.ops.involution(tf.ones([1, 4, 4, 2]), tf.ones([1, 4, 4, 9]), 3)
+        >>> y.shape
+        TensorShape([1, 4, 4, 2])
+    """
+    return _scope("portable")
+
+
+def keep_native() -> contextlib.AbstractContextManager[None]:
+    """Scope in which models are saved and converted with their native ops kept.
+
+    What is exported then needs the native library wherever it is loaded. The innermost of
+    `portable()` and `keep_native()` holds.
+    """
+    return _scope("keep_native")
+
+
+@dataclasses.dataclass(frozen=True)
+class NativeStatus:
+    """What is in force, and why.
+
+    Attributes:
+        in_force: "native" or "portable": what an operation called here and now would use.
+        reason: Why, in words.
+        library: Path of the native library that was found, or None.
+        built_with: TensorFlow version that the library was built with, or None.
+        tensorflow: TensorFlow version that is running.
+        isa: Instruction set that the CPU kernels use ("base", "avx2", "avx512"), or None.
+    """
+
+    in_force: str
+    reason: str
+    library: str | None
+    built_with: str | None
+    tensorflow: str
+    isa: str | None
+
+
+def native_status() -> NativeStatus:
+    """Says whether the native ops are in force and why (see `NativeStatus`)."""
+    library = native.library()
+    reason = _why_portable()
+    return NativeStatus(
+        in_force="portable" if reason else "native",
+        reason=reason or "the native library is loaded",
+        library=None if library.path is None else str(library.path),
+        built_with=library.built_with,
+        tensorflow=_compat.tensorflow_version(),
+        isa=library.isa,
+    )
+
+
+def _why_portable() -> str | None:
+    """The reason for the portable implementation here and now, None for the native one."""
+    scope = _scopes.stack[-1] if _scopes.stack else None
+    if scope == "portable":
+        return "inside tfconv.portable()"
+    if _compat.tracing_for_export() and scope != "keep_native":
+        return "TensorFlow traces for saving or conversion; tfconv.keep_native() would keep them"
+    library = native.library()
+    if library.module is None:
+        return library.problem
+    return None
+
+
+def _on_gpu(tensor: tf.Tensor) -> bool:
+    """True when an op on ``tensor`` would be placed on a GPU, for which there is no kernel."""
+    device = tensor.device or ""
+    if device:
+        return "GPU" in device.upper()
+    return bool(tf.config.list_logical_devices("GPU"))
+
+
+def dispatch(
+    native_call: Callable[[Any], Any], portable_call: Callable[[], Any], x: tf.Tensor
+) -> Any:
+    """Runs ``native_call(module)`` or ``portable_call()``, whichever serves ``x`` here.
+
+    Half-precision data goes through the portable twin in float32 (see `in_float32`), so
+    that both accumulate alike.
+    """
+    if x.dtype not in _NATIVE_DTYPES or _why_portable() is not None or _on_gpu(x):
+        native.warn_if_unavailable()
+        return portable_call()
+    return native_call(native.library().module)
+
+
+def in_float32(function: Callable[..., tf.Tensor], *tensors: tf.Tensor | None) -> tf.Tensor:
+    """``function(*tensors)`` with float16 and bfloat16 tensors computed in float32."""
+    dtype = tensors[0].dtype
+    if dtype not in (tf.float16, tf.bfloat16):
+        return function(*tensors)
+    wide = (None if t is None else tf.cast(t, tf.float32) for t in tensors)
+    return tf.cast(function(*wide), dtype)
+
+
+def invalid_argument(message: str) -> tf.errors.InvalidArgumentError:
+    """The error that the native ops raise, for checks made before any op is called."""
+    return tf.errors.InvalidArgumentError(None, None, message)
+
+
+def second_order(
+    function: Callable[..., tf.Tensor], inputs: list[tf.Tensor], upstream: tf.Tensor, grads: list
+) -> list[tf.Tensor | None]:
+    """Gradient of a gradient op, through the portable twin.
+
+    Args:
+        function: The portable twin of the forward op.
+        inputs: The forward op's inputs.
+        upstream: The gradient that the gradient op received.
+        grads: What flows into each of the gradient op's outputs; None counts as zero.
+
+    Returns:
+        Gradients of ``[*inputs, upstream]``.
+    """
+    with tf.GradientTape() as outer:
+        outer.watch([*inputs, upstream])
+        with tf.GradientTape() as inner:
+            inner.watch(inputs)
+            y = function(*inputs)
+        first = inner.gradient(
+            y, inputs, output_gradients=upstream, unconnected_gradients="zero"
+        )
+    wanted = [(f, g) for f, g in zip(first, grads) if g is not None]
+    return outer.gradient(
+        [f for f, _ in wanted],
+        [*inputs, upstream],
+        output_gradients=[g for _, g in wanted],
+        unconnected_gradients="zero",
+    )

@@ -1,0 +1,100 @@
+"""The native library: found, loaded at first use, and explained when it is missing."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import functools
+import os
+import pathlib
+import threading
+import warnings
+from types import ModuleType
+
+import tensorflow as tf
+
+from tfconv import _build, _compat
+
+_warned = threading.Event()
+
+
+@dataclasses.dataclass(frozen=True)
+class Library:
+    """The native library as it was found.
+
+    Attributes:
+        module: Python wrappers of its ops, or None when it is not loaded.
+        path: Where it lies, or None.
+        built_with: TensorFlow version that it was built with, or None.
+        isa: Instruction set that its CPU kernels use, or None.
+        problem: Why it is not loaded and how to mend that, or None.
+    """
+
+    module: ModuleType | None = None
+    path: pathlib.Path | None = None
+    built_with: str | None = None
+    isa: str | None = None
+    problem: str | None = None
+
+
+def _minor(version: str) -> list[str]:
+    return version.split(".")[:2]
+
+
+@functools.lru_cache(maxsize=1)
+def library() -> Library:
+    """Loads the native library once; never raises for a library that cannot be used."""
+    if os.environ.get("TFCONV_NATIVE", "1") == "0":
+        return Library(problem="switched off by the environment variable TFCONV_NATIVE=0")
+    running = _compat.tensorflow_version()
+    found = _build.find_library(running)
+    if found is None:
+        others = _build.built_versions()
+        if others:
+            problem = (
+                f"the native library was built for TensorFlow {', '.join(others)}, and "
+                f"{running} is running; `python -m tfconv build` builds it for this one"
+            )
+        else:
+            problem = (
+                "the native library has not been built; `python -m tfconv build` builds it "
+                "(needs g++)"
+            )
+        return Library(problem=problem)
+    path, info = found
+    built_with = info.get("tf_version")
+    if built_with is not None and _minor(built_with) != _minor(running):
+        return Library(
+            path=path,
+            built_with=built_with,
+            problem=f"{path} was built with TensorFlow {built_with}, and {running} is running; "
+            "`python -m tfconv build` builds it for this one",
+        )
+    try:
+        module = tf.load_op_library(str(path))
+    except (tf.errors.OpError, RuntimeError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        return Library(
+            path=path,
+            built_with=built_with,
+            problem=f"{path} cannot be loaded ({reason}); `python -m tfconv build` builds it anew",
+        )
+    isa = ctypes.CDLL(str(path)).tfconv_isa
+    isa.restype = ctypes.c_char_p
+    return Library(module=module, path=path, built_with=built_with, isa=isa().decode())
+
+
+def warn_if_unavailable() -> None:
+    """Warns, once in a process, when portable ops serve because the library cannot."""
+    problem = library().problem
+    if problem is None or _warned.is_set():
+        return
+    _warned.set()
+    if os.environ.get("TFCONV_NATIVE", "1") == "0":
+        return
+    warnings.warn(
+        "tfconv runs with portable TensorFlow ops: involution and deformable convolution give "
+        f"the same results, several times slower. Reason: {problem}.",
+        RuntimeWarning,
+        stacklevel=5,
+    )
