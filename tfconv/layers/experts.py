@@ -82,9 +82,7 @@ class Experts(OptionalInputs):
             with tf.name_scope("routing"):
                 self.routing.build((None, channels))
 
-    def routed(
-        self, inputs: tf.Tensor, routing_weights: Any, axes: Sequence[int]
-    ) -> tf.Tensor:
+    def routed(self, inputs: tf.Tensor, routing_weights: Any, axes: Sequence[int]) -> tf.Tensor:
         """The routing weights [N, experts]: the caller's, or own ones.
 
         Own ones are ``activation(W * mean(inputs over axes) + b)``.

@@ -128,7 +128,12 @@ class Involution(SpatialLayer):
             "dtype": self.sublayer_dtype,
         }
         self.reduce = conv(
-            reduced, 1, use_bias=False, kernel_initializer=reduce_initializer, name="reduce", **shared
+            reduced,
+            1,
+            use_bias=False,
+            kernel_initializer=reduce_initializer,
+            name="reduce",
+            **shared,
         )
         self.normalization = keras.layers.BatchNormalization(
             momentum=self.batch_norm_momentum,
@@ -137,7 +142,11 @@ class Involution(SpatialLayer):
             dtype=self.sublayer_dtype,
         )
         self.span = conv(
-            groups * self.geometry.taps, 1, kernel_initializer=span_initializer, name="span", **shared
+            groups * self.geometry.taps,
+            1,
+            kernel_initializer=span_initializer,
+            name="span",
+            **shared,
         )
         spatial = [None] * self.rank
         self.build_sublayer(self.reduce, [None, *spatial, count])

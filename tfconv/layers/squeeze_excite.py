@@ -66,9 +66,7 @@ class SqueezeExcite(keras.layers.Layer):
         super().__init__(**kwargs)
         self.ratio = positive_int(ratio, "ratio")
         self.squeeze_channels = (
-            None
-            if squeeze_channels is None
-            else positive_int(squeeze_channels, "squeeze_channels")
+            None if squeeze_channels is None else positive_int(squeeze_channels, "squeeze_channels")
         )
         self.activation = keras.activations.get(activation)
         self.gate_activation = keras.activations.get(gate_activation)

@@ -167,9 +167,7 @@ def second_order(
         with tf.GradientTape() as inner:
             inner.watch(inputs)
             y = function(*inputs)
-        first = inner.gradient(
-            y, inputs, output_gradients=upstream, unconnected_gradients="zero"
-        )
+        first = inner.gradient(y, inputs, output_gradients=upstream, unconnected_gradients="zero")
     wanted = [(f, g) for f, g in zip(first, grads) if g is not None]
     return outer.gradient(
         [f for f, _ in wanted],

@@ -126,11 +126,12 @@ class Geometry:
     def of_op(cls, op: Any, kernel_size: Sequence[int] | None = None) -> Geometry:
         """The geometry in a native op's attributes; those without kernel_size need it given."""
         pads = list(op.get_attr("explicit_paddings"))
+        same = op.get_attr("padding") in ("SAME", b"SAME")
         return cls(
             tuple(op.get_attr("kernel_size") if kernel_size is None else kernel_size),
             tuple(op.get_attr("strides")),
             tuple(op.get_attr("dilations")),
-            None if op.get_attr("padding") in ("SAME", b"SAME") else tuple(zip(pads[::2], pads[1::2])),
+            None if same else tuple(zip(pads[::2], pads[1::2])),
         )
 
     @property

@@ -61,18 +61,23 @@ class Windows:
             yield self._slice([t * d for t, d in zip(tap, geometry.dilation_rate)])
 
     def _slice(self, start: list[int]) -> tf.Tensor:
+        # tf.slice where it serves: its gradient is a padding, several times faster than
+        # the gradient of a strided slice.
+        strides, begin, first, width = self._geometry.strides, start, 0, -1
         if self._phases > 1:
             s = self._phases
             block = (start[0] % s) * s + start[1] % s
+            strides, begin = (1,) * len(start), [t // s for t in start]
             width = self._channels if self._split is None else self._split
-            index: list[Any] = [
-                slice(t // s, t // s + out) for t, out in zip(start, self.output)
-            ] + [slice(block * width, (block + 1) * width)]
-        else:
-            index = [
-                slice(t, t + (out - 1) * s + 1, s) if s > 1 else slice(t, t + out)
-                for t, out, s in zip(start, self.output, self._geometry.strides)
-            ]
+            first = block * width
+        if max(strides) == 1:
+            more = self._x.shape.rank - len(start) - 2
+            return tf.slice(
+                self._x, [0, *begin, first, *[0] * more], [-1, *self.output, width, *[-1] * more]
+            )
+        index = [
+            slice(t, t + (out - 1) * s + 1, s) for t, out, s in zip(begin, self.output, strides)
+        ]
         return self._x[tuple([slice(None), *index])]
 
 
