@@ -1,0 +1,107 @@
+# Environments, build, checks. `make help` lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.ONESHELL:
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# Test processes per pytest run.
+PYTEST_WORKERS ?= 2
+PYTEST_ARGS ?=
+TESTS ?= tests
+
+VENV := .venv
+VENV_ADDONS := .venv-addons
+STAMP := $(VENV)/.tfconv-stamp
+STAMP_ADDONS := $(VENV_ADDONS)/.tfconv-stamp
+LOGS := build/logs
+
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# A release or a commit must have the native ops, and no warning in them.
+export TFCONV_WERROR ?= 1
+export TFCONV_REQUIRE_NATIVE ?= 1
+
+.PHONY: help demo test bench lint format build build-addons env env-addons clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1 \t/' | expand -t 16
+
+demo: build ## Show on this machine what the layers do
+	@$(VENV)/bin/python -m tfconv demo
+
+env: $(STAMP) ## Make .venv: TensorFlow 2.21, Keras 3, and Keras 2 as tf_keras
+
+env-addons: $(STAMP_ADDONS) ## Make .venv-addons: TensorFlow 2.15, Keras 2, TensorFlow Addons
+
+# setup.py finds the TensorFlow that is installed first and builds against it. tf_keras would
+# have `tensorflow` installed over tensorflow-cpu: hence without its dependencies.
+$(STAMP): pyproject.toml setup.py
+	@echo "== $(VENV): TensorFlow 2.21"
+	rm -f $@
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install -qq "setuptools>=64" wheel "tensorflow-cpu~=2.21.0"
+	$(VENV)/bin/pip install -qq --no-deps "tf_keras~=2.21.0"
+	echo "== $(VENV): tfconv with its native ops"
+	$(VENV)/bin/pip install -qq --no-build-isolation -e ".[cpu,lite,viz,test,demo]"
+	touch $@
+
+$(STAMP_ADDONS): pyproject.toml setup.py
+	@echo "== $(VENV_ADDONS): TensorFlow 2.15 and TensorFlow Addons"
+	rm -f $@
+	$(PYTHON) -m venv $(VENV_ADDONS)
+	$(VENV_ADDONS)/bin/pip install -qq "setuptools>=64,<81" wheel "tensorflow-cpu==2.15.1" "numpy<2"
+	echo "== $(VENV_ADDONS): tfconv with its native ops"
+	$(VENV_ADDONS)/bin/pip install -qq --no-build-isolation -e ".[addons,viz,test]"
+	touch $@
+
+# Incremental: seconds if nothing has changed.
+build: $(STAMP) ## Build the native ops for .venv
+	@echo "== native ops for $(VENV)"
+	$(VENV)/bin/python -I tfconv/_build.py
+
+build-addons: $(STAMP_ADDONS) ## Build the native ops for .venv-addons
+	@echo "== native ops for $(VENV_ADDONS)"
+	$(VENV_ADDONS)/bin/python -I tfconv/_build.py
+
+lint: $(STAMP) ## Check the Python code with ruff
+	@echo "== ruff"
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+format: $(STAMP) ## Format Python with ruff and C++ with clang-format, if there is one
+	@$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+	if command -v clang-format > /dev/null; then
+	  find cc \( -name '*.cc' -o -name '*.h' \) -print0 | xargs -0 clang-format -i
+	else
+	  echo "clang-format is not installed: C++ left as it is"
+	fi
+
+test: build build-addons lint ## Lint, then all tests under Keras 3, Keras 2 and tf_keras
+	@mkdir -p $(LOGS)
+	failed=0
+	run() {  # name, python, then variables for env
+	  echo "== pytest: $$1"
+	  env "$${@:3}" "$$2" -m pytest -q -n $(PYTEST_WORKERS) $(TESTS) $(PYTEST_ARGS) \
+	    2>&1 | tee "$(LOGS)/$$1.log" || failed=1
+	}
+	run keras-3 $(VENV)/bin/python TF_USE_LEGACY_KERAS=0
+	run keras-2-addons $(VENV_ADDONS)/bin/python TF_USE_LEGACY_KERAS=0
+	run legacy-keras $(VENV)/bin/python TF_USE_LEGACY_KERAS=1
+	echo "== summary"
+	for name in keras-3 keras-2-addons legacy-keras; do
+	  printf '%-16s %s\n' "$$name" "$$(tail -n 1 "$(LOGS)/$$name.log")"
+	done
+	exit $$failed
+
+bench: build ## Time the native ops against the nearest stock TensorFlow ops
+	@$(VENV)/bin/python benchmarks/native_ops.py
+
+clean: ## Remove what was built; the environments stay
+	@rm -rf build dist tfconv/_native tfconv.egg-info .pytest_cache .ruff_cache
+	find tfconv tests benchmarks -name __pycache__ -prune -exec rm -rf {} + 2> /dev/null || true

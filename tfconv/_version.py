@@ -1,0 +1,3 @@
+"""The version of tfconv: its single place."""
+
+__version__ = "0.1.0"
