@@ -135,7 +135,8 @@ def main() -> None:
             f"{figures['peer_ms']:.2f}",
             f"{figures['ratio']:.2f} [{low:.2f}-{high:.2f}]",
         )
-    Console().print(table)
+    console = Console()
+    (console if console.is_terminal else Console(width=130)).print(table)
     if arguments.json:
         with open(arguments.json, "w", encoding="utf-8") as file:
             json.dump({"tensorflow": tf.__version__, "rows": records}, file, indent=1)

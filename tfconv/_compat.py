@@ -5,7 +5,15 @@ imports ``keras`` from here, so that it is Keras 3 on TensorFlow >= 2.16, Keras 
 TensorFlow 2.15 and tf_keras under ``TF_USE_LEGACY_KERAS=1``.
 """
 
-import tensorflow as tf
+try:
+    import tensorflow as tf
+except ModuleNotFoundError as error:
+    if error.name != "tensorflow":
+        raise
+    raise ImportError(
+        "tfconv needs TensorFlow, which is not installed: `pip install tensorflow` or, without "
+        "CUDA, `pip install tensorflow-cpu`"
+    ) from None
 from tensorflow import keras
 from tensorflow.python.saved_model import save_context as _save_context
 

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfconv import ops
-from tfconv._compat import keras
+from tfconv._compat import convert_variable, keras
 from tfconv.layers.base import ConvLayer, OptionalInputs, positive_int, register, static_shape
 from tfconv.ops.geometry import Padding
 
@@ -107,6 +107,7 @@ class DeformableConv2D(OptionalInputs, ConvLayer):
         self.offset_initializer = keras.initializers.get(offset_initializer)
         self.offset_regularizer = keras.regularizers.get(offset_regularizer)
         self.supports_jit = False  # the native op has no XLA kernel
+        self.supports_masking = True  # Keras takes `mask` for one of its masks; see compute_mask
 
     def __call__(self, inputs, offset=None, mask=None, **kwargs):
         if mask is not None and offset is None:
@@ -165,8 +166,10 @@ class DeformableConv2D(OptionalInputs, ConvLayer):
             self.require_own("offset")
             offset, mask = self._made(x)
         else:
-            offset = self.channels_last(offset)
-            mask = None if mask is None else self.channels_last(mask)
+            # Keras 2 casts the first argument only.
+            offset = self.channels_last(convert_variable(offset, x.dtype))
+            if mask is not None:
+                mask = self.channels_last(convert_variable(mask, x.dtype))
         y = ops.deformable_conv2d(
             x,
             offset,
@@ -176,6 +179,19 @@ class DeformableConv2D(OptionalInputs, ConvLayer):
             **self.geometry_arguments,
         )
         return self.activation(self.restored(y))
+
+    def compute_mask(self, inputs, mask=None):
+        """None: ``mask`` modulates samples, it does not say which timesteps to skip."""
+        return None
+
+    def offsets_and_mask(self, inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """The offsets and the mask (None if not modulated) that the layer makes for inputs.
+
+        Laid out as the call arguments of the same names.
+        """
+        self.require_own("offset")
+        offset, mask = self._made(self.channels_last(inputs))
+        return self.restored(offset), None if mask is None else self.restored(mask)
 
     def _made(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
         """Offsets and masks made from the input."""

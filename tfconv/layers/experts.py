@@ -100,6 +100,12 @@ class Experts(OptionalInputs):
             )
         return routing
 
+    def routing_weights(self, inputs: tf.Tensor) -> tf.Tensor:
+        """The routing weights [N, num_experts] that the layer makes for inputs."""
+        x = tf.convert_to_tensor(inputs)
+        axis = getattr(self, "channel_axis", -1)
+        return self.routed(x, None, mean_axes(x.shape, axis))
+
     def mixed(self, routing: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
         """Kernels [N, *kernel shape] and biases [N, size] of every example."""
         kernels = tf.matmul(routing, convert_variable(self.condconv_kernel, routing.dtype))

@@ -156,11 +156,21 @@ class Involution(SpatialLayer):
 
     def call(self, inputs, training=None):
         x = self.channels_last(inputs)
-        kernel = self.reduce(self._pooled(x))
-        kernel = tf.nn.relu(self.normalization(kernel, training=training))
-        kernel = tf.convert_to_tensor(self.span(kernel))
+        kernel = self._generated(x, training)
         y = ops.involution(x, kernel, self.kernel_size, **self.geometry_arguments)
         return self.activation(self.restored(y))
+
+    def kernels(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """The kernels that the layer makes for inputs: [N, *output spatial, groups * taps].
+
+        Channels first if the inputs are; the index is ``group * taps + tap``.
+        """
+        return self.restored(self._generated(self.channels_last(inputs), training))
+
+    def _generated(self, x: tf.Tensor, training: bool | None) -> tf.Tensor:
+        kernel = self.reduce(self._pooled(x))
+        kernel = tf.nn.relu(self.normalization(kernel, training=training))
+        return tf.convert_to_tensor(self.span(kernel))
 
     def _pooled(self, x: tf.Tensor) -> tf.Tensor:
         """What the kernels are made from: one position for every output."""
@@ -169,6 +179,8 @@ class Involution(SpatialLayer):
             x = self._at_centres(x)
         if max(self.strides) == 1:
             return x
+        if self.rank == 3:
+            return _pooled_volumes(x, self.strides)
         return tf.nn.avg_pool(x, self.strides, self.strides, "SAME")
 
     def _at_centres(self, x: tf.Tensor) -> tf.Tensor:
@@ -198,6 +210,20 @@ class Involution(SpatialLayer):
             "batch_norm_momentum": self.batch_norm_momentum,
             "batch_norm_epsilon": self.batch_norm_epsilon,
         }
+
+
+def _pooled_volumes(x: tf.Tensor, strides: Sequence[int]) -> tf.Tensor:
+    """`tf.nn.avg_pool3d` as two poolings in two axes.
+
+    The 3-D one lacks kernels for float16 and float64 on CPU, and TensorFlow Lite lacks it.
+    """
+    (depth, height, width), channels = spatial_sizes(x), x.shape[-1]
+    outputs = [(n + s - 1) // s for n, s in zip((depth, height, width), strides)]
+    x = tf.reshape(x, [-1, depth, height * width, channels])
+    x = tf.nn.avg_pool2d(x, [strides[0], 1], [strides[0], 1], "SAME")
+    x = tf.reshape(x, [-1, height, width, channels])
+    x = tf.nn.avg_pool2d(x, strides[1:], strides[1:], "SAME")
+    return tf.reshape(x, [-1, *outputs, channels])
 
 
 @register

@@ -12,6 +12,7 @@ from tfconv.ops.geometry import Geometry, Padding, spatial_sizes
 from tfconv.ops.windows import columns
 
 
+@tf.autograph.experimental.do_not_convert  # nothing to convert, and tracing stays fast
 def conv(
     x: tf.Tensor,
     kernel: tf.Tensor,

@@ -17,6 +17,7 @@ from tfconv.ops.geometry import Geometry, Padding, spatial_sizes
 from tfconv.ops.windows import product
 
 
+@tf.autograph.experimental.do_not_convert  # nothing to convert, and tracing stays fast
 def deformable_sample(
     x: tf.Tensor,
     offset: tf.Tensor,
@@ -82,6 +83,7 @@ def deformable_sample(
     )
 
 
+@tf.autograph.experimental.do_not_convert  # nothing to convert, and tracing stays fast
 def deformable_conv2d(
     x: tf.Tensor,
     offset: tf.Tensor,

@@ -180,7 +180,7 @@ class Geometry:
         amounts = []
         for size, stride, extent in zip(spatial, self.strides, self.extent):
             if stride == 1:
-                total: Any = extent - 1
+                total = extent - 1
             elif isinstance(size, int):
                 total = max((-(-size // stride) - 1) * stride + extent - size, 0)
             else:

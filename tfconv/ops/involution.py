@@ -13,6 +13,7 @@ from tfconv.ops.geometry import Geometry, Padding, spatial_sizes
 from tfconv.ops.windows import Windows, product
 
 
+@tf.autograph.experimental.do_not_convert  # nothing to convert, and tracing stays fast
 def involution(
     x: tf.Tensor,
     kernel: tf.Tensor,
@@ -82,8 +83,9 @@ def _check(x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry) -> None:
         )
     expected = [x.shape[0], *geometry.output_shape(x.shape.as_list()[1:-1]), None]
     width = kernel.shape[-1] if kernel.shape.rank == x.shape.rank else None
-    fits = kernel.shape.rank is None or kernel.shape.is_compatible_with(expected)
-    if fits and width is not None:
+    if width is None or not kernel.shape.is_compatible_with(expected):
+        fits = False
+    else:
         groups, rest = divmod(width, geometry.taps)
         fits = rest == 0 and groups > 0 and channels % groups == 0
     if not fits:

@@ -12,6 +12,7 @@ from tfconv.ops.geometry import Geometry, Padding, spatial_sizes
 from tfconv.ops.windows import Windows, columns, product
 
 
+@tf.autograph.experimental.do_not_convert  # nothing to convert, and tracing stays fast
 def per_example_conv(
     x: tf.Tensor,
     kernels: tf.Tensor,

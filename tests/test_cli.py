@@ -1,0 +1,207 @@
+"""The command line."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+
+import tfconv
+from tfconv import _build, cli
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(*arguments, **environment):
+    """Runs `python -m tfconv` in a process of its own."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return subprocess.run(
+        [sys.executable, "-m", "tfconv", *arguments],
+        env={**os.environ, "PYTHONPATH": path, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_status_json():
+    done = run("status", "--json", TFCONV_NATIVE="0")
+    assert done.returncode == 0, done.stderr
+    status = json.loads(done.stdout)
+    assert status["tfconv"] == tfconv.__version__
+    assert status["tensorflow"] == tf.__version__
+    assert status["python"] == sys.version.split()[0]
+    assert int(status["keras"].split(".")[0]) >= 2
+    assert status["native"]["in_force"] == "portable"
+    assert "TFCONV_NATIVE=0" in status["native"]["reason"]
+
+
+def test_status_table(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert cli.main(["status"]) == 0
+    printed = capsys.readouterr().out
+    for word in ("TensorFlow", tf.__version__, "Keras", "CPU", "native library", "ops in force"):
+        assert word in printed
+    assert tfconv.native_status().in_force in printed
+
+
+@pytest.mark.parametrize(
+    "found, stale, others, reason",
+    [
+        (None, False, [], "there is no library yet"),
+        (None, False, ["2.99"], "there is a library for TensorFlow 2.99 only"),
+        ("libtfconv_ops.so", True, [], "its sources have changed"),
+        ("libtfconv_ops.so", False, [], None),
+    ],
+)
+def test_status_says_when_to_build(capsys, monkeypatch, found, stale, others, reason):
+    info = {"tf_version": tf.__version__, "compiler_version": "g++ 1", "date": "today"}
+    answer = None if found is None else (Path(found), info)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("TFCONV_NATIVE", "0")
+    monkeypatch.setattr(_build, "find_library", lambda version: answer)
+    monkeypatch.setattr(_build, "built_versions", lambda: others)
+    monkeypatch.setattr(_build, "is_stale", lambda info: stale)
+    status = cli.collect_status()
+    assert (status["rebuild"] or "").startswith(reason or "")
+    assert (status["rebuild"] is None) == (reason is None)
+    assert cli.main(["status"]) == 0
+    printed = capsys.readouterr().out
+    (advice,) = (line for line in printed.splitlines() if line.startswith("to do"))
+    assert ("python -m tfconv build" in advice) == (reason is not None)
+    assert ("g++ 1" in printed) == (found is not None)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "required"),
+        (["paint"], "invalid choice"),
+        (["status", "--yaml"], "unrecognized arguments"),
+        (["build", "--jobs", "0"], "must be at least 1"),
+        (["build", "--jobs", "two"], "invalid integer value"),
+        (["demo", "--epochs", "-1"], "must be at least 1"),
+        (["demo", "--seed", "-1"], "must be from 0"),
+        (["demo", "--output"], "expected one argument"),
+    ],
+)
+def test_bad_arguments(capsys, arguments, message):
+    with pytest.raises(SystemExit) as error:
+        cli.main(arguments)
+    assert error.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as error:
+        cli.main(["--version"])
+    assert error.value.code == 0
+    assert tfconv.__version__ in capsys.readouterr().out
+
+
+@pytest.fixture
+def scratch_build(monkeypatch, tmp_path):
+    """Keeps builds out of the package and of the user's cache; returns their folder."""
+    config = _build.TensorFlowConfig(tf.__version__, (), (), tf.sysconfig.get_include())
+    monkeypatch.setattr(_build, "tensorflow_config", lambda: config)
+    for name in ("default_output_dir", "default_build_dir"):
+        monkeypatch.setattr(_build, name, lambda version, name=name: tmp_path / name)
+    sources = tmp_path / "cc"
+    sources.mkdir()
+    (sources / "empty.cc").write_text("int nothing;\n")
+    monkeypatch.setattr(_build, "find_sources", lambda: sources)
+    return tmp_path
+
+
+def fake_compiler(folder, script):
+    """A compiler that answers what it is asked about itself and then runs `script`."""
+    path = folder / "fake-g++"
+    path.write_text(
+        "#!/bin/sh\n"
+        'case "$1" in\n'
+        "  --version) echo fake 1.0; exit ;;\n"
+        "  -dumpmachine) echo x86_64-linux-gnu; exit ;;\n"
+        f"esac\n{script}\n"
+    )
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return str(path)
+
+
+def test_build_without_compiler():
+    done = run("build", CXX="no-such-compiler")
+    assert done.returncode == 1
+    assert "CXX=no-such-compiler" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_build_that_does_not_compile(capsys, monkeypatch, scratch_build):
+    script = "echo 'empty.cc:1:1: error: no luck today' >&2; exit 3"
+    monkeypatch.setenv("CXX", fake_compiler(scratch_build, script))
+    assert cli.main(["build", "--jobs", "1"]) == 1
+    said = capsys.readouterr().err
+    assert "could not be built" in said
+    assert "no luck today" in said
+    assert "empty.cc" in said
+
+
+# Serves as compiler and as linker: an empty output, and the dependencies that are asked for.
+SUCCEED = """
+while [ $# -gt 0 ]; do
+  case "$1" in
+    -o) printf '' > "$2" ;;
+    -MF) echo "out: cc/empty.cc" > "$2" ;;
+  esac
+  shift
+done
+"""
+
+
+def test_build_reports_a_library_that_does_not_load(capsys, monkeypatch, scratch_build):
+    """What the fake compiler makes is no library of the package."""
+    monkeypatch.setenv("CXX", fake_compiler(scratch_build, SUCCEED))
+    assert cli.main(["build"]) == 1
+    printed = capsys.readouterr()
+    assert "the library was built, but" in printed.err
+    assert str(scratch_build / "default_output_dir" / _build.LIBRARY_NAME) in printed.out
+
+
+def test_build_compiles_what_changed(capsys, monkeypatch, scratch_build):
+    monkeypatch.setenv("CXX", fake_compiler(scratch_build, SUCCEED))
+    monkeypatch.setattr(cli, "_verify", lambda library: 0)
+    for arguments, counts in [
+        (["build"], "1 compiled, 0 unchanged"),
+        (["build"], "0 compiled, 1 unchanged"),
+        (["build", "--force"], "1 compiled, 0 unchanged"),
+    ]:
+        assert cli.main(arguments) == 0
+        assert counts in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "status, message",
+    [
+        ({"in_force": "native", "library": "lib.so", "isa": "avx2"}, None),
+        ({"in_force": "native", "library": "other.so", "isa": "avx2"}, "another one is loaded"),
+        ({"in_force": "portable", "reason": "bad luck"}, "bad luck"),
+        (None, "loading it failed"),
+    ],
+)
+def test_verify(capsys, monkeypatch, status, message):
+    script = "raise SystemExit('no')" if status is None else f"print('@@' + {json.dumps(status)!r})"
+    monkeypatch.setattr(cli, "_VERIFY", script)
+    assert cli._verify(Path("lib.so")) == (0 if message is None else 1)
+    printed = capsys.readouterr()
+    assert (message or "avx2") in (printed.err if message else printed.out)
+
+
+def test_interrupt(capsys, monkeypatch):
+    def interrupt(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_status", interrupt)
+    assert cli.main(["status"]) == 130
+    assert "interrupted" in capsys.readouterr().err

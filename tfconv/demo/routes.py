@@ -1,0 +1,214 @@
+"""The ways a trained model leaves Python: each is taken, run on the test set and compared."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+import tfconv
+from tfconv import _compat
+from tfconv._compat import keras
+from tfconv.demo import c_api_runner
+from tfconv.demo.errors import DemoError
+from tfconv.demo.files import replacing, size_on_disk
+
+BATCHES = (1, 64)
+_REPEATS = 30
+_NATIVE_OP_PREFIX = b"Tfconv>"
+_RUNNER_SECONDS = 300
+
+
+@dataclasses.dataclass(frozen=True)
+class Route:
+    """A way to run the model, and what came of it.
+
+    Attributes:
+        name: What runs it.
+        ops: "native", "portable" (tfconv's twins, in Python) or "stock" (exported).
+        probabilities: [N, classes] for the test set.
+        milliseconds: Time per image for each of `BATCHES`.
+        path: The file or folder it runs from, or None.
+        note: What is worth knowing about it.
+    """
+
+    name: str
+    ops: str
+    probabilities: np.ndarray
+    milliseconds: tuple[float, ...]
+    path: Path | None = None
+    note: str = ""
+
+    @property
+    def size(self) -> int | None:
+        """Bytes on disk."""
+        return None if self.path is None else size_on_disk(self.path)
+
+    def accuracy(self, labels: np.ndarray) -> float:
+        """Share of images that are put into their class."""
+        return float(np.mean(self.probabilities.argmax(1) == labels))
+
+    def difference(self, other: Route) -> float:
+        """Largest difference of any probability from `other`'s."""
+        return float(np.max(np.abs(self.probabilities - other.probabilities)))
+
+    def disagreements(self, other: Route) -> int:
+        """Number of images that `other` puts into another class."""
+        mine, others = self.probabilities.argmax(1), other.probabilities.argmax(1)
+        return int(np.count_nonzero(mine != others))
+
+
+def in_memory(model: keras.Model, images: np.ndarray, name: str, path: Path | None = None) -> Route:
+    """The model as TensorFlow runs it in this process and this scope."""
+    ops = tfconv.native_status().in_force
+
+    @tf.function(input_signature=[tf.TensorSpec([None, *images.shape[1:]], tf.float32)])
+    def compiled(x):
+        return model(x, training=False)
+
+    def call(x: np.ndarray) -> np.ndarray:
+        return compiled(tf.constant(x)).numpy()
+
+    return _route(name, ops, call, images, path)
+
+
+def keras_file(model: keras.Model, images: np.ndarray, path: Path) -> Route:
+    """Saved as a `.keras` file and loaded again."""
+    with replacing(path) as made, _quiet("Saving the .keras file"):
+        model.save(made)
+    with _quiet("Loading the .keras file"):
+        loaded = keras.models.load_model(path)
+    return in_memory(loaded, images, ".keras, reloaded", path)
+
+
+def tflite(model: keras.Model, images: np.ndarray, path: Path) -> Route:
+    """Converted with TensorFlow's own converter, run by the TFLite interpreter."""
+    with _quiet("The conversion to TFLite"):
+        content = tf.lite.TFLiteConverter.from_keras_model(model).convert()
+    with replacing(path) as made:
+        made.write_bytes(content)
+    with _quiet("Loading the TFLite model"):
+        interpreter, runtime = _interpreter(path)
+    (given,), (taken,) = interpreter.get_input_details(), interpreter.get_output_details()
+    shape: list[tuple[int, ...]] = []
+
+    def call(x: np.ndarray) -> np.ndarray:
+        if shape != [x.shape]:
+            shape[:] = [x.shape]
+            interpreter.resize_tensor_input(given["index"], x.shape)
+            interpreter.allocate_tensors()
+        interpreter.set_tensor(given["index"], x)
+        interpreter.invoke()
+        return interpreter.get_tensor(taken["index"])
+
+    with _quiet("Running the TFLite model"):
+        return _route(f"TFLite ({runtime})", "stock", call, images, path)
+
+
+def saved_model(model: keras.Model, path: Path) -> None:
+    """Exports a SavedModel, as TF Serving takes it, and checks that its ops are TensorFlow's."""
+    with replacing(path) as made, _quiet("The export of the SavedModel"):
+        if _compat.KERAS_3:
+            model.export(made, verbose=False)
+        else:
+            model.export(made)
+    if _NATIVE_OP_PREFIX in (path / "saved_model.pb").read_bytes():
+        raise DemoError(f"The SavedModel holds tfconv's native ops: {path}")
+
+
+def c_api(images: np.ndarray, path: Path) -> Route | None:
+    """The SavedModel in a process that has neither TensorFlow's Python nor tfconv.
+
+    Returns:
+        The route; None where TensorFlow comes without the libraries of its C API.
+    """
+    folder = Path(tf.sysconfig.get_lib())
+    if c_api_runner.libraries(folder) is None:
+        return None
+    with tempfile.TemporaryDirectory() as scratch:
+        inputs, outputs = Path(scratch, "inputs.npy"), Path(scratch, "outputs.npy")
+        np.save(inputs, images)
+        command = [sys.executable, "-I", c_api_runner.__file__, path, inputs, outputs]
+        command += ["--libraries", folder, "--repeats", _REPEATS, "--batches", *BATCHES]
+        try:
+            done = subprocess.run(
+                [os.fspath(c) if isinstance(c, Path) else str(c) for c in command],
+                env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=_RUNNER_SECONDS,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise DemoError(f"The C API did not answer in {error.timeout:.0f} s.") from error
+        if done.returncode:
+            raise DemoError(
+                f"The SavedModel does not run through TensorFlow's C API (exit status "
+                f"{done.returncode}):\n{done.stderr.strip()}"
+            )
+        report = json.loads(done.stdout.splitlines()[-1])
+        probabilities = np.load(outputs)
+    return Route(
+        "SavedModel (C API)",
+        "stock",
+        probabilities,
+        tuple(report["milliseconds"]),
+        path,
+        "a process without TensorFlow's Python and without tfconv",
+    )
+
+
+def _route(
+    name: str, ops: str, call: Callable[[np.ndarray], np.ndarray], images: np.ndarray, path: Any
+) -> Route:
+    probabilities = call(images)
+    times = (c_api_runner.milliseconds(call, images[:n], _REPEATS) for n in BATCHES)
+    return Route(name, ops, probabilities, tuple(times), path)
+
+
+def _interpreter(path: Path) -> tuple[Any, str]:
+    """A TFLite interpreter, LiteRT's if it is installed, and its name."""
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError:
+        return tf.lite.Interpreter(os.fspath(path)), "tf.lite"
+    return Interpreter(os.fspath(path)), "LiteRT"
+
+
+@contextlib.contextmanager
+def _quiet(what: str) -> Iterator[None]:
+    """Scope that keeps the chatter of TensorFlow and its converter off the terminal.
+
+    Their C++ parts write to the file descriptor, past `sys.stderr`. When something fails, what
+    they said goes into the error.
+    """
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as log:
+        before = os.dup(2)
+        os.dup2(log.fileno(), 2)
+        try:
+            with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
+        except Exception as error:
+            sys.stderr.flush()
+            log.seek(0)
+            said = log.read().decode(errors="replace").strip().splitlines()[-20:]
+            raise DemoError("\n".join([f"{what} failed: {error}", *said])) from error
+        finally:
+            sys.stderr.flush()
+            os.dup2(before, 2)
+            os.close(before)
