@@ -1,0 +1,446 @@
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "common/arena.h"
+#include "common/gemm.h"
+#include "common/vec.h"
+#include "deformable/deformable_kernel.h"
+#include "deformable/deformable_sampling.h"
+#include "deformable/deformable_spreading.h"
+
+namespace tfconv {
+namespace TFCONV_ISA_NAMESPACE {
+namespace {
+
+template <typename T>
+int64_t GroupChannels(const DeformableArgs<T>& args) {
+  return args.geometry.channels / args.groups;
+}
+
+template <typename T>
+int64_t GroupFilters(const DeformableArgs<T>& args) {
+  return args.filters / args.groups;
+}
+
+// Packed filter: for each group a matrix [taps * C / groups, F / groups].
+template <typename T>
+int64_t PackedFilterSize(const DeformableArgs<T>& args) {
+  return args.groups *
+         Gemm<T>::PackedSize(NumTaps(args.geometry) * GroupChannels(args), GroupFilters(args));
+}
+
+// Units are panels.
+template <typename T>
+PassPlan PlanPackFilter(const DeformableArgs<T>& args) {
+  const int64_t depth = NumTaps(args.geometry) * GroupChannels(args);
+  return {args.groups * Gemm<T>::NumPanels(GroupFilters(args)), 1 + depth * 16, 0};
+}
+
+// Copies columns [first, columns) of a row-major matrix into one panel.
+template <typename T>
+void PackPanel(const T* matrix, int64_t row_stride, int64_t depth, int64_t columns, int64_t first,
+               int64_t width, T* panel) {
+  const int64_t valid = Min(width, columns - first);
+  for (int64_t k = 0; k < depth; ++k) {
+    memcpy(panel, matrix + k * row_stride + first, static_cast<size_t>(valid) * sizeof(T));
+    for (int64_t j = valid; j < width; ++j) panel[j] = 0;
+    panel += width;
+  }
+}
+
+template <typename T>
+void PackFilter(const DeformableArgs<T>& args, int64_t begin, int64_t end, void*) {
+  using G = Gemm<T>;
+  const int64_t depth = NumTaps(args.geometry) * GroupChannels(args);
+  const int64_t columns = GroupFilters(args);
+  const int64_t panels = G::NumPanels(columns);
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t group = unit / panels;
+    const int64_t first = unit % panels * G::kPanel;
+    PackPanel(args.filter + group * columns, args.filters, depth, columns, first,
+              G::PanelWidth(columns, unit % panels),
+              args.packed_filter + group * G::PackedSize(depth, columns) + first * depth);
+  }
+}
+
+// How the inner dimension, taps by channels, is cut: each step samples a block of columns that the
+// first caches hold and multiplies it. Blocks have whole groups, or a part of a single one.
+struct ColumnBlocks {
+  int64_t taps;
+  int64_t channels;  // of a block; the last of a group may have fewer
+};
+
+template <typename T>
+ColumnBlocks MakeColumnBlocks(const DeformableArgs<T>& args) {
+  constexpr int64_t kDepth = Gemm<T>::kDepth;
+  const int64_t channels = args.geometry.channels;
+  const int64_t group = GroupChannels(args);
+  if (group > kDepth) {
+    return {1, RoundUp(CeilDiv(group, CeilDiv(group, kDepth)), Simd<T>::kLanes)};
+  }
+  if (channels > kDepth) return {1, kDepth / group * group};
+  const int64_t taps = NumTaps(args.geometry);
+  return {CeilDiv(taps, CeilDiv(taps, kDepth / channels)), channels};
+}
+
+template <typename T>
+struct ConvolveScratch {
+  ConvolveScratch(const DeformableArgs<T>& args, Arena* arena)
+      : sampler(args, arena), columns(arena->Take<T>(Gemm<T>::kTileRows * Gemm<T>::kTileStride)) {}
+
+  Sampler<T> sampler;
+  T* columns;
+};
+
+template <typename T>
+PassPlan PlanConvolve(const DeformableArgs<T>& args) {
+  Arena arena(nullptr);
+  ConvolveScratch<T> scratch(args, &arena);
+  PassPlan plan = PlanSample(args);
+  plan.cycles_per_unit += static_cast<int64_t>(
+      static_cast<double>(TileRows(args)) * static_cast<double>(NumTaps(args.geometry)) *
+      static_cast<double>(GroupChannels(args)) * static_cast<double>(args.filters) * sizeof(T) /
+      kVecBytes);
+  plan.scratch_bytes = arena.used();
+  return plan;
+}
+
+template <typename T>
+void Convolve(const DeformableArgs<T>& args, int64_t begin, int64_t end, void* memory) {
+  using G = Gemm<T>;
+  Arena arena(memory);
+  ConvolveScratch<T> s(args, &arena);
+  s.sampler.Clear();
+  const int64_t channels = args.geometry.channels;
+  const int64_t taps = NumTaps(args.geometry);
+  const int64_t group_channels = GroupChannels(args);
+  const int64_t group_filters = GroupFilters(args);
+  const int64_t depth = taps * group_channels;
+  const int64_t group_size = G::PackedSize(depth, group_filters);
+  const ColumnBlocks blocks = MakeColumnBlocks(args);
+  const int64_t tile_rows = TileRows(args);
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t first = unit * tile_rows;
+    const int64_t rows = Min(tile_rows, Positions(args) - first);
+    s.sampler.StartTile(first, rows, G::kTileStride);
+    for (int64_t c = 0, c_end; c < channels; c = c_end) {
+      // A block that is shorter than a group ends with it.
+      c_end = Min(c + blocks.channels, channels);
+      if (blocks.channels < group_channels) {
+        c_end = Min(c_end, (c / group_channels + 1) * group_channels);
+      }
+      for (int64_t tap = 0; tap < taps; tap += blocks.taps) {
+        const int64_t block_taps = Min(blocks.taps, taps - tap);
+        for (int64_t t = 0; t < block_taps; ++t) {
+          s.sampler.Add(tap + t, c, c_end, s.columns + t * (c_end - c));
+        }
+        s.sampler.Finish();
+        for (int64_t g = c / group_channels; g * group_channels < c_end; ++g) {
+          const int64_t g_begin = Max(c, g * group_channels);
+          const int64_t g_end = Min(c_end, (g + 1) * group_channels);
+          Product<T> product;
+          product.a = s.columns + (g_begin - c);
+          product.repeats = block_taps;
+          product.repeat_stride = c_end - c;
+          product.depth = g_end - g_begin;
+          product.c = args.y + first * args.filters + g * group_filters;
+          product.c_stride = args.filters;
+          product.accumulate = tap > 0 || g_begin > g * group_channels;
+          Multiply<T, false>(product, rows, args.packed_filter + g * group_size, depth,
+                             tap * group_channels + (g_begin - g * group_channels), group_filters);
+        }
+      }
+    }
+  }
+}
+
+// Packed transposed filter: for each tap and group a matrix [F / groups, C / groups].
+template <typename T>
+int64_t PackedFilterTransposedSize(const DeformableArgs<T>& args) {
+  return NumTaps(args.geometry) * args.groups *
+         Gemm<T>::PackedSize(GroupFilters(args), GroupChannels(args));
+}
+
+template <typename T>
+PassPlan PlanPackFilterTransposed(const DeformableArgs<T>& args) {
+  return {NumTaps(args.geometry) * args.groups * Gemm<T>::NumPanels(GroupChannels(args)),
+          1 + GroupFilters(args) * Gemm<T>::kPanel, 0};
+}
+
+template <typename T>
+void PackFilterTransposed(const DeformableArgs<T>& args, int64_t begin, int64_t end, void*) {
+  using G = Gemm<T>;
+  const int64_t channels = GroupChannels(args);
+  const int64_t filters = GroupFilters(args);
+  const int64_t panels = G::NumPanels(channels);
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t tap = unit / panels / args.groups;
+    const int64_t group = unit / panels % args.groups;
+    const int64_t first = unit % panels * G::kPanel;
+    const int64_t width = G::PanelWidth(channels, unit % panels);
+    const T* filter = args.filter + (tap * channels + first) * args.filters + group * filters;
+    T* panel =
+        args.packed_filter + (unit / panels) * G::PackedSize(filters, channels) + first * filters;
+    for (int64_t j = 0; j < width; ++j) {
+      const bool valid = first + j < channels;
+      for (int64_t f = 0; f < filters; ++f) {
+        panel[f * width + j] = valid ? filter[j * args.filters + f] : T(0);
+      }
+    }
+  }
+}
+
+// Channels whose column gradients are computed at a time.
+constexpr int64_t kGradientChannels = 256;
+
+template <typename T>
+struct ConvolveBackwardScratch {
+  static constexpr int64_t kStride = kGradientChannels + 2 * Gemm<T>::kPanel;
+
+  ConvolveBackwardScratch(const DeformableArgs<T>& args, Arena* arena)
+      : spreader(args, arena),
+        dcolumns(arena->Take<T>(Gemm<T>::kTileRows * kStride)),
+        dy(arena->Take<T>(CeilDiv(args.filters, Gemm<T>::kTileColumns) * kDyBlock)) {}
+
+  // Elements of one block of columns of a tile of dy.
+  static constexpr int64_t kDyBlock = Gemm<T>::kTileRows * Gemm<T>::kTileStride;
+
+  Spreader<T> spreader;
+  T* dcolumns;
+  T* dy;
+};
+
+template <typename T>
+PassPlan PlanConvolveBackward(const DeformableArgs<T>& args) {
+  Arena arena(nullptr);
+  ConvolveBackwardScratch<T> scratch(args, &arena);
+  return PlanBackward(
+      args, arena.used(),
+      static_cast<double>(GroupFilters(args)) * static_cast<double>(sizeof(T)) / kVecBytes);
+}
+
+// Copies rows of dy, `stride` apart, into blocks of tile columns.
+template <typename T>
+void CopyTile(const T* dy, int64_t rows, int64_t columns, int64_t stride, T* blocks) {
+  using G = Gemm<T>;
+  for (int64_t f = 0; f < columns; f += G::kTileColumns) {
+    const size_t bytes =
+        static_cast<size_t>(Min<int64_t>(G::kTileColumns, columns - f)) * sizeof(T);
+    for (int64_t r = 0; r < rows; ++r) {
+      memcpy(blocks + r * G::kTileStride, dy + r * stride + f, bytes);
+    }
+    blocks += ConvolveBackwardScratch<T>::kDyBlock;
+  }
+}
+
+// Gradient of one group's columns: c = dy * filter^T for `columns` channels from the panel
+// boundary `first_channel` of the group. `dy` starts at filter `dy_begin` of all filters.
+template <typename T>
+void MultiplyTransposedFilter(const DeformableArgs<T>& args, const T* dy, int64_t dy_begin,
+                              int64_t rows, int64_t tap, int64_t group, int64_t first_channel,
+                              int64_t columns, T* c, int64_t c_stride) {
+  using G = Gemm<T>;
+  const int64_t filters = GroupFilters(args);
+  const T* panels = args.packed_filter +
+                    (tap * args.groups + group) * G::PackedSize(filters, GroupChannels(args)) +
+                    first_channel * filters;
+  for (int64_t f = 0, f_end; f < filters; f = f_end) {
+    const int64_t column = group * filters + f - dy_begin;
+    const int64_t in_block = column % G::kTileColumns;
+    f_end = Min(filters, f + Min<int64_t>(G::kDepth, G::kTileColumns - in_block));
+    Product<T> product;
+    product.a = dy + column / G::kTileColumns * ConvolveBackwardScratch<T>::kDyBlock + in_block;
+    product.repeats = 1;
+    product.repeat_stride = 0;
+    product.depth = f_end - f;
+    product.c = c;
+    product.c_stride = c_stride;
+    product.accumulate = f > 0;
+    Multiply<T, false>(product, rows, panels, filters, f, columns);
+  }
+}
+
+template <typename T>
+void ConvolveBackward(const DeformableArgs<T>& args, int64_t begin, int64_t end, void* memory) {
+  using G = Gemm<T>;
+  Arena arena(memory);
+  ConvolveBackwardScratch<T> s(args, &arena);
+  s.spreader.Clear();
+  const ConvGeometry& geometry = args.geometry;
+  const int64_t taps = NumTaps(geometry);
+  const int64_t positions = ImagePositions(geometry);
+  const int64_t group_channels = GroupChannels(args);
+  const int64_t group_filters = GroupFilters(args);
+  constexpr int64_t kStride = ConvolveBackwardScratch<T>::kStride;
+  const ChannelBlocks blocks = MakeChannelBlocks(args);
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const ChannelBlock block = GetChannelBlock(args, blocks, unit);
+    s.spreader.StartBlock(blocks, block);
+    const int64_t f_begin = block.begin / group_channels * group_filters;
+    const int64_t f_end = CeilDiv(block.end, group_channels) * group_filters;
+    for (int64_t p = 0; p < positions; p += Tile<T>::kRows) {
+      const int64_t first = block.image * positions + p;
+      const int64_t rows = Min<int64_t>(Tile<T>::kRows, positions - p);
+      s.spreader.StartTile(first, rows);
+      CopyTile(args.dy + first * args.filters + f_begin, rows, f_end - f_begin, args.filters, s.dy);
+      for (int64_t tap = 0; tap < taps; ++tap) {
+        for (int64_t c = block.begin; c < block.end; c += kGradientChannels) {
+          const int64_t c_end = Min(block.end, c + kGradientChannels);
+          // Whole panels that cover [c, c_end); `base` is the channel at dcolumns[0].
+          const int64_t base = c - c % group_channels % G::kPanel;
+          for (int64_t g = c / group_channels; g * group_channels < c_end; ++g) {
+            const int64_t g_begin = g * group_channels;
+            const int64_t from = Max(base, g_begin) - g_begin;
+            const int64_t to =
+                Min(group_channels, RoundUp(Min(c_end - g_begin, group_channels), G::kPanel));
+            MultiplyTransposedFilter(args, s.dy, f_begin, rows, tap, g, from, to - from,
+                                     s.dcolumns + (g_begin + from - base), kStride);
+          }
+          s.spreader.Spread(tap, c, c_end, s.dcolumns + (c - base), kStride);
+        }
+      }
+    }
+  }
+}
+
+// Packed dy: for each group a matrix [N * P, F / groups].
+template <typename T>
+int64_t PackedDySize(const DeformableArgs<T>& args) {
+  return args.groups * Gemm<T>::PackedSize(Positions(args), GroupFilters(args));
+}
+
+constexpr int64_t kPackRows = 256;
+
+template <typename T>
+PassPlan PlanPackDy(const DeformableArgs<T>& args) {
+  return {CeilDiv(Positions(args), kPackRows), 1 + kPackRows * args.filters / 4, 0};
+}
+
+template <typename T>
+void PackDy(const DeformableArgs<T>& args, int64_t begin, int64_t end, void*) {
+  using G = Gemm<T>;
+  const int64_t columns = GroupFilters(args);
+  const int64_t positions = Positions(args);
+  const int64_t group_size = G::PackedSize(positions, columns);
+  const int64_t first = begin * kPackRows;
+  const int64_t rows = Min(end * kPackRows, positions) - first;
+  for (int64_t g = 0; g < args.groups; ++g) {
+    for (int64_t p = 0; p < G::NumPanels(columns); ++p) {
+      const int64_t width = G::PanelWidth(columns, p);
+      PackPanel(args.dy + first * args.filters + g * columns, args.filters, rows, columns,
+                p * G::kPanel, width,
+                args.packed_dy + g * group_size + p * G::kPanel * positions + first * width);
+    }
+  }
+}
+
+// The units of the filter's gradient are a tap and a block of channels, over all positions: each
+// has its own part of the result. Blocks have whole groups, or a part of a single one.
+struct FilterBlocks {
+  int64_t per_tap;
+  int64_t groups;  // of a block
+  int64_t parts;   // of a group, if a block has a single one
+  int64_t part_channels;
+};
+
+template <typename T>
+FilterBlocks MakeFilterBlocks(const DeformableArgs<T>& args) {
+  constexpr int64_t kTileColumns = Gemm<T>::kTileColumns;
+  const int64_t channels = GroupChannels(args);
+  const int64_t wanted = CeilDiv(kMinUnits, NumTaps(args.geometry));
+  FilterBlocks blocks = {0, 1, 1, channels};
+  if (wanted <= args.groups && channels <= kTileColumns) {
+    blocks.groups =
+        Max<int64_t>(1, Min(args.groups / wanted, kTileColumns / Max<int64_t>(1, channels)));
+  } else {
+    const int64_t parts = Max(CeilDiv(channels, kTileColumns),
+                              Min(CeilDiv(wanted, args.groups), channels / kMinChannels));
+    blocks.parts = Max<int64_t>(1, parts);
+    blocks.part_channels = CeilDiv(channels, blocks.parts);
+    if (channels > 0) blocks.parts = CeilDiv(channels, blocks.part_channels);
+  }
+  blocks.per_tap = CeilDiv(args.groups, blocks.groups) * blocks.parts;
+  return blocks;
+}
+
+template <typename T>
+PassPlan PlanBackwardFilter(const DeformableArgs<T>& args) {
+  Arena arena(nullptr);
+  ConvolveScratch<T> scratch(args, &arena);
+  const FilterBlocks blocks = MakeFilterBlocks(args);
+  const double channels = static_cast<double>(blocks.groups * blocks.part_channels);
+  PassPlan plan;
+  plan.units = args.geometry.channels == 0 ? 0 : NumTaps(args.geometry) * blocks.per_tap;
+  plan.cycles_per_unit =
+      1 + static_cast<int64_t>(static_cast<double>(Positions(args)) *
+                               (20 + channels * (SampleCycles<T>() +
+                                                 static_cast<double>(GroupFilters(args)) *
+                                                     static_cast<double>(sizeof(T)) / kVecBytes)));
+  plan.scratch_bytes = arena.used();
+  return plan;
+}
+
+template <typename T>
+void BackwardFilter(const DeformableArgs<T>& args, int64_t begin, int64_t end, void* memory) {
+  using G = Gemm<T>;
+  Arena arena(memory);
+  ConvolveScratch<T> s(args, &arena);
+  s.sampler.Clear();
+  const int64_t positions = Positions(args);
+  const int64_t group_channels = GroupChannels(args);
+  const int64_t group_filters = GroupFilters(args);
+  const int64_t group_size = G::PackedSize(positions, group_filters);
+  const FilterBlocks blocks = MakeFilterBlocks(args);
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t tap = unit / blocks.per_tap;
+    const int64_t index = unit % blocks.per_tap;
+    const int64_t g_begin = index / blocks.parts * blocks.groups;
+    const int64_t g_end = Min(g_begin + blocks.groups, args.groups);
+    const int64_t part = index % blocks.parts * blocks.part_channels;
+    const int64_t part_channels = Min(blocks.part_channels, group_channels - part);
+    const int64_t c = g_begin * group_channels + part;
+    const int64_t c_end = (g_end - 1) * group_channels + part + part_channels;
+    for (int64_t first = 0; first < positions; first += Tile<T>::kRows) {
+      const int64_t rows = Min<int64_t>(Tile<T>::kRows, positions - first);
+      s.sampler.StartTile(first, rows, G::kTileStride);
+      s.sampler.Add(tap, c, c_end, s.columns);
+      s.sampler.Finish();
+      for (int64_t g = g_begin; g < g_end; ++g) {
+        Product<T> product;
+        product.a = s.columns + (g - g_begin) * group_channels;
+        product.repeats = 1;
+        product.repeat_stride = 0;
+        product.depth = rows;
+        product.c = args.dfilter + (tap * group_channels + part) * args.filters + g * group_filters;
+        product.c_stride = args.filters;
+        product.accumulate = first > 0;
+        Multiply<T, true>(product, part_channels, args.packed_dy + g * group_size, positions, first,
+                          group_filters);
+      }
+    }
+  }
+}
+
+template <typename T>
+DeformableConvKernels<T> Table() {
+  DeformableConvKernels<T> kernels;
+  kernels.pack_filter = {PlanPackFilter<T>, PackFilter<T>};
+  kernels.convolve = {PlanConvolve<T>, Convolve<T>};
+  kernels.pack_filter_transposed = {PlanPackFilterTransposed<T>, PackFilterTransposed<T>};
+  kernels.backward_input = {PlanConvolveBackward<T>, ConvolveBackward<T>};
+  kernels.pack_dy = {PlanPackDy<T>, PackDy<T>};
+  kernels.backward_filter = {PlanBackwardFilter<T>, BackwardFilter<T>};
+  kernels.packed_filter_size = PackedFilterSize<T>;
+  kernels.packed_filter_transposed_size = PackedFilterTransposedSize<T>;
+  kernels.packed_dy_size = PackedDySize<T>;
+  return kernels;
+}
+
+}  // namespace
+
+void GetKernels(DeformableConvKernels<float>* kernels) { *kernels = Table<float>(); }
+void GetKernels(DeformableConvKernels<double>* kernels) { *kernels = Table<double>(); }
+
+}  // namespace TFCONV_ISA_NAMESPACE
+}  // namespace tfconv

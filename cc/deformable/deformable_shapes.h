@@ -1,0 +1,89 @@
+// Inputs, attributes and shapes of the deformable ops: checked and computed here for shape
+// functions and kernels.
+#ifndef TFCONV_DEFORMABLE_DEFORMABLE_SHAPES_H_
+#define TFCONV_DEFORMABLE_DEFORMABLE_SHAPES_H_
+
+#include <cstdint>
+#include <functional>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "common/geometry.h"
+#include "common/op_geometry.h"
+
+namespace tfconv {
+
+constexpr int kDeformableRank = 2;
+
+// Shapes of all tensors of an op. Those that it does not have stay of unknown rank.
+struct DeformableShapes {
+  Dims x;
+  Dims offset;
+  Dims mask;
+  Dims filter;
+  Dims columns;
+  Dims y;
+};
+
+// What the inputs' shapes say once they are checked.
+struct DeformableSizes {
+  ConvGeometry geometry;  // complete if all sizes are known
+  int64_t taps = kUnknown;
+  int64_t offset_groups = kUnknown;
+  int64_t groups = kUnknown;
+  int64_t filters = kUnknown;
+  DeformableShapes shapes;  // as complete as possible
+};
+
+// Which of the four ops; they differ in what follows x and offset.
+enum class DeformableKind { kSample, kSampleGrad, kConv, kConvGrad };
+
+constexpr bool HasFilter(DeformableKind kind) {
+  return kind == DeformableKind::kConv || kind == DeformableKind::kConvGrad;
+}
+
+// As in messages.
+const char* NameOf(DeformableKind kind);
+
+// Position of each input; the mask, if there is one, is last.
+constexpr int kX = 0;
+constexpr int kOffset = 1;
+constexpr int DcolumnsInput(DeformableKind kind) {
+  return kind == DeformableKind::kSampleGrad ? 2 : -1;
+}
+constexpr int FilterInput(DeformableKind kind) { return HasFilter(kind) ? 2 : -1; }
+constexpr int DyInput(DeformableKind kind) { return kind == DeformableKind::kConvGrad ? 3 : -1; }
+constexpr int MaskInput(DeformableKind kind) {
+  return kind == DeformableKind::kSample ? 2 : (kind == DeformableKind::kConvGrad ? 4 : 3);
+}
+
+struct DeformableAttributes {
+  ConvAttributes conv;
+  int64_t modulation = 0;
+
+  template <typename Context>
+  absl::Status Read(DeformableKind kind, Context* context) {
+    conv.op_name = NameOf(kind);
+    if (auto status = context->GetAttr("modulation", &modulation); !status.ok()) return status;
+    if (modulation > 1) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(conv.op_name, ": at most one mask is possible. Received: ", modulation));
+    }
+    if (auto status = conv.Read(context, !HasFilter(kind)); !status.ok()) return status;
+    if (conv.rank() != kDeformableRank) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(conv.op_name, ": strides must be ", kDeformableRank,
+                       " integers. Received: ", SizesToString(conv.strides)));
+    }
+    return absl::OkStatus();
+  }
+};
+
+// Checks all shapes as far as they are known, those of upstream gradients included. `dims_of(i)`
+// are the dimensions of input i.
+absl::Status MakeDeformableSizes(DeformableKind kind, const DeformableAttributes& attributes,
+                                 const std::function<Dims(int)>& dims_of, DeformableSizes* sizes);
+
+}  // namespace tfconv
+
+#endif  // TFCONV_DEFORMABLE_DEFORMABLE_SHAPES_H_
