@@ -40,14 +40,6 @@ template <>
 struct MaskType<double> {
   using Type = int64_t;
 };
-template <>
-struct MaskType<int32_t> {
-  using Type = int32_t;
-};
-template <>
-struct MaskType<int64_t> {
-  using Type = int64_t;
-};
 
 template <int... kIndex>
 struct Indices {};

@@ -114,6 +114,11 @@ void PlaceTile(const ConvGeometry& g, int64_t first, int64_t rows, Tile<T>* tile
 template <typename T>
 void FindSamples(const DeformableArgs<T>& args, const Tile<T>& tile, int64_t tap,
                  int64_t offset_group, Samples<T>* s) {
+  using S = Simd<T>;
+  using Vec = typename S::Vec;
+  using SInt = Simd<typename Samples<T>::Int>;
+  using IntVec = typename SInt::Vec;
+  using Int = typename SInt::Scalar;
   const ConvGeometry& g = args.geometry;
   const int64_t rows = tile.rows;
   const int64_t taps = NumTaps(g);
@@ -129,11 +134,6 @@ void FindSamples(const DeformableArgs<T>& args, const Tile<T>& tile, int64_t tap
   } else {
     for (int64_t r = 0; r < rows; ++r) s->mask[r] = 1;
   }
-  using S = Simd<T>;
-  using Vec = typename S::Vec;
-  using SInt = Simd<typename Samples<T>::Int>;
-  using IntVec = typename SInt::Vec;
-  using Int = typename SInt::Scalar;
   const T tap_y = static_cast<T>(tap / g.axis[2].kernel * g.axis[1].dilation);
   const T tap_x = static_cast<T>(tap % g.axis[2].kernel * g.axis[2].dilation);
   const Int height = static_cast<Int>(g.axis[1].input);
@@ -168,9 +168,10 @@ void FindSamples(const DeformableArgs<T>& args, const Tile<T>& tile, int64_t tap
     S::Store(s->weight[kBottomRight] + r, dy * dx * mask);
     SInt::Store(s->top + r, top);
     SInt::Store(s->left + r, left);
-    const IntVec has_top = touches & (top >= 0);
+    // Above 2^24 pixels the ends are rounded in float32: integers decide what exists.
+    const IntVec has_top = touches & (top >= 0) & (top < height);
     const IntVec has_bottom = touches & (top < height - 1);
-    const IntVec has_left = left >= 0;
+    const IntVec has_left = (left >= 0) & (left < width);
     const IntVec has_right = left < width - 1;
     SInt::Store(s->present + r, (has_top & has_left & (Int(1) << kTopLeft)) |
                                     (has_top & has_right & (Int(1) << kTopRight)) |

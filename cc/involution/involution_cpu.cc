@@ -13,6 +13,7 @@ namespace {
 
 // Rows longer than this are cut, so that one-dimensional inputs occupy all threads.
 constexpr int64_t kSegment = 64;
+
 int64_t NumTaps(const ConvGeometry& g) {
   return g.axis[0].kernel * g.axis[1].kernel * g.axis[2].kernel;
 }
