@@ -178,7 +178,9 @@ class DeformableConv2D(OptionalInputs, ConvLayer):
             None if self.bias is None else self.weight(self.bias),
             **self.geometry_arguments,
         )
-        return self.activation(self.restored(y))
+        y = self.restored(y)
+        # Wrappers such as weight normalization take the activation away for a while.
+        return y if self.activation is None else self.activation(y)
 
     def compute_mask(self, inputs, mask=None):
         """None: ``mask`` modulates samples, it does not say which timesteps to skip."""

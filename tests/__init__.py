@@ -1,0 +1,1 @@
+"""Tests of tfconv: they mirror the package's folders."""

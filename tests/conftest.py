@@ -1,0 +1,60 @@
+"""What all tests share: the environment, seeds, and the choice of the implementation."""
+
+import importlib.util
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+os.environ.pop("TFCONV_NATIVE", None)  # the tests choose
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import tensorflow as tf  # noqa: E402
+
+import tfconv  # noqa: E402
+from tfconv._compat import keras  # noqa: E402
+
+tf.config.threading.set_intra_op_parallelism_threads(2)
+
+collect_ignore = []
+if importlib.util.find_spec("tensorflow_addons") is None:
+    collect_ignore.append("test_addons.py")  # TensorFlow Addons exists for TensorFlow 2.15 only
+
+
+@pytest.fixture(autouse=True)
+def seeds():
+    """Every test draws the same numbers every time."""
+    keras.utils.set_random_seed(0)
+
+
+@pytest.fixture
+def rng():
+    """A generator of the test's own."""
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(params=["native", "portable"])
+def implementation(request):
+    """Runs a test with the native ops and with their portable twins.
+
+    The native library belongs to what is tested: where it is missing, the test fails.
+    """
+    if request.param == "portable":
+        with tfconv.portable():
+            yield request.param
+    else:
+        require_native()
+        yield request.param
+
+
+def require_native():
+    """Fails unless native ops serve."""
+    status = tfconv.native_status()
+    assert status.in_force == "native", f"no native ops: {status.reason}"
+
+
+@pytest.fixture
+def native_module():
+    """The Python wrappers of the native ops, without tfconv's own checks in front."""
+    require_native()
+    return tfconv.ops.native.library().module

@@ -1,0 +1,405 @@
+"""One check that every layer goes through: `check_layer`.
+
+It covers what Keras, TensorFlow Lite and TF Serving expect of a layer. What a layer computes is
+the business of its own tests.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.lite.python import schema_py_generated as flatbuffer
+
+import tfconv
+from tfconv._compat import KERAS_3, keras
+
+try:
+    from ai_edge_litert.interpreter import Interpreter
+except ImportError:  # LiteRT as a package of its own came after TensorFlow 2.15
+    Interpreter = tf.lite.Interpreter
+
+Shape = Sequence[Any]
+NATIVE_PREFIX = "Tfconv>"
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerCase:
+    """A layer in one configuration.
+
+    Attributes:
+        layer_class: Its class.
+        input_shape: Channels-last shape of its input, without the batch.
+        kwargs: Arguments of its constructor.
+        extra: Shapes of further call arguments by name, without the batch.
+    """
+
+    layer_class: type
+    input_shape: tuple[int, ...]
+    kwargs: Mapping[str, Any]
+    extra: Mapping[str, tuple[int, ...]]
+
+    def layer(self, **changes: Any) -> Any:
+        return self.layer_class(**{**self.kwargs, **changes})
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of all inputs by name, without the batch."""
+        return {"x": self.input_shape, **self.extra}
+
+    def arrays(self, batch: int, seed: int = 0) -> dict[str, np.ndarray]:
+        """Random inputs by name."""
+        rng = np.random.default_rng(seed)
+        return {
+            name: rng.standard_normal((batch, *shape)).astype(np.float32)
+            for name, shape in self.shapes.items()
+        }
+
+    def model(self, layer: Any = None, unknown_sizes: bool = False) -> Any:
+        """A functional model of the layer, for the given or for unknown spatial sizes."""
+        inputs = {
+            name: keras.Input((None,) * (len(shape) - 1) + shape[-1:], name=name)
+            if unknown_sizes
+            else keras.Input(shape, name=name)
+            for name, shape in self.shapes.items()
+        }
+        layer = self.layer(name="checked") if layer is None else layer
+        x, *_ = inputs.values()
+        extra = {name: inputs[name] for name in self.extra}
+        return keras.Model(list(inputs.values()), layer(x, **extra))
+
+    def randomized_model(self) -> Any:
+        """A model none of whose weights is zero, not even those that start there."""
+        model = self.model()
+        randomize(model)
+        return model
+
+
+def randomize(model: Any) -> None:
+    """Gives all weights random values; positive ones to those that are variances."""
+    rng = np.random.default_rng(1)
+    values = []
+    for variable in model.weights:
+        value = rng.uniform(0.2, 0.6, variable.shape)
+        if "variance" not in variable.name:
+            value *= rng.choice([-1, 1], variable.shape)
+        values.append(value)
+    model.set_weights(values)
+
+
+def apply(model: Any, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The model's outputs, in inference."""
+    inputs = [tf.convert_to_tensor(array) for array in arrays.values()]
+    return np.asarray(model(inputs if len(inputs) > 1 else inputs[0], training=False))
+
+
+def assert_same(actual: Any, expected: Any, tolerance: float = 1e-4) -> None:
+    """Outputs equal up to what float32 sums in another order may differ."""
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    assert actual.shape == expected.shape, (actual.shape, expected.shape)
+    scale = max(np.abs(expected).max(), 1e-6)
+    np.testing.assert_allclose(actual / scale, expected / scale, rtol=0, atol=tolerance)
+
+
+# The checks.
+
+
+def output_shape(case: LayerCase) -> None:
+    """Outputs have the computed shape, for one example, many, and an unknown number."""
+    layer = case.layer()
+    model = case.model(layer)
+    static = tuple(tf.TensorShape(layer.compute_output_shape((None, *case.input_shape))))
+    assert tuple(tf.TensorShape(model.output_shape)) == static
+    for batch in (1, 33):
+        shape = layer.compute_output_shape((batch, *case.input_shape))
+        y = apply(model, case.arrays(batch))
+        assert y.shape == tuple(tf.TensorShape(shape))
+        assert np.isfinite(y).all()
+
+
+def configuration(case: LayerCase) -> None:
+    """A layer made from a layer's configuration is the same layer."""
+    layer = case.layer()
+    config = layer.get_config()
+    for name in case.kwargs:
+        assert name in config, f"{name} is not in the configuration"
+    text = json.dumps(keras.layers.serialize(layer))
+    for copy in (
+        case.layer_class.from_config(config),
+        keras.layers.deserialize(json.loads(text)),
+    ):
+        assert type(copy) is case.layer_class
+        assert json.dumps(copy.get_config(), default=str) == json.dumps(config, default=str)
+
+
+def files(case: LayerCase) -> None:
+    """Models and weights come back from files as they were."""
+    models = {"functional": case.randomized_model()}
+    if not case.extra:
+        models["sequential"] = keras.Sequential([keras.Input(case.input_shape), case.layer()])
+        randomize(models["sequential"])
+    arrays = case.arrays(2)
+    with tempfile.TemporaryDirectory() as folder:
+        for kind, model in models.items():
+            expected = apply(model, arrays)
+            path = f"{folder}/{kind}.keras"
+            model.save(path)
+            assert_same(apply(keras.models.load_model(path), arrays), expected, 1e-6)
+        model = models["functional"]
+        expected = apply(model, arrays)
+        path = f"{folder}/model.h5"
+        model.save(path)
+        assert_same(apply(keras.models.load_model(path), arrays), expected, 1e-6)
+        names = ["new.weights.h5"] if KERAS_3 else ["new.weights.h5", "legacy.h5"]
+        for name in names:
+            path = f"{folder}/{name}"
+            model.save_weights(path)
+            fresh = case.model()
+            fresh.load_weights(path)
+            assert_same(apply(fresh, arrays), expected, 1e-6)
+
+
+def training(case: LayerCase) -> None:
+    """One step of training changes every trainable weight."""
+    model = case.model()
+    assert model.trainable_weights
+    randomize(model)
+    arrays = case.arrays(4)
+    target = np.random.default_rng(2).standard_normal(apply(model, arrays).shape)
+    before = [w.numpy() for w in model.trainable_weights]
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    x = list(arrays.values())
+    model.fit(x if len(x) > 1 else x[0], target.astype(np.float32), batch_size=4, verbose=0)
+    for variable, old in zip(model.trainable_weights, before):
+        new = variable.numpy()
+        assert np.isfinite(new).all(), variable.name
+        assert not np.array_equal(new, old), f"{variable.name} did not change"
+
+
+def mixed_precision(case: LayerCase) -> None:
+    """Variables in float32, outputs in half precision, near the outputs in float32."""
+    reference = case.randomized_model()
+    arrays = case.arrays(2)
+    expected = apply(reference, arrays)
+    for policy, dtype in (("mixed_float16", tf.float16), ("mixed_bfloat16", tf.bfloat16)):
+        model = case.model(case.layer(dtype=policy))
+        model.set_weights(reference.get_weights())
+        assert {tf.as_dtype(w.dtype) for w in model.weights} == {tf.float32}
+        y = tf.convert_to_tensor(model([tf.convert_to_tensor(a) for a in arrays.values()]))
+        assert y.dtype == dtype
+        # Offsets multiply rounding errors by the image's slope: this is no test of accuracy.
+        error = np.abs(tf.cast(y, tf.float32) - expected).mean()
+        assert error < 0.1 * np.abs(expected).mean(), f"{policy}: mean error {error}"
+    model = case.model(case.layer(dtype="float64"))
+    model.set_weights(reference.get_weights())
+    assert {tf.as_dtype(w.dtype) for w in model.weights} == {tf.float64}
+    y = model([tf.convert_to_tensor(a, tf.float64) for a in arrays.values()])
+    assert tf.as_dtype(y.dtype) == tf.float64
+    assert_same(y, expected)
+
+
+def data_formats(case: LayerCase) -> None:
+    """Channels first and last give the same, where the layer has the choice."""
+    if "data_format" not in case.layer().get_config():
+        return
+    expected_model = case.randomized_model()
+    arrays = case.arrays(2)
+    expected = apply(expected_model, arrays)
+    moved = {
+        name: np.moveaxis(array, -1, 1) if array.ndim > 2 else array
+        for name, array in arrays.items()
+    }
+    shapes = {name: array.shape[1:] for name, array in moved.items()}
+    first = dataclasses.replace(
+        case,
+        input_shape=shapes.pop("x"),
+        extra=shapes,
+        kwargs={**case.kwargs, "data_format": "channels_first"},
+    )
+    layer = first.layer()
+    model = first.model(layer)
+    model.set_weights(expected_model.get_weights())
+    y = apply(model, moved)
+    assert_same(np.moveaxis(y, 1, -1), expected, 1e-5)
+    assert tuple(tf.TensorShape(layer.compute_output_shape((2, *first.input_shape)))) == y.shape
+
+
+def unknown_sizes(case: LayerCase) -> None:
+    """A model for any spatial size gives what one for the size at hand gives."""
+    expected_model = case.randomized_model()
+    layer = case.layer()
+    model = case.model(layer, unknown_sizes=True)
+    model.set_weights(expected_model.get_weights())
+    for batch in (1, 3):
+        arrays = case.arrays(batch)
+        assert_same(apply(model, arrays), apply(expected_model, arrays), 1e-5)
+    unknown = (None,) * len(case.input_shape) + case.input_shape[-1:]
+    static = layer.compute_output_shape(unknown)
+    assert tuple(tf.TensorShape(model.output_shape)) == tuple(tf.TensorShape(static))
+    if not case.extra:
+        sizes = tuple(n + 1 for n in case.input_shape[:-1])
+        other = dataclasses.replace(case, input_shape=(*sizes, case.input_shape[-1]))
+        y = apply(model, other.arrays(2))
+        assert y.shape == tuple(tf.TensorShape(layer.compute_output_shape((2, *other.input_shape))))
+
+
+def graph(case: LayerCase) -> None:
+    """Traced, the layer gives what it gives eagerly."""
+    model = case.randomized_model()
+    arrays = case.arrays(2)
+    traced = tf.function(lambda *inputs: model(list(inputs), training=False))
+    y = traced(*(tf.convert_to_tensor(array) for array in arrays.values()))
+    assert_same(y, apply(model, arrays), 1e-5)
+
+
+def implementations(case: LayerCase) -> None:
+    """Native and portable ops give the same outputs and gradients."""
+    status = tfconv.native_status()
+    assert status.in_force == "native", f"no native ops: {status.reason}"
+    model = case.model(case.layer(dtype="float64"))
+    randomize(model)
+    inputs = [tf.convert_to_tensor(array, tf.float64) for array in case.arrays(2).values()]
+
+    def results() -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            y = tf.convert_to_tensor(model(inputs if len(inputs) > 1 else inputs[0]))
+            loss = tf.reduce_sum(tf.sin(y))
+        return [y, *tape.gradient(loss, [*inputs, *model.trainable_weights])]
+
+    native = results()
+    with tfconv.portable():
+        portable = results()
+    for actual, expected in zip(native, portable):
+        assert_same(actual, expected, 1e-9)
+
+
+def tensorflow_lite(case: LayerCase) -> None:
+    """Plain conversion gives builtin operators only, and the same outputs.
+
+    Two inputs on one interpreter: a converter may take what depends on the input for a
+    constant. Two batch sizes: it may take the batch for one.
+    """
+    model = case.randomized_model()
+    content = tf.lite.TFLiteConverter.from_keras_model(model).convert()
+    for code in _operators(content):
+        assert code.BuiltinCode() != flatbuffer.BuiltinOperator.CUSTOM, code.CustomCode()
+    interpreter = Interpreter(model_content=content)
+    for batch, seed in ((1, 0), (1, 1), (3, 2)):
+        arrays = case.arrays(batch, seed)
+        details = {_input_name(d["name"]): d["index"] for d in interpreter.get_input_details()}
+        assert sorted(details) == sorted(arrays)
+        if (batch, seed) != (1, 1):
+            for name, index in details.items():
+                interpreter.resize_tensor_input(index, arrays[name].shape)
+            interpreter.allocate_tensors()
+        for name, index in details.items():
+            interpreter.set_tensor(index, arrays[name])
+        interpreter.invoke()
+        (output,) = interpreter.get_output_details()
+        assert_same(interpreter.get_tensor(output["index"]), apply(model, arrays))
+
+
+def saved_model(case: LayerCase) -> None:
+    """An exported model holds stock operations only, takes any batch, and gives the same."""
+    model = case.randomized_model()
+    with tempfile.TemporaryDirectory() as folder:
+        model.export(folder)
+        ours = sorted(op for op in saved_operations(folder) if op.startswith(NATIVE_PREFIX))
+        assert not ours, ours
+        signature = tf.saved_model.load(folder).signatures["serving_default"]
+        names = [_input_name(name) for name in signature.structured_input_signature[1]]
+        assert sorted(names) == sorted(case.shapes)
+        for batch in (1, 3):
+            arrays = case.arrays(batch)
+            (y,) = signature(**{name: tf.constant(a) for name, a in arrays.items()}).values()
+            assert_same(y, apply(model, arrays))
+
+
+CHECKS: tuple[Callable[[LayerCase], None], ...] = (
+    output_shape,
+    configuration,
+    files,
+    training,
+    mixed_precision,
+    data_formats,
+    unknown_sizes,
+    graph,
+    implementations,
+    tensorflow_lite,
+    saved_model,
+)
+
+
+def check_layer(
+    layer_class: type,
+    input_shape: Sequence[int],
+    *,
+    extra: Mapping[str, Sequence[int]] | None = None,
+    **kwargs: Any,
+) -> None:
+    """Takes a layer through all `CHECKS`; the error says which of them failed, and how.
+
+    Args:
+        layer_class: The layer's class.
+        input_shape: Channels-last shape of its input, without the batch.
+        extra: Shapes of further call arguments by name, without the batch.
+        **kwargs: Arguments of the layer's constructor.
+    """
+    extra = {name: tuple(shape) for name, shape in (extra or {}).items()}
+    case = LayerCase(layer_class, tuple(input_shape), kwargs, extra)
+    for check in CHECKS:
+        try:
+            check(case)
+        except Exception as error:
+            raise AssertionError(
+                f"check `{check.__name__}` failed for {layer_class.__name__}({kwargs}) on "
+                f"{case.shapes}: {type(error).__name__}: {error}"
+            ) from error
+
+
+def check_keeps_native(layer_class: type, input_shape: Sequence[int], **kwargs: Any) -> None:
+    """Within `tfconv.keep_native()`, an exported model keeps the native ops and works."""
+    case = LayerCase(layer_class, tuple(input_shape), kwargs, {})
+    model = case.randomized_model()
+    with tempfile.TemporaryDirectory() as folder:
+        with tfconv.keep_native():
+            model.export(folder)
+        assert any(op.startswith(NATIVE_PREFIX) for op in saved_operations(folder))
+        arrays = case.arrays(2)
+        signature = tf.saved_model.load(folder).signatures["serving_default"]
+        (y,) = signature(**{name: tf.constant(a) for name, a in arrays.items()}).values()
+        assert_same(y, apply(model, arrays))
+
+
+# Files.
+
+
+def saved_operations(folder: str) -> set[str]:
+    """Types of all operations in a SavedModel, functions included."""
+    proto = saved_model_pb2.SavedModel()
+    proto.ParseFromString(Path(folder, "saved_model.pb").read_bytes())
+    names = set()
+    for graph in proto.meta_graphs:
+        names.update(node.op for node in graph.graph_def.node)
+        for function in graph.graph_def.library.function:
+            names.update(node.op for node in function.node_def)
+    return names
+
+
+def _operators(content: bytes) -> Iterator[Any]:
+    """The operator codes of a TensorFlow Lite model."""
+    model = flatbuffer.Model.GetRootAs(content, 0)
+    return (model.OperatorCodes(i) for i in range(model.OperatorCodesLength()))
+
+
+def _input_name(name: str) -> str:
+    """The name given to an input: "x" of "serving_default_x:0" and of "x"."""
+    return name.split(":")[0].removeprefix("serving_default_")

@@ -1,0 +1,196 @@
+"""Involution1D, Involution2D and Involution3D."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfconv
+from tests import reference
+from tests.layer_check import check_keeps_native, check_layer, randomize
+
+LAYER_CASES = [
+    (tfconv.Involution1D, (9, 4), {"kernel_size": 3, "strides": 2, "group_channels": 2}),
+    (
+        tfconv.Involution1D,
+        (9, 6),
+        {"kernel_size": 4, "padding": "causal", "dilation_rate": 2, "groups": 3},
+    ),
+    (
+        tfconv.Involution2D,
+        (7, 6, 8),
+        {"kernel_size": 3, "strides": 2, "group_channels": 4, "activation": "tanh"},
+    ),
+    (
+        tfconv.Involution2D,
+        (7, 8, 4),
+        {"kernel_size": (3, 2), "padding": "valid", "groups": 2, "kernel_regularizer": "l2"},
+    ),
+    (
+        tfconv.Involution2D,
+        (6, 7, 4),
+        {
+            "kernel_size": 3,
+            "padding": 1,
+            "strides": 2,
+            "dilation_rate": 2,
+            "group_channels": 4,
+            "reduction_ratio": 1,
+            "batch_norm_momentum": 0.5,
+            "batch_norm_epsilon": 1e-3,
+        },
+    ),
+    (tfconv.Involution3D, (3, 5, 4, 4), {"kernel_size": (1, 3, 2), "strides": 2, "groups": 2}),
+]
+LAYERS = {1: tfconv.Involution1D, 2: tfconv.Involution2D, 3: tfconv.Involution3D}
+
+
+@pytest.mark.parametrize("layer_class, input_shape, arguments", LAYER_CASES)
+def test_layer(layer_class, input_shape, arguments):
+    check_layer(layer_class, input_shape, **arguments)
+
+
+def test_native_ops_are_kept_on_demand():
+    check_keeps_native(tfconv.Involution2D, (7, 6, 8), kernel_size=3, group_channels=4)
+
+
+def pooled(x, strides):
+    """The mean over each stride's pixels; of those there are, at the border.
+
+    The cells are put as TensorFlow's "same" puts windows: half of what is missing lies before.
+    """
+    sizes = x.shape[1:-1]
+    outputs = [-(-n // s) for n, s in zip(sizes, strides)]
+    y = np.zeros((x.shape[0], *outputs, x.shape[-1]))
+    for position in np.ndindex(*outputs):
+        cell = [slice(None)]
+        for p, s, n, out in zip(position, strides, sizes, outputs):
+            start = p * s - (out * s - n) // 2
+            cell.append(slice(max(start, 0), start + s))
+        y[(slice(None), *position)] = x[tuple(cell)].mean(axis=tuple(range(1, x.ndim - 1)))
+    return y
+
+
+def generated(layer, x):
+    """The kernels that a layer makes from x, in inference."""
+    reduce, gamma, beta, mean, variance, span, bias = _weights(layer)
+    y = (x @ reduce - mean) / np.sqrt(variance + layer.batch_norm_epsilon) * gamma + beta
+    return np.maximum(y, 0) @ span + bias
+
+
+def _weights(layer):
+    parts = (layer.reduce, layer.normalization, layer.span)
+    return [
+        w.reshape(w.shape[-2:]) if w.ndim > 1 else w for part in parts for w in part.get_weights()
+    ]
+
+
+@pytest.mark.parametrize(
+    "sizes, arguments",
+    [
+        ((9,), {"kernel_size": 3}),
+        ((9,), {"kernel_size": 3, "strides": 2}),
+        ((6, 7), {"kernel_size": 3}),
+        ((6, 7), {"kernel_size": (3, 2), "dilation_rate": (1, 2)}),
+        ((6, 8), {"kernel_size": 3, "strides": 2}),
+        ((7, 8), {"kernel_size": 3, "strides": 3}),
+        ((3, 4, 4), {"kernel_size": 2, "strides": (1, 2, 2)}),
+    ],
+)
+def test_by_hand(sizes, arguments, rng, implementation):
+    layer = LAYERS[len(sizes)](**arguments, groups=2, dtype="float64")
+    x = rng.standard_normal((2, *sizes, 6))
+    layer(x)
+    randomize(layer)
+    window = reference.window(
+        sizes,
+        arguments["kernel_size"],
+        arguments.get("strides", 1),
+        "same",
+        arguments.get("dilation_rate", 1),
+    )
+    kernel = generated(layer, pooled(x, window.strides))
+    expected = reference.involution(x, kernel, window)
+    np.testing.assert_allclose(layer(x), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("padding, crop", [("valid", 1), (0, 1), (2, -1), ("full", -1)])
+def test_kernels_come_from_the_centres_of_the_windows(rank, padding, crop, rng):
+    layer = LAYERS[rank](3, padding=padding, groups=2, dtype="float64")
+    x = rng.standard_normal((2, *(5, 6, 4)[:rank], 4))
+    layer(x)
+    randomize(layer)
+    if crop > 0:
+        centres = x[(slice(None), *[slice(1, -1)] * rank)]
+    else:
+        centres = np.pad(x, [(0, 0), *[(1, 1)] * rank, (0, 0)])
+    window = reference.window(x.shape[1:-1], 3, 1, padding)
+    expected = reference.involution(x, generated(layer, centres), window)
+    np.testing.assert_allclose(layer(x), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_training_normalizes_by_the_batch(rng):
+    layer = tfconv.Involution2D(3, groups=2, dtype="float64")
+    x = rng.standard_normal((4, 6, 5, 8))
+    layer(x)
+    randomize(layer)
+    before = layer.normalization.get_weights()[2]
+    y = layer(x, training=True)
+    after = layer.normalization.get_weights()[2]
+    mean = (x @ _weights(layer)[0]).mean(axis=(0, 1, 2))
+    np.testing.assert_allclose(after, 0.9 * before + 0.1 * mean, rtol=1e-6)
+    assert not np.allclose(y, layer(x, training=False))
+
+
+def test_layers_inside_have_the_initializers(rng):
+    layer = tfconv.Involution2D(3, groups=2, kernel_initializer="ones", bias_initializer="ones")
+    layer.build((None, 6, 6, 8))
+    reduce, _, _, _, _, span, bias = _weights(layer)
+    assert reduce.shape == (8, 2) and span.shape == (2, 18)
+    for weight in (reduce, span, bias):
+        np.testing.assert_array_equal(weight, np.ones_like(weight))
+
+
+def test_reduction_leaves_at_least_one_channel():
+    layer = tfconv.Involution2D(3, groups=1, reduction_ratio=16)
+    layer.build((None, 6, 6, 4))
+    assert _weights(layer)[0].shape == (4, 1)
+
+
+def test_regularizer_acts_on_both_convolutions():
+    layer = tfconv.Involution2D(3, groups=2, kernel_regularizer="l2", bias_regularizer="l2")
+    layer(tf.ones([1, 6, 6, 8]))
+    assert len(layer.losses) == 3
+
+
+@pytest.mark.parametrize(
+    "arguments, name",
+    [
+        ({"kernel_size": 0}, "kernel_size"),
+        ({"kernel_size": (3,)}, "kernel_size"),
+        ({"strides": -1}, "strides"),
+        ({"padding": "causal"}, "padding"),
+        ({"padding": -2}, "padding"),
+        ({"dilation_rate": 0}, "dilation_rate"),
+        ({"group_channels": 0}, "group_channels"),
+        ({"groups": 0}, "groups"),
+        ({"groups": 2, "group_channels": 2}, "group_channels"),
+        ({"reduction_ratio": 0}, "reduction_ratio"),
+        ({"data_format": "last"}, "data_format"),
+    ],
+)
+def test_bad_arguments(arguments, name):
+    with pytest.raises(ValueError, match=f"`{name}.*Received: "):
+        tfconv.Involution2D(**arguments)
+
+
+@pytest.mark.parametrize("arguments", [{"groups": 3}, {"group_channels": 3}, {}])
+def test_channels_that_make_no_groups(arguments):
+    with pytest.raises(ValueError, match="group.*must divide.*Received: "):
+        tfconv.Involution2D(3, **arguments).build((None, 6, 6, 8))
+
+
+@pytest.mark.parametrize("shape", [(None, 6, 8), (None, 6, 6, None), (None, 6, 6, 6, 8)])
+def test_bad_input_shape(shape):
+    with pytest.raises(ValueError, match="Received: "):
+        tfconv.Involution2D(3, groups=2).build(shape)

@@ -1,0 +1,75 @@
+"""SqueezeExcite."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfconv
+from tests.layer_check import check_layer, randomize
+
+LAYER_CASES = [
+    (tfconv.SqueezeExcite, (9, 8), {"ratio": 2, "activation": "tanh"}),
+    (
+        tfconv.SqueezeExcite,
+        (6, 5, 6),
+        {"squeeze_channels": 5, "activation": "tanh", "use_bias": False},
+    ),
+    (
+        tfconv.SqueezeExcite,
+        (2, 3, 4, 4),
+        {"ratio": 1, "activation": "tanh", "gate_activation": "tanh"},
+    ),
+]
+
+
+@pytest.mark.parametrize("layer_class, input_shape, arguments", LAYER_CASES)
+def test_layer(layer_class, input_shape, arguments):
+    check_layer(layer_class, input_shape, **arguments)
+
+
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+@pytest.mark.parametrize("sizes", [(7,), (5, 6), (2, 3, 4), (2, 2, 3, 2)])
+def test_by_hand(sizes, data_format, rng):
+    layer = tfconv.SqueezeExcite(ratio=2, data_format=data_format, dtype="float64")
+    x = rng.standard_normal((3, *sizes, 8))
+    moved = x if data_format == "channels_last" else np.moveaxis(x, -1, 1)
+    layer(moved)
+    randomize(layer)
+    w1, b1, w2, b2 = layer.get_weights()
+    mean = x.reshape(3, -1, 8).mean(axis=1)
+    gate = 1 / (1 + np.exp(-(np.maximum(mean @ w1 + b1, 0) @ w2 + b2)))
+    expected = x * gate.reshape(3, *[1] * len(sizes), 8)
+    if data_format == "channels_first":
+        expected = np.moveaxis(expected, -1, 1)
+    np.testing.assert_allclose(layer(moved), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "arguments, squeezed", [({}, 1), ({"ratio": 3}, 2), ({"squeeze_channels": 5}, 5)]
+)
+def test_squeezed_channels(arguments, squeezed):
+    layer = tfconv.SqueezeExcite(**arguments)
+    layer.build((None, 6, 6, 8))
+    shapes = [w.shape for w in layer.get_weights()]
+    assert shapes == [(8, squeezed), (squeezed,), (squeezed, 8), (8,)]
+
+
+@pytest.mark.parametrize(
+    "arguments, name",
+    [
+        ({"ratio": 0}, "ratio"),
+        ({"ratio": 1.5}, "ratio"),
+        ({"squeeze_channels": -1}, "squeeze_channels"),
+        ({"data_format": "last"}, "data_format"),
+    ],
+)
+def test_bad_arguments(arguments, name):
+    with pytest.raises(ValueError, match=f"`{name}`.*Received: "):
+        tfconv.SqueezeExcite(**arguments)
+
+
+def test_bad_inputs():
+    with pytest.raises(ValueError, match="Received: "):
+        tfconv.SqueezeExcite().build((None, 6, 6, None))
+    with pytest.raises(ValueError, match="min_ndim=3"):
+        tfconv.SqueezeExcite()(tf.ones([2, 8]))

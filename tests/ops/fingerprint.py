@@ -1,0 +1,66 @@
+"""Program: runs all native ops with a number of threads, prints hashes, saves the results.
+
+Usage: python -m tests.ops.fingerprint <threads> <results.npz>
+"""
+
+import hashlib
+import json
+import sys
+
+import numpy as np
+import tensorflow as tf
+
+import tfconv
+from tests.ops.geometries import gradients
+
+
+def results():
+    """Outputs and gradients by name: sizes large enough to be split among threads."""
+    rng = np.random.default_rng(0)
+
+    def draw(*shape):
+        return rng.standard_normal(shape)
+
+    def involution(x, kernel):
+        return tfconv.ops.involution(x, kernel, 5)
+
+    def sample(x, offset, mask):
+        return tfconv.ops.deformable_sample(x, offset, mask, kernel_size=3)
+
+    x, mask = draw(3, 23, 29, 20), rng.uniform(size=(3, 23, 29, 18))
+    offset = draw(3, 23, 29, 36) * 3
+    calls = {
+        "involution": (involution, [x, draw(3, 23, 29, 100)]),
+        "deformable_sample": (sample, [x, offset, mask]),
+        "deformable_conv2d": (
+            tfconv.ops.deformable_conv2d,
+            [x, offset, draw(3, 3, 10, 24) / 10, mask],
+        ),
+    }
+    found = {}
+    for name, (function, inputs) in calls.items():
+        for dtype in (tf.bfloat16, tf.float32, tf.float64):
+            typed = [tf.cast(t, dtype) for t in inputs]
+            for i, tensor in enumerate(gradients(function, typed)):
+                wide = tf.cast(tensor, tf.float64).numpy()
+                found[f"{name}/{dtype.name}/{'y' if i == 0 else i - 1}"] = wide
+    return found
+
+
+def hashes(arrays):
+    """Hashes of the bits of arrays, by name."""
+    return {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in arrays.items()}
+
+
+def main():
+    threads, path = sys.argv[1:]
+    tf.config.threading.set_intra_op_parallelism_threads(int(threads))
+    status = tfconv.native_status()
+    assert status.in_force == "native", status.reason
+    found = results()
+    np.savez(path, **found)
+    print(json.dumps({"isa": status.isa, "hashes": hashes(found)}))
+
+
+if __name__ == "__main__":
+    main()

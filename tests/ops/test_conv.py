@@ -1,0 +1,268 @@
+"""Convolution with every padding, strides with dilation, and groups; and one kernel an example."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import recorded, reference
+from tests.ops.geometries import (
+    Geometry,
+    as_function,
+    assert_close,
+    assert_numeric_gradients,
+    gradients,
+    in_format,
+    table,
+)
+from tfconv.ops import conv, per_example_conv
+
+GROUPS = [(1, 1, 1), (1, 3, 5), (5, 1, 2), (2, 8, 1), (4, 5, 1), (3, 11, 2)]  # g, C / g, F / g
+MODES = [
+    Geometry((6,), 3, 2, "causal", 2),
+    Geometry((5, 6), (3, 2), 2, "same", 2),
+    Geometry((3, 4, 3), 2, 1, ((1, 0), (0, 2), (0, 0))),
+]
+
+
+def draw(rng, geometry, batch, sizes, each=False):
+    """An input and a kernel, or one kernel for each example."""
+    groups, width, filters = sizes
+    kernel = (*geometry.window.kernel_size, width, groups * filters)
+    return (
+        rng.standard_normal((batch, *geometry.sizes, groups * width)),
+        rng.standard_normal((batch, *kernel) if each else kernel),
+    )
+
+
+def plain(geometry, groups=1, data_format="channels_last"):
+    return lambda x, kernel: conv(
+        x, kernel, groups=groups, **geometry.arguments, data_format=data_format
+    )
+
+
+def per_example(geometry, data_format="channels_last"):
+    return lambda x, kernels: per_example_conv(
+        x, kernels, **geometry.arguments, data_format=data_format
+    )
+
+
+@pytest.mark.parametrize("geometry, sizes, batch", table([1, 2, 3], GROUPS, [2, 1, 3]))
+def test_conv_matches_reference(geometry, sizes, batch, rng):
+    x, kernel = draw(rng, geometry, batch, sizes)
+    y = plain(geometry, sizes[0])(x, kernel)
+    assert_close(y, reference.conv(x, kernel, geometry.window, sizes[0]))
+
+
+@pytest.mark.parametrize("geometry, sizes, batch", table([1, 2, 3], GROUPS, [2, 1, 3]))
+def test_per_example_conv_matches_reference(geometry, sizes, batch, rng):
+    x, kernels = draw(rng, geometry, batch, sizes, each=True)
+    y = per_example(geometry)(x, kernels)
+    assert_close(y, reference.per_example_conv(x, kernels, geometry.window))
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph"])
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+@pytest.mark.parametrize("geometry", MODES, ids=str)
+def test_modes_and_data_formats(geometry, data_format, mode, rng):
+    x, kernel = draw(rng, geometry, 2, (2, 3, 2))
+    moved, expected = in_format(
+        data_format, x, reference.conv(x, kernel, geometry.window, groups=2)
+    )
+    assert_close(as_function(plain(geometry, 2, data_format), mode)(moved, kernel), expected)
+    x, kernels = draw(rng, geometry, 2, (2, 3, 2), each=True)
+    moved, expected = in_format(
+        data_format, x, reference.per_example_conv(x, kernels, geometry.window)
+    )
+    assert_close(as_function(per_example(geometry, data_format), mode)(moved, kernels), expected)
+
+
+@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16, tf.float32, tf.float64])
+@pytest.mark.parametrize("geometry", MODES, ids=str)
+def test_data_types(geometry, dtype, rng):
+    window = geometry.window
+    for each, function in ((False, plain(geometry, 2)), (True, per_example(geometry))):
+        x, kernel = (tf.cast(t, dtype) for t in draw(rng, geometry, 2, (2, 9, 2), each))
+        results = gradients(function, [x, kernel])
+        assert [t.dtype for t in results] == [dtype] * 3
+        exact = [tf.cast(t, tf.float64).numpy() for t in (x, kernel)]
+        expected = reference.per_example_conv if each else reference.conv
+        assert_close(results[0], expected(*exact, window, 2), dtype)
+
+
+@pytest.mark.parametrize("batch", [0, 1, 33])
+def test_batches(batch, rng):
+    geometry = Geometry((4, 3), 2, 2, "same", 2)
+    for each, function in ((False, plain(geometry, 3)), (True, per_example(geometry))):
+        inputs = draw(rng, geometry, batch, (3, 1, 2), each)
+        y, *grads = gradients(function, inputs)
+        assert [g.shape for g in grads] == [t.shape for t in inputs]
+        expected = reference.per_example_conv if each else reference.conv
+        assert_close(y, expected(*inputs, geometry.window, 3))
+
+
+@pytest.mark.parametrize("number", range(len(recorded.cases("condconv2d"))))
+def test_recorded_cases(number):
+    case = recorded.cases("condconv2d")[number]
+
+    def function(x, routing, weight, bias):
+        kernels = tf.tensordot(routing, weight, 1)
+        y = per_example_conv(
+            x,
+            kernels,
+            strides=case.stride,
+            padding=case.padding,
+            dilation_rate=case.dilation,
+            data_format="channels_last",
+        )
+        return y + tf.matmul(routing, bias)[:, None, None]
+
+    names = ["x", "routing", "weight", "bias"]
+    inputs = [getattr(case, name).astype(np.float64) for name in names]
+    results = gradients(function, inputs, case.grad_out)
+    expected = [case.out, *(getattr(case, f"grad_{name}") for name in names)]
+    for name, actual, other in zip(["out", *names], results, expected):
+        np.testing.assert_allclose(actual, other, rtol=1e-9, atol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "geometry, sizes",
+    [
+        (Geometry((5,), 3, 1, "causal", 2), (2, 1, 2)),
+        (Geometry((3, 4), (3, 2), (2, 1), ((1, 0), (2, 1)), (1, 2)), (1, 2, 1)),
+        (Geometry((4, 3), 2, 2, "full", 1), (2, 2, 1)),
+        (Geometry((2, 3, 2), 2, (1, 2, 1), "same", (1, 1, 2)), (2, 1, 1)),
+    ],
+    ids=str,
+)
+def test_numeric_gradients(geometry, sizes, rng):
+    assert_numeric_gradients(plain(geometry, sizes[0]), draw(rng, geometry, 1, sizes))
+    assert_numeric_gradients(per_example(geometry), draw(rng, geometry, 1, sizes, each=True))
+
+
+# Properties.
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_one_kernel_for_all_examples_is_convolution(groups, rng):
+    geometry = Geometry((5, 6), 3)
+    x, kernel = draw(rng, geometry, 3, (groups, 2, 2))
+    kernels = np.broadcast_to(kernel, (3, *kernel.shape))
+    assert_close(per_example_conv(x, kernels), conv(x, kernel, padding="same", groups=groups))
+
+
+def test_examples_do_not_mix(rng):
+    geometry = Geometry((5, 4), 3)
+    x, kernels = draw(rng, geometry, 3, (1, 3, 2), each=True)
+    for n in range(3):
+        expected = conv(x[n : n + 1], kernels[n], padding="same")
+        assert_close(per_example_conv(x, kernels)[n : n + 1], expected)
+
+
+def test_linear_in_the_kernels(rng):
+    geometry = Geometry((5, 4), 3)
+    x, first = draw(rng, geometry, 2, (1, 3, 2), each=True)
+    second = rng.standard_normal(first.shape)
+    mixed = per_example_conv(x, 2 * first - 3 * second)
+    assert_close(mixed, 2 * per_example_conv(x, first) - 3 * per_example_conv(x, second))
+
+
+def test_groups_see_only_their_channels(rng):
+    x, kernel = draw(rng, Geometry((5, 4), 3), 1, (2, 3, 2))
+    parts = [conv(x[..., 3 * g :][..., :3], kernel[..., 2 * g :][..., :2]) for g in range(2)]
+    assert_close(conv(x, kernel, groups=2), tf.concat(parts, axis=-1))
+
+
+# Shapes.
+
+
+@pytest.mark.parametrize("strides, dilation_rate, groups", [(2, 1, 1), (2, 2, 1), (2, 1, 2)])
+@pytest.mark.parametrize(
+    "x, static",
+    [
+        ([None, None, None, 4], [None, None]),
+        ([None, 8, None, 4], [4, None]),
+        ([2, None, 9, 4], [None, 5]),
+    ],
+)
+def test_unknown_sizes(x, static, strides, dilation_rate, groups, rng):
+    geometry = Geometry((8, 9), 3, strides, "same", dilation_rate)
+    sizes = (groups, 4 // groups, 2)
+    inputs = draw(rng, geometry, 2, sizes)
+    specs = [tf.TensorSpec(x, tf.float64), tf.TensorSpec(inputs[1].shape, tf.float64)]
+    traced = tf.function(plain(geometry, groups), input_signature=specs)
+    shape = traced.get_concrete_function().output_shapes.as_list()
+    assert shape == [x[0], *static, 2 * groups]
+    assert_close(traced(*inputs), reference.conv(*inputs, geometry.window, groups))
+    inputs = draw(rng, geometry, 2, sizes, each=True)
+    specs[1] = tf.TensorSpec([None, *inputs[1].shape[1:]], tf.float64)
+    traced = tf.function(per_example(geometry), input_signature=specs)
+    shape = traced.get_concrete_function().output_shapes.as_list()
+    assert shape == [x[0], *static, 2 * groups]
+    assert_close(traced(*inputs), reference.per_example_conv(*inputs, geometry.window))
+
+
+@pytest.mark.parametrize(
+    "x, kernel, groups",
+    [
+        ([2, 4, 4, 6], [3, 3, 4, 2], 1),
+        ([2, 4, 4, 6], [3, 3, 3, 5], 2),
+        ([2, 4, 4, 6], [3, 3, 6, 4], 2),
+        ([2, 4, 4, 6], [3, 3, 0, 4], 1),
+        ([2, 4, 4, 6], [3, 6, 4], 1),
+        ([4, 6], [3, 6], 1),
+        ([2, 3, 3, 3, 3, 6], [1, 1, 1, 1, 6, 1], 1),
+    ],
+)
+def test_bad_shapes(x, kernel, groups):
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        conv(tf.ones(x), tf.ones(kernel), groups=groups)
+    for shape in (x, kernel):
+        assert ", ".join(map(str, shape)) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "x, kernels",
+    [
+        ([2, 4, 4, 6], [2, 3, 3, 4, 2]),
+        ([2, 4, 4, 6], [2, 3, 3, 3, 5]),
+        ([2, 4, 4, 6], [2, 3, 3, 0, 4]),
+        ([2, 4, 4, 6], [3, 3, 3, 6, 2]),  # another batch
+        ([2, 4, 4, 6], [3, 3, 6, 4]),
+    ],
+)
+def test_bad_shapes_per_example(x, kernels):
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        per_example_conv(tf.ones(x), tf.ones(kernels))
+    for shape in (x, kernels):
+        assert ", ".join(map(str, shape)) in str(caught.value)
+
+
+def test_batches_that_differ_at_run_time():
+    """Three kernels for two examples."""
+    traced = tf.function(
+        per_example_conv,
+        input_signature=[tf.TensorSpec([None, 4, 4, 6]), tf.TensorSpec([None, 3, 3, 6, 2])],
+    )
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        traced(tf.ones([2, 4, 4, 6]), tf.ones([3, 3, 3, 6, 2]))
+
+
+@pytest.mark.parametrize(
+    "arguments, name",
+    [
+        ({"strides": 0}, "strides"),
+        ({"strides": (1, 2, 3)}, "strides"),
+        ({"dilation_rate": 0}, "dilation_rate"),
+        ({"padding": "causal"}, "padding"),
+        ({"padding": "most"}, "padding"),
+        ({"padding": ((1, 1), (1, -1))}, "padding"),
+        ({"data_format": "NHWC"}, "data_format"),
+        ({"padding": "valid", "dilation_rate": 3}, "kernel"),
+    ],
+)
+def test_bad_arguments(arguments, name):
+    x, kernel = tf.ones([2, 4, 4, 6]), tf.ones([3, 3, 6, 2])
+    with pytest.raises(ValueError, match=rf"{name}.*Received: "):
+        conv(x, kernel, **arguments)
+    with pytest.raises(ValueError, match=rf"{name}.*Received: "):
+        per_example_conv(x, tf.stack([kernel, kernel]), **arguments)

@@ -1,0 +1,190 @@
+"""The native ops themselves, without tfconv's own checks in front: errors, never a crash."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+HUGE = 2**40
+GEOMETRY = {"kernel_size": [3, 3], "strides": [1, 1], "dilations": [1, 1], "padding": "SAME"}
+BAD_ATTRIBUTES = [
+    {"strides": [0, 1]},
+    {"strides": [1]},
+    {"strides": [1, 1, 1]},
+    {"strides": []},
+    {"strides": [1, -1]},
+    {"strides": [HUGE, 1]},
+    {"dilations": [0, 1]},
+    {"dilations": [1]},
+    {"dilations": [1, HUGE]},
+    {"padding": "EXPLICIT"},
+    {"padding": "EXPLICIT", "explicit_paddings": [1, 1, 1]},
+    {"padding": "EXPLICIT", "explicit_paddings": [1, 1, 1, -1]},
+    {"padding": "EXPLICIT", "explicit_paddings": [1, 1, 1, HUGE]},
+    {"padding": "SAME", "explicit_paddings": [1, 1, 1, 1]},
+    {"padding": "MIRROR"},
+]
+BAD_KERNEL_SIZES = [
+    {"kernel_size": []},
+    {"kernel_size": [3]},
+    {"kernel_size": [3, 3, 3]},
+    {"kernel_size": [2, 3]},
+    {"kernel_size": [0, 3]},
+    {"kernel_size": [-3, -3]},
+    {"kernel_size": [HUGE, 3]},
+    {"kernel_size": [2**16, 2**16]},
+]
+SHAPES = {
+    "x": [2, 4, 5, 6],
+    "kernel": [2, 4, 5, 9],
+    "offset": [2, 4, 5, 18],
+    "filter": [3, 3, 6, 2],
+    "mask": [2, 4, 5, 9],
+    "dcolumns": [2, 4, 5, 9, 6],
+}
+# The inputs of every op, and the shape of the gradient that its gradient op takes.
+OPS = {
+    "involution": (["x", "kernel"], {}),
+    "involution_grad": (["x", "kernel", "dy"], {"dy": [2, 4, 5, 6]}),
+    "deformable_sample": (["x", "offset", "mask"], {}),
+    "deformable_sample_grad": (["x", "offset", "dcolumns", "mask"], {}),
+    "deformable_conv": (["x", "offset", "filter", "mask"], {}),
+    "deformable_conv_grad": (["x", "offset", "filter", "dy", "mask"], {"dy": [2, 4, 5, 2]}),
+}
+
+
+def shapes_of(op):
+    names, further = OPS[op]
+    return {name: {**SHAPES, **further}[name] for name in names}
+
+
+def call(module, op, shapes, **attributes):
+    """Calls a native op on ones; a mask is a list of at most one tensor."""
+    attributes = {**GEOMETRY, **attributes}
+    if "filter" in shapes:
+        del attributes["kernel_size"]
+    inputs = {name: tf.ones(shape) for name, shape in shapes.items()}
+    return invoke(module, op, inputs, attributes)
+
+
+def invoke(module, op, inputs, attributes):
+    if "mask" in inputs:
+        inputs = {**inputs, "mask": [inputs["mask"]]}
+    elif op.startswith("deformable"):
+        inputs = {**inputs, "mask": []}
+    return getattr(module, f"tfconv_{op}")(**inputs, **attributes)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_good_arguments(op, native_module):
+    """The starting point of all the others."""
+    results = call(native_module, op, shapes_of(op))
+    for result in results if op.endswith("grad") else [results]:
+        for tensor in result if isinstance(result, list) else [result]:
+            assert np.isfinite(tensor).all()
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_bad_attributes(op, native_module):
+    for attributes in BAD_ATTRIBUTES + ([] if "filter" in shapes_of(op) else BAD_KERNEL_SIZES):
+        with pytest.raises((tf.errors.InvalidArgumentError, ValueError)):
+            call(native_module, op, shapes_of(op), **attributes)
+            pytest.fail(f"{attributes} were taken")
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("graph", [False, True], ids=["eager", "run time"])
+def test_bad_shapes(op, graph, native_module):
+    """Each size of each input in turn is wrong; so is each rank.
+
+    In graphs nothing is known of the shapes before run time.
+    """
+    good = shapes_of(op)
+    attributes = {k: v for k, v in GEOMETRY.items() if k != "kernel_size" or "filter" not in good}
+    names = list(good)
+    traced = tf.function(
+        lambda *inputs: invoke(native_module, op, dict(zip(names, inputs)), attributes),
+        input_signature=[tf.TensorSpec(None)] * len(names),
+        autograph=False,
+    )
+    for name, shape in good.items():
+        for bad in wrong(shape):
+            shapes = {**good, name: bad}
+            if compatible(op, shapes):
+                continue
+            with pytest.raises((tf.errors.InvalidArgumentError, ValueError)):
+                if graph:
+                    traced(*(tf.ones(s) for s in shapes.values()))
+                else:
+                    call(native_module, op, shapes)
+                pytest.fail(f"{name} of shape {bad} was taken")
+
+
+def wrong(shape):
+    """Shapes that differ from ``shape`` in one size, or in rank."""
+    for axis, size in enumerate(shape):
+        for other in (0, size - 1, size + 1):
+            yield [*shape[:axis], other, *shape[axis + 1 :]]
+    yield shape[:-1]
+    yield [*shape, 1]
+    yield []
+
+
+def compatible(op, shapes):
+    """Whether shapes are right after all: with other channels, or with other filters."""
+    free = {
+        "involution": ("x", 3),
+        "deformable_sample": ("x", 3),
+        "deformable_conv": ("filter", 3),
+    }
+    if op not in free:
+        return False
+    name, axis = free[op]
+    good, shape = shapes_of(op), shapes[name]
+    if len(shape) != len(good[name]):
+        return False
+    return {**shapes, name: [*shape[:axis], good[name][axis], *shape[axis + 1 :]]} == good
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_shape_functions_of_unknown_inputs(op, native_module):
+    """Nothing known gives nothing wrong: the rank at most, no size."""
+    names = list(shapes_of(op))
+    attributes = {k: v for k, v in GEOMETRY.items() if k != "kernel_size" or "filter" not in names}
+    traced = tf.function(
+        lambda *inputs: invoke(native_module, op, dict(zip(names, inputs)), attributes),
+        autograph=False,
+    )
+    traced = traced.get_concrete_function(*[tf.TensorSpec(None)] * len(names))
+    for shape in tf.nest.flatten(traced.output_shapes):
+        assert shape.rank is None or all(size in (None, 9) for size in shape.as_list())
+    results = traced(*(tf.ones(shape) for shape in shapes_of(op).values()))
+    expected = call(native_module, op, shapes_of(op))
+    for actual, other in zip(tf.nest.flatten(results), tf.nest.flatten(expected)):
+        np.testing.assert_array_equal(actual, other)
+
+
+def test_shape_functions_know_what_can_be_known(native_module):
+    attributes = {**GEOMETRY, "strides": [2, 1]}
+    traced = tf.function(
+        lambda x, kernel: native_module.tfconv_involution(x=x, kernel=kernel, **attributes)
+    ).get_concrete_function(tf.TensorSpec([None, 7, None, 6]), tf.TensorSpec([2, None, 5, None]))
+    assert traced.output_shapes.as_list() == [2, 4, 5, 6]
+    traced = tf.function(
+        lambda x, offset: native_module.tfconv_deformable_sample(
+            x=x, offset=offset, mask=[], **attributes
+        )
+    ).get_concrete_function(tf.TensorSpec([None, 7, None, 6]), tf.TensorSpec([2, None, 5, None]))
+    assert traced.output_shapes.as_list() == [2, 4, 5, 9, 6]
+
+
+def test_two_masks(native_module):
+    x, offset, mask = (tf.ones(SHAPES[name]) for name in ("x", "offset", "mask"))
+    with pytest.raises((tf.errors.InvalidArgumentError, ValueError)):
+        native_module.tfconv_deformable_sample(x=x, offset=offset, mask=[mask, mask], **GEOMETRY)
+
+
+@pytest.mark.parametrize("dtype", [tf.int32, tf.complex64, tf.uint8])
+def test_other_data_types(dtype, native_module):
+    x, kernel = (tf.cast(tf.ones(SHAPES[name]), dtype) for name in ("x", "kernel"))
+    with pytest.raises((tf.errors.InvalidArgumentError, tf.errors.NotFoundError, TypeError)):
+        native_module.tfconv_involution(x=x, kernel=kernel, **GEOMETRY)

@@ -1,0 +1,169 @@
+"""Slow, obvious NumPy references in float64: a loop for every sum.
+
+They share no code with tfconv. `tests/test_reference.py` holds them against the recorded cases.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+Ints = tuple[int, ...]
+
+
+class Window(NamedTuple):
+    """A kernel's window: output p and tap t read pixel ``p * stride - before + t * dilation``."""
+
+    kernel_size: Ints
+    strides: Ints
+    pads: tuple[tuple[int, int], ...]
+    dilations: Ints
+
+    @property
+    def taps(self) -> list[Ints]:
+        return list(np.ndindex(*self.kernel_size))
+
+    def outputs(self, sizes: Sequence[int]) -> Ints:
+        return tuple(
+            (size + before + after - (k - 1) * d - 1) // s + 1
+            for size, k, s, (before, after), d in zip(sizes, *self)
+        )
+
+    def pixel(self, position: Sequence[int], tap: Sequence[int]) -> Ints:
+        return tuple(
+            p * s - before + t * d for p, t, s, (before, _), d in zip(position, tap, *self[1:])
+        )
+
+
+def window(sizes, kernel_size, strides=1, padding="valid", dilations=1) -> Window:
+    """The window for an input of the given spatial sizes, with its padding spelled out."""
+    rank = len(sizes)
+    kernel, strides, dilations = (
+        (v,) * rank if isinstance(v, int) else tuple(v) for v in (kernel_size, strides, dilations)
+    )
+    reach = [(k - 1) * d for k, d in zip(kernel, dilations)]
+    if padding == "same":
+        totals = [
+            max((math.ceil(n / s) - 1) * s + r + 1 - n, 0) for n, s, r in zip(sizes, strides, reach)
+        ]
+        pads = [(total // 2, total - total // 2) for total in totals]
+    elif padding == "valid":
+        pads = [(0, 0)] * rank
+    elif padding == "full":
+        pads = [(r, r) for r in reach]
+    elif padding == "causal":
+        pads = [(r, 0) for r in reach]
+    elif isinstance(padding, int):
+        pads = [(padding, padding)] * rank
+    else:
+        pads = [tuple(pair) for pair in padding]
+    return Window(kernel, strides, tuple(pads), dilations)
+
+
+def _pixel(x: np.ndarray, at: Sequence[int]) -> np.ndarray:
+    """Pixel ``at`` of all images of a batch: [N, C], zeros outside."""
+    if all(0 <= i < n for i, n in zip(at, x.shape[1:-1])):
+        return x[(slice(None), *at)]
+    return np.zeros((x.shape[0], x.shape[-1]))
+
+
+def _pixels(x: np.ndarray, w: Window) -> Iterator[tuple[Ints, int, np.ndarray]]:
+    """(output position, number of the tap, pixel [N, C]) for all positions and taps."""
+    for position in np.ndindex(*w.outputs(x.shape[1:-1])):
+        for number, tap in enumerate(w.taps):
+            yield position, number, _pixel(x, w.pixel(position, tap))
+
+
+def involution(x: np.ndarray, kernel: np.ndarray, w: Window) -> np.ndarray:
+    """``y[n, p, c] = sum_t kernel[n, p, g(c) * T + t] * x[n, pixel(p, t), c]``."""
+    x, kernel = x.astype(np.float64), kernel.astype(np.float64)
+    taps = len(w.taps)
+    width = x.shape[-1] * taps // kernel.shape[-1]  # channels of a group
+    y = np.zeros((x.shape[0], *w.outputs(x.shape[1:-1]), x.shape[-1]))
+    for position, tap, pixel in _pixels(x, w):
+        weights = kernel[(slice(None), *position, slice(tap, None, taps))]  # [N, groups]
+        y[(slice(None), *position)] += np.repeat(weights, width, axis=1) * pixel
+    return y
+
+
+def conv(x: np.ndarray, kernel: np.ndarray, w: Window, groups: int = 1) -> np.ndarray:
+    """``y[n, p, f] = sum_{t, c} kernel[t, c, f] * x[n, pixel(p, t), c]`` within f's group."""
+    return per_example_conv(x, np.broadcast_to(kernel, (len(x), *kernel.shape)), w, groups)
+
+
+def per_example_conv(
+    x: np.ndarray, kernels: np.ndarray, w: Window, groups: int | None = None
+) -> np.ndarray:
+    """`conv` with kernel n for example n; the shapes say how many groups there are."""
+    x, kernels = x.astype(np.float64), kernels.astype(np.float64)
+    width, filters = kernels.shape[-2:]
+    count = x.shape[-1] // width
+    assert groups in (None, count)
+    per_group = filters // count
+    flat = kernels.reshape(len(kernels), len(w.taps), width, filters)
+    y = np.zeros((x.shape[0], *w.outputs(x.shape[1:-1]), filters))
+    for position, tap, pixel in _pixels(x, w):
+        for g in range(count):
+            inputs = pixel[:, g * width : (g + 1) * width]
+            mine = slice(g * per_group, (g + 1) * per_group)
+            products = inputs[:, :, None] * flat[:, tap, :, mine]
+            y[(slice(None), *position, mine)] += products.sum(axis=1)
+    return y
+
+
+def bilinear(image: np.ndarray, row: float, column: float) -> np.ndarray:
+    """The value of image [H, W, C] between its pixels; each corner outside counts as zero."""
+    top, left = math.floor(row), math.floor(column)
+    value = np.zeros(image.shape[-1])
+    for i, j in ((top, left), (top, left + 1), (top + 1, left), (top + 1, left + 1)):
+        if 0 <= i < image.shape[0] and 0 <= j < image.shape[1]:
+            value += (1 - abs(row - i)) * (1 - abs(column - j)) * image[i, j]
+    return value
+
+
+def deformable_sample(
+    x: np.ndarray, offset: np.ndarray, mask: np.ndarray | None, w: Window
+) -> np.ndarray:
+    """``s[n, p, t, c] = mask * bilinear(x[n, :, :, c], pixel(p, t) + offset)``."""
+    x, offset = x.astype(np.float64), offset.astype(np.float64)
+    taps, channels = len(w.taps), x.shape[-1]
+    groups = offset.shape[-1] // (2 * taps)
+    width = channels // groups
+    samples = np.zeros((*offset.shape[:3], taps, channels))
+    for n, i, j in np.ndindex(*offset.shape[:3]):
+        for t, tap in enumerate(w.taps):
+            row, column = w.pixel((i, j), tap)
+            for o in range(groups):
+                dy, dx = offset[n, i, j, (o * taps + t) * 2 :][:2]
+                mine = slice(o * width, (o + 1) * width)
+                value = bilinear(x[n, :, :, mine], row + dy, column + dx)
+                if mask is not None:
+                    value = value * np.float64(mask[n, i, j, o * taps + t])
+                samples[n, i, j, t, mine] = value
+    return samples
+
+
+def deformable_conv2d(
+    x: np.ndarray,
+    offset: np.ndarray,
+    kernel: np.ndarray,
+    mask: np.ndarray | None,
+    bias: np.ndarray | None,
+    w: Window,
+) -> np.ndarray:
+    """``y[n, p, f] = bias[f] + sum_{t, c} kernel[t, c, f] * s[n, p, t, c]`` within f's group."""
+    samples = deformable_sample(x, offset, mask, w)
+    width, filters = kernel.shape[2:]
+    per_group = filters // (x.shape[-1] // width)
+    y = np.zeros((*offset.shape[:3], filters))
+    for f in range(filters):
+        g = f // per_group
+        for t, tap in enumerate(w.taps):
+            for c in range(width):
+                y[..., f] += np.float64(kernel[(*tap, c, f)]) * samples[..., t, g * width + c]
+        if bias is not None:
+            y[..., f] += np.float64(bias[f])
+    return y
