@@ -95,7 +95,7 @@ test: build build-addons lint ## Lint, then all tests under Keras 3, Keras 2 and
 	run legacy-keras $(VENV)/bin/python TF_USE_LEGACY_KERAS=1
 	echo "== summary"
 	for name in keras-3 keras-2-addons legacy-keras; do
-	  printf '%-16s %s\n' "$$name" "$$(tail -n 1 "$(LOGS)/$$name.log")"
+	  printf '%-16s %s\n' "$$name" "$$(grep -E '[0-9]+ (passed|failed|error)' "$(LOGS)/$$name.log" | tail -n 1)"
 	done
 	exit $$failed
 

@@ -501,7 +501,7 @@ def test_sdist_is_complete(project, tmp_path):
         "Makefile",
     } <= names
     assert {".ci/run", "tfconv/_build.py", "tests/test_build.py"} <= names
-    assert not [n for n in names if "_native" in n or n.endswith((".so", ".pyc"))]
+    assert not [n for n in names if "/_native/" in n or n.endswith((".so", ".pyc"))]
 
 
 def test_wheel_without_library_is_pure_and_has_the_sources(project, tmp_path):
