@@ -12,15 +12,17 @@ _FOLDER = pathlib.Path(__file__).parent / "data"
 _IMAGES = ("x", "offset", "mask", "kernel", "out")
 
 
-def _channels_last(name: str, value: np.ndarray) -> np.ndarray | int | tuple[int, ...]:
+def _channels_last(
+    name: str, value: np.ndarray, rank: int = 2
+) -> np.ndarray | int | tuple[int, ...]:
     name = name.replace("grad_", "")
     if np.issubdtype(value.dtype, np.integer):
         return tuple(value.tolist()) if value.ndim else int(value)
     if name in _IMAGES:
         return np.moveaxis(value, 1, -1)
-    if name == "weight":  # [..., O, I, kh, kw] -> [..., kh, kw, I, O]
-        lead = list(range(value.ndim - 4))
-        return value.transpose([*lead, -2, -1, -3, -4])
+    if name == "weight":  # [..., O, I, *k] -> [..., *k, I, O]
+        lead = value.ndim - rank - 2
+        return value.transpose([*range(lead), *range(lead + 2, value.ndim), lead + 1, lead])
     return value
 
 
@@ -31,7 +33,8 @@ def cases(name: str) -> list[SimpleNamespace]:
     with np.load(_FOLDER / f"{name}.npz") as data:
         for key in data.files:
             number, field = key.split("/")
-            found.setdefault(number, {})[field] = _channels_last(field, data[key])
+            rank = int(data[f"{number}/nd"]) if f"{number}/nd" in data.files else 2
+            found.setdefault(number, {})[field] = _channels_last(field, data[key], rank)
     fields = sorted({field for case in found.values() for field in case})
     absent = dict.fromkeys(fields)
     return [SimpleNamespace(**{**absent, **found[number]}) for number in sorted(found)]

@@ -49,6 +49,25 @@ def test_status_table(capsys, monkeypatch):
     assert tfconv.native_status().in_force in printed
 
 
+def test_layers_json(capsys):
+    assert cli.main(["layers", "--json"]) == 0
+    rows = {row["family"]: row for row in json.loads(capsys.readouterr().out)}
+    listed = [name for row in rows.values() for name in row["layers"]]
+    assert sorted(listed) == sorted(tfconv.layers.__all__)
+    assert rows["Involution"]["ranks"] == [1, 2, 3]
+    assert rows["DeformableConv"]["replaces"] == ["Conv2D"]
+    assert rows["CondDense"]["replaces"] == ["Dense"]
+    assert all(row["source"] for row in rows.values())
+
+
+def test_layers_table(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert cli.main(["layers"]) == 0
+    printed = capsys.readouterr().out
+    for row in cli.collect_layers():
+        assert row["family"] in printed
+
+
 @pytest.mark.parametrize(
     "found, stale, others, reason",
     [

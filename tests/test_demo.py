@@ -30,7 +30,6 @@ def run_c_api(model, inputs, outputs, *options):
 
 def test_demo(tmp_path, capsys):
     """One epoch: too few to be accurate, which must be said, but every route has to agree."""
-    pytest.importorskip("matplotlib")
     output = tmp_path / "new" / "out"
     (output / "digits-serving" / "1" / "assets").mkdir(parents=True)
     (output / "digits-serving" / "1" / "left-over").touch()
@@ -203,7 +202,6 @@ def test_no_libraries(tmp_path):
 
 
 def test_output_cannot_be_written(tmp_path, capsys):
-    pytest.importorskip("matplotlib")
     file = Path(tmp_path, "a file")
     file.touch()
     assert cli.main(["demo", "--output", str(file)]) == 1

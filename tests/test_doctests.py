@@ -16,6 +16,7 @@ PUBLIC = {
 WITHOUT = {
     "tfconv.NativeStatus",
     "tfconv.__version__",
+    "tfconv.callbacks",
     "tfconv.keep_native",
     "tfconv.layers",
     "tfconv.native_status",

@@ -9,7 +9,7 @@ from tfconv import _compat
 
 _compat.require_tensorflow_backend()
 
-from tfconv import layers, ops  # noqa: E402
+from tfconv import callbacks, layers, ops  # noqa: E402
 from tfconv._version import __version__  # noqa: E402
 from tfconv.layers import *  # noqa: E402,F403
 from tfconv.ops.dispatch import (  # noqa: E402
@@ -18,14 +18,17 @@ from tfconv.ops.dispatch import (  # noqa: E402
     native_status,
     portable,
 )
+from tfconv.replacements import replacements  # noqa: E402
 
 __all__ = [
     "NativeStatus",
     "__version__",
+    "callbacks",
     "keep_native",
     "layers",
     "native_status",
     "ops",
     "portable",
+    "replacements",
     *layers.__all__,
 ]

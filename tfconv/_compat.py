@@ -58,3 +58,8 @@ def standardized_data_format(data_format: "str | None") -> str:
             f"Received: data_format={data_format!r}"
         )
     return name
+
+
+def all_layers(model) -> list:
+    """The layers of a model, those inside others included."""
+    return list(model._flatten_layers())  # the same name in both Keras

@@ -1,4 +1,4 @@
-"""The command line: `tfconv status`, `tfconv build`, `tfconv demo`.
+"""The command line: `tfconv status`, `tfconv layers`, `tfconv build`, `tfconv demo`.
 
 `python -m tfconv` is the same program.
 """
@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -59,6 +60,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     status.add_argument("--json", action="store_true", help="print JSON instead of a table")
     status.set_defaults(run=_status)
+
+    layers = commands.add_parser(
+        "layers",
+        help="list the layers, their sources, and what they can stand in for",
+        description="Lists the layers: for how many spatial axes there are, where each comes "
+        "from, and which layers of Keras it can stand in for.",
+    )
+    layers.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    layers.set_defaults(run=_layers)
 
     build = commands.add_parser(
         "build",
@@ -242,6 +252,67 @@ def _status(arguments: argparse.Namespace) -> int:
     for name, value in rows.items():
         if value:
             table.add_row(name, Text(str(value)))
+    Console().print(table)
+    return 0
+
+
+# tfconv layers
+
+
+def collect_layers() -> list[dict[str, Any]]:
+    """What `tfconv layers` tells, ready for JSON.
+
+    Returns:
+        A dictionary for each family of layers: `family`, `layers` (the names of its classes),
+        `ranks` (of those that have one), `source` (from its docstring) and `replaces` (layers
+        of Keras).
+    """
+    import tfconv
+    from tfconv._compat import keras
+    from tfconv.replacements import REPLACEABLE
+
+    replaced: dict[str, list[str]] = {}
+    for theirs in REPLACEABLE:
+        for replacement in tfconv.replacements(getattr(keras.layers, theirs)):
+            replaced.setdefault(replacement.layer_class.__name__, []).append(theirs)
+    families: dict[str, dict[str, Any]] = {}
+    for name in sorted(tfconv.layers.__all__):
+        rank = re.search(r"([123])D", name)
+        family = name if rank is None else name.replace(rank.group(), "")
+        row = families.setdefault(
+            family,
+            {"family": family, "layers": [], "ranks": [], "source": None, "replaces": []},
+        )
+        layer_class = getattr(tfconv.layers, name)
+        row["layers"].append(name)
+        row["ranks"] += [] if rank is None else [int(rank.group(1))]
+        row["source"] = row["source"] or _source(layer_class)
+        row["replaces"] += replaced.get(name, [])
+    return list(families.values())
+
+
+def _source(layer_class: type) -> str | None:
+    """The "Source" in the docstring of a layer or of what it is made from."""
+    for base in layer_class.__mro__:
+        found = re.search(r"^ *Source: (.*?)(?:\n *\n|\Z)", base.__doc__ or "", re.M | re.S)
+        if found:
+            return " ".join(found.group(1).split())
+    return None
+
+
+def _layers(arguments: argparse.Namespace) -> int:
+    rows = collect_layers()
+    if arguments.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("layer", "axes", "can stand in for", "source"):
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        axes = ", ".join(map(str, row["ranks"])) or "any"
+        table.add_row(row["family"], axes, ", ".join(row["replaces"]), row["source"] or "")
     Console().print(table)
     return 0
 

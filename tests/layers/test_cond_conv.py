@@ -1,4 +1,4 @@
-"""CondConv2D and DepthwiseCondConv2D."""
+"""CondConv1D, 2D, 3D and DepthwiseCondConv2D."""
 
 import numpy as np
 import pytest
@@ -7,10 +7,37 @@ import tensorflow as tf
 import tfconv
 from tests import recorded, reference
 from tests.layer_check import check_layer, randomize
-from tests.ops.geometries import gradients
+from tests.ops.geometries import assert_numeric_gradients, gradients
 from tfconv._compat import keras
+from tfconv.ops.per_example_conv import cheaper_execution, mixed_conv
 
 LAYER_CASES = [
+    (
+        tfconv.CondConv1D,
+        (7, 4),
+        {
+            "filters": 6,
+            "kernel_size": 3,
+            "strides": 2,
+            "padding": "causal",
+            "dilation_rate": 2,
+            "groups": 2,
+            "num_experts": 3,
+            "execution": "mix_outputs",
+        },
+    ),
+    (
+        tfconv.CondConv3D,
+        (4, 3, 5, 4),
+        {
+            "filters": 6,
+            "kernel_size": (2, 3, 2),
+            "padding": "same",
+            "groups": 2,
+            "num_experts": 2,
+            "activation": "tanh",
+        },
+    ),
     (
         tfconv.CondConv2D,
         (7, 6, 4),
@@ -179,6 +206,98 @@ def test_examples_do_not_mix(rng):
     np.testing.assert_allclose(layer(x), tf.concat(alone, 0), rtol=1e-4, atol=1e-5)
 
 
+# The two orders.
+
+ORDERS = ["mix_kernels", "mix_outputs", "auto"]
+
+
+@pytest.mark.parametrize("experts", [1, 3])
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize(
+    "sizes, arguments",
+    [
+        ((7,), {"padding": "causal", "strides": 2, "dilation_rate": 2}),
+        ((1,), {"padding": "same"}),
+        ((6, 5), {"padding": "full"}),
+        ((6, 5), {"padding": "same", "strides": 2, "dilation_rate": 2}),
+        ((3, 4, 3), {"padding": 1, "strides": (1, 2, 1)}),
+    ],
+    ids=str,
+)
+def test_orders_give_the_same(sizes, arguments, groups, experts, rng):
+    """Outputs and gradients, against the reference."""
+    x = rng.standard_normal((2, *sizes, 4))
+    kernels = rng.standard_normal((experts, *(3 for _ in sizes), 4 // groups, 6))
+    weights = rng.standard_normal((2, experts))
+    given = {"strides": 1, "dilation_rate": 1, **arguments}
+    window = reference.window(sizes, 3, given["strides"], given["padding"], given["dilation_rate"])
+    expected = reference.per_example_conv(x, np.tensordot(weights, kernels, 1), window)
+    first = None
+    for order in ORDERS:
+        results = gradients(
+            lambda *t, order=order: mixed_conv(*t, execution=order, **arguments),
+            [x, kernels, weights],
+        )
+        np.testing.assert_allclose(results[0], expected, rtol=1e-9, atol=1e-9)
+        first = first or results
+        for actual, other in zip(results, first):
+            np.testing.assert_allclose(actual, other, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_numeric_gradients_of_orders(order, rng):
+    inputs = [rng.standard_normal(s) for s in ((2, 3, 2, 4), (2, 2, 1, 2, 2), (2, 2))]
+    assert_numeric_gradients(lambda *t: mixed_conv(*t, execution=order), inputs)
+
+
+@pytest.mark.parametrize("batch", [0, 1, 33])
+@pytest.mark.parametrize("order", ORDERS)
+def test_batches(order, batch, rng):
+    layer = tfconv.CondConv2D(4, 3, groups=2, num_experts=3, execution=order, dtype="float64")
+    x, routing = rng.standard_normal((batch, 5, 4, 2)), rng.standard_normal((batch, 3))
+    y, *grads = gradients(layer, [x, routing])
+    assert y.shape == (batch, 3, 2, 4)
+    assert [g.shape for g in grads] == [x.shape, routing.shape]
+
+
+@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16, tf.float32])
+@pytest.mark.parametrize("order", ORDERS)
+def test_data_types(order, dtype, rng):
+    shapes = ((2, 5, 4, 4), (3, 3, 2, 2, 6), (2, 3))
+    inputs = [tf.cast(rng.standard_normal(shape), dtype) for shape in shapes]
+    results = gradients(lambda *t: mixed_conv(*t, execution=order), inputs)
+    assert [t.dtype for t in results] == [dtype] * 4
+    exact = mixed_conv(*(tf.cast(t, tf.float64) for t in inputs))
+    tolerance = {tf.float16: 0.02, tf.bfloat16: 0.15, tf.float32: 1e-4}[dtype]
+    np.testing.assert_allclose(tf.cast(results[0], tf.float64), exact, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    "experts, size, filters, positions, order",
+    [
+        (4, 900, 10, 100, "mix_kernels"),
+        (4, 900, 10, None, "mix_kernels"),
+        (4, 900, 10, 1, "mix_outputs"),  # 4 * 910 against 5 * 900
+        (900, 2, 2, 1, "mix_kernels"),  # 900 * 4 against 901 * 2
+        (1, 900, 10, 100, "mix_kernels"),  # 91000 against 90900
+        (1, 900, 10, 10, "mix_outputs"),
+    ],
+)
+def test_cheaper_execution(experts, size, filters, positions, order):
+    assert cheaper_execution((experts, size), filters, positions) == order
+
+
+def test_depthwise_orders(rng):
+    x = rng.standard_normal((2, 6, 5, 4))
+    arguments = {"depth_multiplier": 2, "num_experts": 3, "dtype": "float64"}
+    first = tfconv.DepthwiseCondConv2D(3, execution="mix_kernels", **arguments)
+    second = tfconv.DepthwiseCondConv2D(3, execution="mix_outputs", **arguments)
+    first(x), second(x)
+    randomize(first)
+    second.set_weights(first.get_weights())
+    np.testing.assert_allclose(second(x), first(x), rtol=1e-10, atol=1e-10)
+
+
 # Experts.
 
 
@@ -285,6 +404,7 @@ def test_bad_routing_weights(shape):
         ({"groups": 4}, "groups"),
         ({"num_experts": 0}, "num_experts"),
         ({"num_experts": True}, "num_experts"),
+        ({"execution": "both"}, "execution"),
         ({"data_format": "first"}, "data_format"),
     ],
 )

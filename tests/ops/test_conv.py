@@ -1,5 +1,11 @@
 """Convolution with every padding, strides with dilation, and groups; and one kernel an example."""
 
+import functools
+import os
+import pathlib
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -137,6 +143,71 @@ def test_recorded_cases(number):
 def test_numeric_gradients(geometry, sizes, rng):
     assert_numeric_gradients(plain(geometry, sizes[0]), draw(rng, geometry, 1, sizes))
     assert_numeric_gradients(per_example(geometry), draw(rng, geometry, 1, sizes, each=True))
+
+
+# Formulations: which one serves depends on ranks, groups, strides and dilations.
+
+FORMS = [
+    (geometry, sizes)
+    for sizes in [(1, 3, 2), (2, 3, 2), (3, 1, 2), (33, 2, 1)]
+    for geometry in [
+        Geometry((7,), 3, 2),
+        Geometry((7,), 3, 1, "causal", 2),
+        Geometry((5, 6), (3, 2), 2, 1),
+        Geometry((6, 5), 3, 1, "full", (2, 1)),
+        Geometry((5, 6), 2, (2, 1), "same", 2),
+        Geometry((3, 4, 3), 2, 2),
+        Geometry((3, 4, 3), 2, 1, ((1, 0), (0, 2), (0, 0)), (1, 2, 1)),
+    ]
+]
+
+
+def form_results(forms=FORMS, jit_compile=False, dtype="float32"):
+    """Outputs and gradients of `FORMS`, eagerly or compiled by XLA."""
+    rng, results = np.random.default_rng(0), []
+    for geometry, sizes in forms:
+        inputs = [tf.cast(t, dtype) for t in draw(rng, geometry, 2, sizes)]
+
+        function = functools.partial(gradients, plain(geometry, sizes[0]))
+        if jit_compile:
+            function = tf.function(function, jit_compile=True)
+        results += function(inputs)
+    return [np.asarray(t) for t in results]
+
+
+def test_forms_match_reference():
+    rng, results = np.random.default_rng(0), form_results(dtype="float64")
+    for (geometry, sizes), y in zip(FORMS, results[::3]):
+        x, kernel = draw(rng, geometry, 2, sizes)
+        expected = reference.conv(x, kernel, geometry.window, sizes[0])
+        np.testing.assert_allclose(y, expected, rtol=1e-11, atol=1e-11, err_msg=str(geometry))
+
+
+def test_trains_under_xla():
+    forms = FORMS[7:21]  # few groups: XLA takes its time
+    for actual, expected in zip(form_results(forms, jit_compile=True), form_results(forms)):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_trains_without_onednn(tmp_path):
+    program = (
+        "import sys, numpy\n"
+        "from tests.ops.test_conv import form_results\n"
+        "numpy.savez(sys.argv[1], *form_results(), *form_results(dtype='float64'))"
+    )
+    root = pathlib.Path(__file__).parents[2]
+    subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "results.npz")],
+        cwd=root,
+        env={**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0"},
+        check=True,
+        timeout=300,
+    )
+    expected = form_results() + form_results(dtype="float64")
+    with np.load(tmp_path / "results.npz") as actual:
+        assert len(actual.files) == len(expected)
+        for name, other in zip(actual.files, expected):
+            np.testing.assert_allclose(actual[name], other, rtol=1e-4, atol=1e-4)
 
 
 # Properties.

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import tensorflow as tf
-
-from tfconv import ops
 from tfconv.layers.base import ConvLayer, KernelLayer, positive_int, register
-from tfconv.layers.experts import Experts, mean_axes, with_bias
+from tfconv.layers.experts import Experts, MixedConv, mean_axes
 from tfconv.ops.geometry import Padding
 
 
-class CondConv(Experts, ConvLayer):
+class CondConv(MixedConv, Experts, ConvLayer):
     """Conditionally parameterized convolution of any rank.
 
     ``y[n] = activation(x[n] * sum_e r[n, e] K_e + sum_e r[n, e] b_e)``: one convolution per
@@ -40,6 +37,9 @@ class CondConv(Experts, ConvLayer):
         kernel_constraint, bias_constraint: Constraints, applied to each expert.
         num_experts: Kernels to mix.
         routing_activation: Activation of the layer's own routing.
+        execution: "mix_kernels" mixes the kernels and convolves each example with its own;
+            "mix_outputs" convolves with every expert and mixes the outputs; "auto" takes the
+            one with fewer multiply-adds. The result is the same.
         **kwargs: Keras's own: ``name``, ``dtype``, ``trainable``.
 
     Call arguments:
@@ -73,6 +73,7 @@ class CondConv(Experts, ConvLayer):
         *args: Any,
         num_experts: int = 8,
         routing_activation: Any = "sigmoid",
+        execution: str = "auto",
         **kwargs: Any,
     ):
         super().__init__(
@@ -87,6 +88,7 @@ class CondConv(Experts, ConvLayer):
             **kwargs,
         )
         self.set_experts(num_experts, routing_activation)
+        self.set_execution(execution)
 
     def build(self, input_shape):
         kernel_shape = self.kernel_shape(input_shape)
@@ -96,12 +98,25 @@ class CondConv(Experts, ConvLayer):
     def call(self, inputs, routing_weights=None):
         x = self.channels_last(inputs)
         routing = self.routed(x, routing_weights, mean_axes(x.shape, -1))
-        kernels, bias = self.mixed(routing)
-        y = ops.per_example_conv(x, kernels, **self.geometry_arguments)
-        return self.activation(self.restored(with_bias(y, bias)))
+        return self.activation(self.restored(self.convolved(x, routing, self.groups)))
 
     def get_config(self):
         return {**super().get_config(), **self.experts_config()}
+
+
+@register
+class CondConv1D(CondConv):
+    """Conditionally parameterized convolution of sequences; see `CondConv` for the arguments.
+
+    ``y[n] = activation(x[n] * sum_e r[n, e] K_e + sum_e r[n, e] b_e)``.
+
+    Example:
+        >>> layer = tfconv.CondConv1D(8, 3, padding="causal", num_experts=4)
+        >>> layer(tf.ones([2, 6, 3])).shape
+        TensorShape([2, 6, 8])
+    """
+
+    rank = 1
 
 
 @register
@@ -120,7 +135,22 @@ class CondConv2D(CondConv):
 
 
 @register
-class DepthwiseCondConv2D(Experts, KernelLayer):
+class CondConv3D(CondConv):
+    """Conditionally parameterized convolution of volumes; see `CondConv` for the arguments.
+
+    ``y[n] = activation(x[n] * sum_e r[n, e] K_e + sum_e r[n, e] b_e)``.
+
+    Example:
+        >>> layer = tfconv.CondConv3D(8, 3, num_experts=4)
+        >>> layer(tf.ones([2, 4, 6, 6, 3])).shape
+        TensorShape([2, 2, 4, 4, 8])
+    """
+
+    rank = 3
+
+
+@register
+class DepthwiseCondConv2D(MixedConv, Experts, KernelLayer):
     """Depthwise convolution whose kernel is mixed from experts for every example.
 
     ``y[n, p, c * M + m] = sum_{t, e} r[n, e] K_e[t, c, m] * x[n, p * strides - pad +
@@ -137,6 +167,9 @@ class DepthwiseCondConv2D(Experts, KernelLayer):
         use_bias: Whether there is a bias, mixed from experts too.
         num_experts: Kernels to mix.
         routing_activation: Activation of the layer's own routing.
+        execution: "mix_kernels" mixes the kernels and convolves each example with its own;
+            "mix_outputs" convolves with every expert and mixes the outputs; "auto" takes the
+            one with fewer multiply-adds. The result is the same.
         **kwargs: ``kernel_`` and ``bias_`` initializer, regularizer and constraint (applied to
             each expert; Keras's ``depthwise_`` names are taken too),
             ``activity_regularizer``, and Keras's ``name``, ``dtype``, ``trainable``.
@@ -179,6 +212,7 @@ class DepthwiseCondConv2D(Experts, KernelLayer):
         *,
         num_experts: int = 8,
         routing_activation: Any = "sigmoid",
+        execution: str = "auto",
         **kwargs: Any,
     ):
         for kind in ("initializer", "regularizer", "constraint"):
@@ -196,6 +230,7 @@ class DepthwiseCondConv2D(Experts, KernelLayer):
         )
         self.depth_multiplier = positive_int(depth_multiplier, "depth_multiplier")
         self.set_experts(num_experts, routing_activation)
+        self.set_execution(execution)
 
     def output_channels(self, channels):
         return None if channels is None else channels * self.depth_multiplier
@@ -211,18 +246,8 @@ class DepthwiseCondConv2D(Experts, KernelLayer):
     def call(self, inputs, routing_weights=None):
         x = self.channels_last(inputs)
         routing = self.routed(x, routing_weights, mean_axes(x.shape, -1))
-        kernels, bias = self.mixed(routing)
-        filters = x.shape[-1] * self.depth_multiplier
-        y = ops.per_example_conv(
-            x, _as_groups(kernels, self.kernel_size, filters), **self.geometry_arguments
-        )
-        return self.activation(self.restored(with_bias(y, bias)))
+        return self.activation(self.restored(self.convolved(x, routing, x.shape[-1])))
 
     def get_config(self):
         config = {"depth_multiplier": self.depth_multiplier, **self.experts_config()}
         return {**super().get_config(), **config}
-
-
-def _as_groups(kernels, kernel_size, filters):
-    """[N, *k, C, M] -> [N, *k, 1, C * M]: as many groups as channels."""
-    return tf.reshape(kernels, [-1, *kernel_size, 1, filters])

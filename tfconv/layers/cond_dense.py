@@ -15,7 +15,7 @@ from tfconv.layers.base import (
     set_kernel_arguments,
     static_shape,
 )
-from tfconv.layers.experts import Experts, mean_axes, with_bias
+from tfconv.layers.experts import Experts, mean_axes
 
 
 @register
@@ -105,7 +105,7 @@ class CondDense(Experts, keras.layers.Layer):
     def call(self, inputs, routing_weights=None):
         x = tf.convert_to_tensor(inputs)
         routing = self.routed(x, routing_weights, mean_axes(x.shape, -1))
-        kernels, bias = self.mixed(routing)
+        kernels = self.mixed_kernels(routing)
         rows = tf.reshape(x, [tf.shape(x)[0], -1, x.shape[-1]]) if x.shape.rank != 3 else x
         y = tf.matmul(rows, kernels)
         if x.shape.rank != 3:
@@ -115,7 +115,7 @@ class CondDense(Experts, keras.layers.Layer):
                 for i, size in enumerate(x.shape.as_list()[1:-1], start=1)
             ]
             y = tf.reshape(y, [-1, *middle, self.units])
-        return self.activation(with_bias(y, bias))
+        return self.activation(self.with_mixed_bias(y, routing))
 
     def compute_output_shape(self, input_shape):
         return (*static_shape(input_shape)[:-1], self.units)

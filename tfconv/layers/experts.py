@@ -1,7 +1,7 @@
 """Conditional parameters: weights mixed from experts for every example.
 
-What `CondConv2D`, `DepthwiseCondConv2D` and `CondDense` share: expert weights, the routing
-function, and the mixture.
+`Mixture` holds the experts' weights and mixes them, `MixedConv` convolves with the mixture, and
+`Experts` is a `Mixture` with CondConv's routing.
 """
 
 from __future__ import annotations
@@ -21,14 +21,81 @@ from tfconv.layers.base import (
     positive_int,
     static_shape,
 )
+from tfconv.ops.per_example_conv import EXECUTIONS, mix, mixed_conv
 
 
-class Experts(OptionalInputs):
-    """Mixin: expert weights ``condconv_kernel`` and ``condconv_bias`` and their routing.
+class Mixture:
+    """Mixin: several kernels and biases, mixed with weights of each example's own.
 
     The host layer has Keras's kernel and bias arguments (``use_bias``, ``kernel_initializer``,
-    ...), and calls `set_experts` when constructed, `build_experts` when built, and `routed`
-    and `mixed` when called.
+    ...), and calls `build_mixture` when built, and `mixed_kernels` and `with_mixed_bias` when
+    called.
+    """
+
+    def build_mixture(
+        self, count: int, kernel_shape: Sequence[int], bias_size: int, prefix: str = ""
+    ) -> None:
+        """Creates ``count`` kernels and biases, each initialised as a plain one would be."""
+        self.expert_shape = tuple(kernel_shape)
+        self.expert_kernels = self.add_weight(
+            name=f"{prefix}kernel",
+            shape=(count, math.prod(kernel_shape)),
+            initializer=by_expert(self.kernel_initializer, kernel_shape),
+            regularizer=self.kernel_regularizer,
+            constraint=_constraint_by_expert(self.kernel_constraint, kernel_shape),
+            trainable=True,
+        )
+        self.expert_biases = None
+        if self.use_bias:
+            self.expert_biases = self.add_weight(
+                name=f"{prefix}bias",
+                shape=(count, bias_size),
+                initializer=by_expert(self.bias_initializer, (bias_size,)),
+                regularizer=self.bias_regularizer,
+                constraint=_constraint_by_expert(self.bias_constraint, (bias_size,)),
+                trainable=True,
+            )
+
+    def mixed_kernels(self, weights: tf.Tensor) -> tf.Tensor:
+        """The kernel [N, *kernel shape] of each example."""
+        kernels = convert_variable(self.expert_kernels, weights.dtype)
+        return tf.reshape(mix(weights, kernels), [-1, *self.expert_shape])
+
+    def with_mixed_bias(self, y: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+        """Adds each example's bias to [N, ..., C]."""
+        if self.expert_biases is None:
+            return y
+        bias = mix(weights, convert_variable(self.expert_biases, weights.dtype))
+        return y + tf.reshape(bias, [-1, *[1] * (y.shape.rank - 2), bias.shape[-1]])
+
+
+class MixedConv:
+    """Mixin: convolution with a `Mixture`, in either of the two orders of `mixed_conv`."""
+
+    def set_execution(self, execution: str) -> None:
+        if execution not in EXECUTIONS:
+            raise ValueError(
+                f"`execution` must be one of {EXECUTIONS}. Received: execution={execution!r}"
+            )
+        self.execution = execution
+
+    def convolved(self, x: tf.Tensor, weights: tf.Tensor, groups: int) -> tf.Tensor:
+        """Each example of a channels-last x convolved with its own mixture, bias included."""
+        channels = x.shape[-1]
+        shape = (*self.kernel_size, channels // groups, self.output_channels(channels))
+        kernels = tf.reshape(self.weight(self.expert_kernels), [-1, *shape])
+        y = mixed_conv(x, kernels, weights, execution=self.execution, **self.geometry_arguments)
+        return self.with_mixed_bias(y, weights)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "execution": self.execution}
+
+
+class Experts(Mixture, OptionalInputs):
+    """Mixin: expert weights ``condconv_kernel`` and ``condconv_bias`` and their routing.
+
+    The host layer calls `set_experts` when constructed, `build_experts` when built, and
+    `routed` when called.
     """
 
     def set_experts(self, num_experts: int, routing_activation: Any) -> None:
@@ -48,29 +115,21 @@ class Experts(OptionalInputs):
             kwargs["routing_weights"] = routing_weights
         return super().__call__(inputs, **kwargs)
 
+    @property
+    def condconv_kernel(self) -> Any:
+        """The experts' kernels, one a row."""
+        return self.expert_kernels
+
+    @property
+    def condconv_bias(self) -> Any:
+        """The experts' biases, one a row; None without."""
+        return self.expert_biases
+
     def build_experts(
         self, kernel_shape: Sequence[int], bias_size: int, input_shape: Any, channel_axis: int
     ) -> None:
-        """Creates the experts' weights, each initialised as a plain kernel would be."""
-        self.expert_shape = tuple(kernel_shape)
-        self.condconv_kernel = self.add_weight(
-            name="condconv_kernel",
-            shape=(self.num_experts, math.prod(kernel_shape)),
-            initializer=_by_expert(self.kernel_initializer, kernel_shape),
-            regularizer=self.kernel_regularizer,
-            constraint=_constraint_by_expert(self.kernel_constraint, kernel_shape),
-            trainable=True,
-        )
-        self.condconv_bias = None
-        if self.use_bias:
-            self.condconv_bias = self.add_weight(
-                name="condconv_bias",
-                shape=(self.num_experts, bias_size),
-                initializer=_by_expert(self.bias_initializer, (bias_size,)),
-                regularizer=self.bias_regularizer,
-                constraint=_constraint_by_expert(self.bias_constraint, (bias_size,)),
-                trainable=True,
-            )
+        """Creates the experts' weights and, unless the caller routes, the routing."""
+        self.build_mixture(self.num_experts, kernel_shape, bias_size, "condconv_")
         if not self.given_at_build:
             self.routing = keras.layers.Dense(
                 self.num_experts,
@@ -106,21 +165,6 @@ class Experts(OptionalInputs):
         axis = getattr(self, "channel_axis", -1)
         return self.routed(x, None, mean_axes(x.shape, axis))
 
-    def mixed(self, routing: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
-        """Kernels [N, *kernel shape] and biases [N, size] of every example."""
-        kernels = tf.matmul(routing, convert_variable(self.condconv_kernel, routing.dtype))
-        kernels = tf.reshape(kernels, [-1, *self.expert_shape])
-        if self.condconv_bias is None:
-            return kernels, None
-        return kernels, tf.matmul(routing, convert_variable(self.condconv_bias, routing.dtype))
-
-
-def with_bias(y: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
-    """Adds a bias [N, C] per example to [N, ..., C]."""
-    if bias is None:
-        return y
-    return y + tf.reshape(bias, [-1, *[1] * (y.shape.rank - 2), bias.shape[-1]])
-
 
 def mean_axes(shape: Any, channel_axis: int) -> list[int]:
     """The axes between batch and channels, over which routing takes the mean."""
@@ -128,7 +172,9 @@ def mean_axes(shape: Any, channel_axis: int) -> list[int]:
     return [axis for axis in range(1, rank) if axis != channel_axis % rank]
 
 
-def _by_expert(initializer: Any, shape: Sequence[int]) -> Callable[..., tf.Tensor]:
+def by_expert(initializer: Any, shape: Sequence[int]) -> Callable[..., tf.Tensor]:
+    """An initializer of [count, prod(shape)] that draws each row as ``initializer`` a shape."""
+
     def initialize(full_shape, dtype=None, **kwargs):
         copies = independent_copies(initializer, full_shape[0])
         values = [convert_variable(copy(tuple(shape), dtype=dtype)) for copy in copies]

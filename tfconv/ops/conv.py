@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
+from tfconv import _compat
 from tfconv.ops.channels import in_channels_last
 from tfconv.ops.dispatch import in_float32, invalid_argument
 from tfconv.ops.geometry import Geometry, Padding, spatial_sizes
@@ -70,32 +71,115 @@ def conv(
                 f"{groups} groups"
             )
         output = geometry.output_shape(x.shape.as_list()[1:-1])
-        if groups == 1 and (max(geometry.strides) == 1 or max(geometry.dilation_rate) == 1):
-            y = _stock(x, kernel, geometry)
-        else:
-            y = in_float32(lambda x, k: _by_columns(x, k, geometry, groups), x, kernel)
+        form = _form(geometry, width, groups)
+        y = accumulated_in_float32(lambda x, k: form(x, k, geometry, groups), x, kernel)
         y.set_shape([x.shape[0], *output, filters])
         return y
 
     return in_channels_last(channels_last, data_format, x)
 
 
-def _stock(x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry) -> tf.Tensor:
-    """TensorFlow's own convolution, after padding what it cannot pad itself."""
-    padding = "SAME" if geometry.pads is None else "VALID"
+_Form = Callable[[tf.Tensor, tf.Tensor, Geometry, int], tf.Tensor]
+
+
+def _form(geometry: Geometry, width: int, groups: int) -> _Form:
+    """The fastest formulation that has gradients on every device and converts everywhere.
+
+    TensorFlow's convolution refuses strides together with dilation; on CPU, what it has for
+    groups lacks gradients in part of its versions, data types and ranks.
+    """
+    strided, dilated = max(geometry.strides) > 1, max(geometry.dilation_rate) > 1
+    exported = _compat.tracing_for_export()
+    if width == 1 and groups > 1:
+        return _depthwise
+    if strided and dilated or (exported and dilated and geometry.rank == 3):
+        return _by_columns
+    if groups == 1 or (exported and geometry.rank < 3):  # nobody trains what is exported
+        return _stock
+    return _by_groups if groups <= MOST_GROUPS_APART else _by_columns
+
+
+TENSORFLOW_FORMATS = {1: "NWC", 2: "NHWC", 3: "NDHWC"}
+MOST_GROUPS_APART = 32  # with more, one batched product is faster than that many convolutions
+
+
+def accumulated_in_float32(function: Callable[..., tf.Tensor], *tensors: tf.Tensor) -> tf.Tensor:
+    """GPUs sum half-precision products in float32 by themselves; CPUs do not."""
+    if tf.config.list_logical_devices("GPU"):
+        return function(*tensors)
+    return in_float32(function, *tensors)
+
+
+def _padded(x: tf.Tensor, geometry: Geometry) -> tuple[tf.Tensor, str]:
+    """``x`` with its explicit paddings, and the padding that is left to TensorFlow."""
     if any(v for pair in geometry.pads or () for v in pair):
         x = tf.pad(x, [[0, 0], *[list(pair) for pair in geometry.pads], [0, 0]])
+    return x, "SAME" if geometry.pads is None else "VALID"
+
+
+def _stock(x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry, groups: int = 1) -> tf.Tensor:
+    """TensorFlow's own convolution, which infers the groups from the shapes."""
+    x, padding = _padded(x, geometry)
     return tf.nn.convolution(
-        x, kernel, strides=geometry.strides, padding=padding, dilations=geometry.dilation_rate
+        x,
+        kernel,
+        strides=geometry.strides,
+        padding=padding,
+        data_format=TENSORFLOW_FORMATS[geometry.rank],  # Conv3D's gradient reads it
+        dilations=geometry.dilation_rate,
     )
 
 
-def _by_columns(x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry, groups: int) -> tf.Tensor:
-    """A matrix product over gathered columns, for what TensorFlow's convolution refuses.
+def _by_groups(x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry, groups: int) -> tf.Tensor:
+    """A convolution for each group."""
+    parts = zip(tf.split(x, groups, axis=-1), tf.split(kernel, groups, axis=-1))
+    return tf.concat([_stock(part, weights, geometry) for part, weights in parts], axis=-1)
 
-    Strides together with dilation in any rank; groups, whose gradients TensorFlow lacks on CPU
-    in part of its versions and ranks.
+
+def _depthwise(x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry, groups: int) -> tf.Tensor:
+    """TensorFlow's depthwise convolution of images, for every rank.
+
+    It has one stride for both axes, and none beside a dilation: otherwise all outputs are
+    computed, which still is many times faster than a product for each tap. A signal is an image
+    of one row. Of a volume, the frames are images, and one convolution a tap of its first axis
+    is summed.
     """
+    strides, dilations = geometry.strides[-2:], geometry.dilation_rate[-2:]
+    plain = len(set(strides)) == 1 and (max(strides) == 1 or max(dilations) == 1)
+    output = [geometry.output_size(n, axis) for axis, n in enumerate(spatial_sizes(x))]
+    if geometry.pads is None and not (plain and geometry.rank < 3):
+        pads = geometry.pad_amounts(spatial_sizes(x))
+        x = tf.pad(x, [[0, 0], *[list(pair) for pair in pads], [0, 0]])
+        padding = "VALID"
+    else:
+        x, padding = _padded(x, geometry)
+    weights = tf.reshape(kernel, [*geometry.kernel_size, groups, kernel.shape[-1] // groups])
+    if geometry.rank == 1:
+        x, weights = tf.expand_dims(x, 1), tf.expand_dims(weights, 0)
+        strides, dilations = strides * 2, (1, *dilations)
+
+    def of_images(x: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+        stride = strides[0] if plain else 1
+        y = tf.nn.depthwise_conv2d(x, weights, [1, stride, stride, 1], padding, dilations=dilations)
+        return y if plain else y[:, :: strides[0], :: strides[1]]
+
+    if geometry.rank == 1:
+        return tf.squeeze(of_images(x, weights), 1)
+    if geometry.rank == 2:
+        return of_images(x, weights)
+    _, *sizes = spatial_sizes(x)
+    stride, dilation = geometry.strides[0], geometry.dilation_rate[0]
+    total = None
+    for tap in range(geometry.kernel_size[0]):
+        first = tap * dilation
+        frames = x[:, first : first + (output[0] - 1) * stride + 1 : stride]
+        y = of_images(tf.reshape(frames, [-1, *sizes, groups]), weights[tap])
+        total = y if total is None else total + y
+    return tf.reshape(total, [-1, *output, kernel.shape[-1]])
+
+
+def _by_columns(x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry, groups: int) -> tf.Tensor:
+    """A matrix product over gathered columns."""
     taps, (width, filters) = geometry.taps, kernel.shape[-2:]
     output = [geometry.output_size(n, axis) for axis, n in enumerate(spatial_sizes(x))]
     pixels = columns(x, geometry, groups)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import tensorflow as tf
 
 from tfconv.ops.channels import in_channels_last
+from tfconv.ops.conv import conv
 from tfconv.ops.dispatch import in_float32, invalid_argument
 from tfconv.ops.geometry import Geometry, Padding, spatial_sizes
 from tfconv.ops.windows import Windows, columns, product
+
+EXECUTIONS = ("auto", "mix_kernels", "mix_outputs")
 
 
 @tf.autograph.experimental.do_not_convert  # nothing to convert, and tracing stays fast
@@ -113,3 +117,87 @@ def _depthwise(x: tf.Tensor, kernels: tf.Tensor, geometry: Geometry) -> tf.Tenso
         term = pixel * weights[:, tap]
         total = term if total is None else total + term
     return tf.reshape(total, [-1, *output, filters])
+
+
+def mix(weights: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """``sum_e weights[n, e] * values[e]``: [N, E] and [E, size] -> [N, size]."""
+    return in_float32(tf.matmul, weights, values)
+
+
+def mixed_conv(
+    x: tf.Tensor,
+    kernels: tf.Tensor,
+    weights: tf.Tensor,
+    *,
+    execution: str = "auto",
+    strides: int | Sequence[int] = 1,
+    padding: Padding = "same",
+    dilation_rate: int | Sequence[int] = 1,
+    data_format: str | None = None,
+) -> tf.Tensor:
+    """Convolves example n with a mixture of kernels of its own.
+
+    ``y[n] = x[n] * sum_e weights[n, e] kernels[e] = sum_e weights[n, e] (x[n] * kernels[e])``:
+    the same in two orders.
+
+    Args:
+        x: [N, *spatial, C] tensor.
+        kernels: [E, *kernel_size, C / groups, filters] tensor.
+        weights: [N, E] tensor.
+        execution: "mix_kernels": mix the kernels and convolve each example once (with
+            `per_example_conv`); "mix_outputs": convolve all examples with every kernel and mix
+            the outputs; "auto": what `cheaper_execution` says, "mix_kernels" where the number
+            of output positions is not known.
+        strides, padding, dilation_rate, data_format: As `per_example_conv` takes them.
+
+    Returns:
+        [N, *output spatial, filters] tensor of ``x``'s type.
+    """
+
+    def channels_last(x):
+        count, *size, width, filters = kernels.shape.as_list()
+        geometry = Geometry.of(size, strides, padding, dilation_rate, x.shape.rank - 2)
+        arguments = {
+            "strides": strides,
+            "padding": padding,
+            "dilation_rate": dilation_rate,
+            "data_format": "channels_last",
+        }
+        flat = tf.reshape(kernels, [count, geometry.taps * width * filters])
+        order = execution
+        if order == "auto":
+            outputs = geometry.output_shape(x.shape.as_list()[1:-1])
+            known = None not in outputs
+            order = cheaper_execution(flat.shape, filters, math.prod(outputs) if known else None)
+        if order == "mix_kernels":
+            mixed = tf.reshape(mix(weights, flat), [-1, *size, width, filters])
+            return per_example_conv(x, mixed, **arguments)
+        # The kernels' outputs side by side, those of one filter together: groups stay whole.
+        joined = tf.reshape(tf.transpose(flat), [*size, width, filters * count])
+        y = conv(x, joined, groups=x.shape[-1] // width, **arguments)
+        output = spatial_sizes(y)
+        y = tf.reshape(y, [-1, product(output) * filters, count])
+        y = in_float32(tf.matmul, y, weights[:, :, tf.newaxis])
+        y = tf.reshape(y, [-1, *output, filters])
+        return y
+
+    return in_channels_last(channels_last, data_format, x)
+
+
+def cheaper_execution(shape: Sequence[int], filters: int, positions: int | None) -> str:
+    """The order of `mixed_conv` that takes fewer multiply-adds.
+
+    With E kernels of P weights each and S output positions, an example costs ``E * P + S * P``
+    when kernels are mixed and ``E * S * (P + filters)`` when outputs are.
+
+    Args:
+        shape: [E, P].
+        filters: Output channels.
+        positions: S, None if not known.
+    """
+    count, size = shape
+    if positions is None:
+        return "mix_kernels"
+    of_kernels = count * size + positions * size
+    of_outputs = count * positions * (size + filters)
+    return "mix_kernels" if of_kernels <= of_outputs else "mix_outputs"

@@ -1,0 +1,186 @@
+"""LocalSelfAttention2D."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfconv
+from tests import reference
+from tests.layer_check import check_keeps_native, check_layer, randomize
+from tests.ops.geometries import assert_numeric_gradients, second_gradients
+
+LAYER_CASES = [
+    (
+        tfconv.LocalSelfAttention2D,
+        (5, 4, 6),
+        {
+            "filters": 10,
+            "kernel_size": (3, 2),
+            "num_heads": 2,
+            "dilation_rate": (1, 2),
+            "use_bias": True,
+            "activation": "tanh",
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize("layer_class, input_shape, arguments", LAYER_CASES)
+def test_layer(layer_class, input_shape, arguments):
+    check_layer(layer_class, input_shape, **arguments)
+
+
+def test_keeps_native():
+    check_keeps_native(
+        tfconv.LocalSelfAttention2D, (5, 4, 6), filters=4, kernel_size=3, num_heads=2
+    )
+
+
+def built(x, **arguments):
+    """A layer in float64 with random weights."""
+    arguments = {"kernel_size": 3, "num_heads": 2, "use_bias": True, **arguments}
+    layer = tfconv.LocalSelfAttention2D(6, **arguments, dtype="float64")
+    layer(x)
+    randomize(layer)
+    return layer
+
+
+def by_hand(layer, x):
+    """A loop over heads, pixels and taps; taps outside the image are left out."""
+    query, key, value = (
+        x @ d.get_weights()[0][0, 0] + sum(d.get_weights()[1:])
+        for d in (layer.query, layer.key, layer.value)
+    )
+    rows, columns = (np.asarray(w) for w in (layer.row_embedding, layer.column_embedding))
+    window = reference.window(x.shape[1:-1], layer.kernel_size, 1, "same", layer.dilation_rate)
+    width = layer.filters // layer.num_heads
+    y = np.zeros(query.shape)
+    for n, i, j, head in np.ndindex(*query.shape[:3], layer.num_heads):
+        mine = slice(head * width, (head + 1) * width)
+        powers, values = [], []
+        for tap in window.taps:
+            a, b = window.pixel((i, j), tap)
+            if 0 <= a < x.shape[1] and 0 <= b < x.shape[2]:
+                r = np.concatenate([rows[tap[0], head], columns[tap[1], head]])
+                powers.append(np.exp(query[n, i, j, mine] @ (key[n, a, b, mine] + r)))
+                values.append(value[n, a, b, mine])
+        y[n, i, j, mine] = np.average(values, axis=0, weights=powers)
+    return y
+
+
+@pytest.mark.parametrize(
+    "sizes, arguments",
+    [
+        ((5, 4), {}),
+        ((4, 6), {"kernel_size": (2, 5)}),
+        ((6, 5), {"dilation_rate": 2, "num_heads": 3}),
+        ((1, 1), {}),
+        ((2, 3), {"kernel_size": 7}),
+        ((4, 3), {"kernel_size": 1}),
+        ((3, 4), {"num_heads": 1}),
+    ],
+    ids=str,
+)
+def test_by_hand(sizes, arguments, implementation, rng):
+    x = rng.standard_normal((2, *sizes, 4))
+    layer = built(x, **arguments)
+    np.testing.assert_allclose(layer(x), by_hand(layer, x), rtol=1e-10, atol=1e-10)
+
+
+def test_attention_is_a_distribution_over_the_pixels_inside(rng):
+    x = rng.standard_normal((2, 5, 4, 4))
+    layer = built(x)
+    attention = layer.attention(x)
+    assert attention.shape == (2, 5, 4, 2 * 9)
+    taps = attention.numpy().reshape(2, 5, 4, 2, 3, 3)
+    np.testing.assert_allclose(taps.sum(axis=(4, 5)), 1, rtol=1e-12)
+    assert (taps[:, 0, :, :, 0] == 0).all() and (taps[:, :, -1, :, :, 2] == 0).all()
+    assert (taps[:, 1:-1, 1:-1] > 0).all()
+
+
+def test_weighted_sum_is_an_involution(rng):
+    x = rng.standard_normal((2, 5, 4, 4))
+    layer = built(x)
+    expected = tfconv.ops.involution(layer.value(x), layer.attention(x), 3)
+    np.testing.assert_allclose(layer(x), expected, rtol=1e-12)
+
+
+def test_constant_values_come_out_constant(rng):
+    """Also at the borders, where zeros from the padding would pull a mean down."""
+    x = rng.standard_normal((2, 5, 4, 4))
+    layer = built(x)
+    kernel, bias = layer.value.get_weights()
+    layer.value.set_weights([kernel * 0, bias])
+    np.testing.assert_allclose(layer(x), np.broadcast_to(bias, (2, 5, 4, 6)), rtol=1e-12)
+
+
+def test_sees_its_window_only(rng):
+    x = rng.standard_normal((1, 7, 7, 4))
+    layer = built(x)
+    changed = x.copy()
+    changed[0, 3, 3] += 1
+    differs = (np.abs(layer(changed) - layer(x)) > 1e-12).any(axis=-1)[0]
+    expected = np.zeros((7, 7), bool)
+    expected[2:5, 2:5] = True
+    np.testing.assert_array_equal(differs, expected)
+
+
+def test_numeric_gradients(implementation, rng):
+    x = rng.standard_normal((1, 2, 2, 2))
+    assert_numeric_gradients(built(x), [x])
+
+
+def test_second_gradients(rng):
+    x = rng.standard_normal((1, 3, 2, 2))
+    layer = built(x)
+    (native,) = second_gradients(layer, [x])
+    with tfconv.portable():
+        (portable,) = second_gradients(layer, [x])
+    np.testing.assert_allclose(native, portable, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("batch", [0, 1, 33])
+def test_batches(batch, implementation, rng):
+    x = rng.standard_normal((batch, 3, 4, 4))
+    layer = built(x)
+    assert layer(x).shape == (batch, 3, 4, 6)
+    alone = [layer(x[n : n + 1]) for n in range(batch)]
+    if alone:
+        np.testing.assert_allclose(layer(x), tf.concat(alone, 0), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_borders_in_half_precision(dtype, rng):
+    layer = tfconv.LocalSelfAttention2D(6, 3, 2, dtype=dtype)
+    x = tf.cast(rng.standard_normal((2, 4, 5, 4)) * 20, dtype)
+    assert np.isfinite(tf.cast(layer(x), tf.float32)).all()
+    assert layer(x).dtype == tf.as_dtype(dtype)
+
+
+def test_parameters():
+    layer = tfconv.LocalSelfAttention2D(20, (3, 5), 4, use_bias=True)
+    layer.build((None, None, None, 12))
+    assert layer.count_params() == 3 * 12 * 20 + 2 * 20 + 3 * 4 * 2 + 5 * 4 * 3
+
+
+@pytest.mark.parametrize(
+    "arguments, name",
+    [
+        ({"filters": 0}, "filters"),
+        ({"filters": 7}, "filters"),
+        ({"filters": 2, "num_heads": 2}, "filters"),
+        ({"num_heads": 0}, "num_heads"),
+        ({"kernel_size": (3, 3, 3)}, "kernel_size"),
+        ({"dilation_rate": 0}, "dilation_rate"),
+        ({"data_format": "first"}, "data_format"),
+    ],
+)
+def test_bad_arguments(arguments, name):
+    with pytest.raises(ValueError, match=f"`{name}.*Received: "):
+        tfconv.LocalSelfAttention2D(**{"filters": 6, "num_heads": 2, **arguments})
+
+
+@pytest.mark.parametrize("shape", [(None, 6, 6, None), (None, 6, 4), (None, 6, 6, 6, 4)])
+def test_bad_input_shape(shape):
+    with pytest.raises(ValueError, match="Received: "):
+        tfconv.LocalSelfAttention2D(6, 3, 2).build(shape)

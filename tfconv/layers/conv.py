@@ -1,0 +1,125 @@
+"""Convolution with groups that train everywhere, every padding, and strides with dilation."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from tfconv import ops
+from tfconv.layers.base import ConvLayer, register
+
+
+class Conv(ConvLayer):
+    """Convolution of any rank.
+
+    ``y[p, f] = activation(bias[f] + sum_{t, c} kernel[t, c, f] * x[p * strides - pad +
+    t * dilation, c])`` over the channels c of f's group.
+
+    Args:
+        filters: Output channels.
+        kernel_size: Taps per spatial axis; an int or one int per axis.
+        strides: Pixels between neighbouring outputs.
+        padding: "valid", "same", "full" (every partial overlap), "causal" (1-D), an int, or one
+            (before, after) pair per spatial axis.
+        data_format: "channels_last" or "channels_first"; None takes Keras's setting.
+        dilation_rate: Pixels between neighbouring taps; may exceed 1 together with strides.
+        groups: Groups of channels, and of filters, that see only each other.
+        activation: Activation of the outputs.
+        use_bias: Whether there is a bias.
+        kernel_initializer, bias_initializer: Initializers.
+        kernel_regularizer, bias_regularizer, activity_regularizer: Regularizers.
+        kernel_constraint, bias_constraint: Constraints.
+        **kwargs: Keras's own: ``name``, ``dtype``, ``trainable``.
+
+    Input shape: [N, *spatial, C] (or [N, C, *spatial]).
+
+    Output shape: [N, *output spatial, filters] (or [N, filters, *output spatial]).
+
+    Weights:
+        kernel: [*kernel_size, C / groups, filters].
+        bias: [filters].
+
+    Raises:
+        ValueError: If an argument is not what is described above, or ``groups`` does not divide
+            the input's channels.
+
+    Source: Dumoulin and Visin, A guide to convolution arithmetic for deep learning,
+    arXiv:1603.07285, sections 2 and 5.1.
+    """
+
+    def build(self, input_shape):
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=self.kernel_shape(input_shape),
+            initializer=self.kernel_initializer,
+            regularizer=self.kernel_regularizer,
+            constraint=self.kernel_constraint,
+            trainable=True,
+        )
+        self.bias = None
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias",
+                shape=(self.filters,),
+                initializer=self.bias_initializer,
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+                trainable=True,
+            )
+        self.built = True
+
+    def call(self, inputs):
+        y = self.convolved(self.channels_last(inputs), self.weight(self.kernel))
+        if self.bias is not None:
+            y = y + self.weight(self.bias)
+        y = self.restored(y)
+        # Wrappers such as weight normalization take the activation away for a while.
+        return y if self.activation is None else self.activation(y)
+
+    def convolved(self, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        """What the layer does between its weights and a channels-last input."""
+        return ops.conv(x, kernel, groups=self.groups, **self.geometry_arguments)
+
+
+@register
+class Conv1D(Conv):
+    """Convolution of signals; see `tfconv.layers.conv.Conv` for the arguments.
+
+    ``y[p, f] = activation(bias[f] + sum_{t, c} kernel[t, c, f] * x[p * strides - pad +
+    t * dilation, c])``.
+
+    Example:
+        >>> tfconv.Conv1D(8, 3, padding="causal", groups=2)(tf.ones([2, 6, 4])).shape
+        TensorShape([2, 6, 8])
+    """
+
+    rank = 1
+
+
+@register
+class Conv2D(Conv):
+    """Convolution of images; see `tfconv.layers.conv.Conv` for the arguments.
+
+    ``y[p, f] = activation(bias[f] + sum_{t, c} kernel[t, c, f] * x[p * strides - pad +
+    t * dilation, c])``.
+
+    Example:
+        >>> tfconv.Conv2D(8, 3, padding="full", dilation_rate=2)(tf.ones([2, 6, 6, 4])).shape
+        TensorShape([2, 10, 10, 8])
+    """
+
+    rank = 2
+
+
+@register
+class Conv3D(Conv):
+    """Convolution of volumes; see `tfconv.layers.conv.Conv` for the arguments.
+
+    ``y[p, f] = activation(bias[f] + sum_{t, c} kernel[t, c, f] * x[p * strides - pad +
+    t * dilation, c])``.
+
+    Example:
+        >>> tfconv.Conv3D(8, 3, strides=2, padding="same", groups=2)(tf.ones([2, 6, 6, 6, 4])).shape
+        TensorShape([2, 3, 3, 3, 8])
+    """
+
+    rank = 3

@@ -1,0 +1,155 @@
+"""What convolutions have in common whose kernel is a product of smaller ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tfconv import ops
+from tfconv._compat import convert_variable
+from tfconv.layers.base import ConvLayer, independent_copies
+
+
+class FactorizedConv(ConvLayer):
+    """A convolution that is a sequence of smaller ones, without activations between them.
+
+    Subclasses say which (`factor_shapes`, `convolved`) and what the dense kernel is that gives
+    the same (`effective_kernel`).
+
+    Args:
+        **kwargs: Those of `ConvLayer`.
+    """
+
+    def factor_shapes(self, channels: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of the factors, by the names of the weights, for an input's channels."""
+        raise NotImplementedError
+
+    def convolved(self, x: tf.Tensor) -> tf.Tensor:
+        """The channels-last outputs before bias and activation."""
+        raise NotImplementedError
+
+    def effective_kernel(self) -> tf.Tensor:
+        """The dense kernel [*kernel_size, C / groups, filters] that the factors stand for."""
+        raise NotImplementedError
+
+    def parameter_count(self, channels: int) -> int:
+        """Weights, bias included, of the layer for an input of ``channels`` channels."""
+        factors = sum(math.prod(shape) for shape in self.factor_shapes(channels).values())
+        return factors + (self.filters if self.use_bias else 0)
+
+    def build(self, input_shape):
+        channels = self.kernel_shape(input_shape)[-2] * self.groups
+        shapes = self.factor_shapes(channels)
+        initializers = independent_copies(self.kernel_initializer, len(shapes))
+        for (name, shape), initializer in zip(shapes.items(), initializers):
+            # A filter for each channel: every one starts as a kernel of one channel would.
+            each = _by_filter(initializer) if len(shape) == 2 else initializer
+            kernel = self.add_weight(
+                name=name,
+                shape=shape,
+                initializer=each,
+                regularizer=self.kernel_regularizer,
+                constraint=self.kernel_constraint,
+                trainable=True,
+            )
+            setattr(self, name, kernel)
+        self.bias = None
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias",
+                shape=(self.filters,),
+                initializer=self.bias_initializer,
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+                trainable=True,
+            )
+        self.built = True
+
+    def call(self, inputs):
+        y = self.convolved(self.channels_last(inputs))
+        if self.bias is not None:
+            y = y + self.weight(self.bias)
+        y = self.restored(y)
+        # Wrappers such as weight normalization take the activation away for a while.
+        return y if self.activation is None else self.activation(y)
+
+    # Factors across channels: [1, ..., 1, channels / groups, outputs].
+
+    def pointwise_shape(self, channels: int, outputs: int) -> tuple[int, ...]:
+        return (*[1] * self.rank, channels // self.groups, outputs)
+
+    def pointwise(self, x: tf.Tensor, kernel: Any) -> tf.Tensor:
+        """A 1x1 convolution of every group."""
+        kernel = self.weight(kernel)
+        return ops.conv(x, kernel, groups=self.groups, data_format="channels_last")
+
+    def by_group(self, kernel: Any) -> tf.Tensor:
+        """[*k, C / groups, outputs] as [groups, taps * C / groups, outputs / groups]."""
+        kernel = tf.convert_to_tensor(kernel)
+        outputs = kernel.shape[-1]
+        rows = kernel.shape.num_elements() // outputs
+        kernel = tf.reshape(kernel, [rows, self.groups, outputs // self.groups])
+        return tf.transpose(kernel, [1, 0, 2])
+
+    # Factors along the spatial axes: for each a filter [taps, channels].
+
+    @property
+    def axis_names(self) -> list[str]:
+        return [f"axis_kernel_{axis}" for axis in range(self.rank)]
+
+    def axis_shapes(self, channels: int) -> dict[str, tuple[int, ...]]:
+        return {name: (taps, channels) for name, taps in zip(self.axis_names, self.kernel_size)}
+
+    def along_axes(self, x: tf.Tensor) -> tf.Tensor:
+        """One 1-D filter along each spatial axis, each channel on its own.
+
+        Strides, padding and dilation of an axis are those of its filter.
+        """
+        for axis, name in enumerate(self.axis_names):
+            kernel = self.weight(getattr(self, name))
+            size, channels = [1] * self.rank, kernel.shape[-1]
+            size[axis] = self.kernel_size[axis]
+            x = ops.conv(
+                x,
+                tf.reshape(kernel, [*size, 1, channels]),
+                strides=self._along(axis, self.strides),
+                padding=self._padding_along(axis),
+                dilation_rate=self._along(axis, self.dilation_rate),
+                groups=channels,
+                data_format="channels_last",
+            )
+        return x
+
+    def _along(self, axis: int, values: Sequence[int]) -> list[int]:
+        return [value if i == axis else 1 for i, value in enumerate(values)]
+
+    def _padding_along(self, axis: int) -> Any:
+        pads = self.geometry.pads
+        return "same" if pads is None else [p if i == axis else (0, 0) for i, p in enumerate(pads)]
+
+    def axis_product(self) -> tf.Tensor:
+        """The filters along the axes multiplied out: [taps, channels]."""
+        total = None
+        for name in self.axis_names:
+            kernel = tf.convert_to_tensor(getattr(self, name))
+            if total is None:
+                total = kernel
+            else:
+                total = total[:, None] * kernel[None]
+                total = tf.reshape(total, [-1, kernel.shape[-1]])
+        return total
+
+
+def _by_filter(initializer: Any) -> Any:
+    """An initializer of [taps, channels] that draws for each channel a kernel [taps, 1, 1]."""
+
+    def initialize(shape, dtype=None, **kwargs):
+        taps, channels = shape
+        copies = independent_copies(initializer, channels)
+        filters = [convert_variable(copy((taps, 1, 1), dtype=dtype)) for copy in copies]
+        return tf.reshape(tf.stack(filters, axis=1), (taps, channels))
+
+    return initialize

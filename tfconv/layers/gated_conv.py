@@ -1,0 +1,187 @@
+"""Gated convolution: a second convolution says how much of the first one passes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tfconv import ops
+from tfconv._compat import keras
+from tfconv.layers.base import independent_copies, register
+from tfconv.layers.conv import Conv
+from tfconv.ops.geometry import Padding
+
+_GATES = ("glu", "feature")
+
+
+class GatedConv(Conv):
+    """Gated convolution of any rank.
+
+    ``y = activation(x * kernel + bias) . sigmoid(x * gate_kernel + gate_bias)``, where ``*`` is
+    a convolution and ``.`` the product of elements. With ``gate="glu"`` (gated linear unit)
+    there is no activation, so that gradients have a linear path; with ``gate="feature"`` (a
+    soft mask learned for every position and channel) there is, ELU unless another is given.
+
+    Args:
+        filters: Output channels.
+        kernel_size: Taps per spatial axis; an int or one int per axis.
+        strides: Pixels between neighbouring outputs.
+        padding: "valid", "same", "full", "causal" (1-D), an int, or one (before, after) pair
+            per spatial axis.
+        data_format: "channels_last" or "channels_first"; None takes Keras's setting.
+        dilation_rate: Pixels between neighbouring taps; may exceed 1 together with strides.
+        groups: Groups of channels, and of filters, that see only each other.
+        activation: Activation of what the gate lets through; only with ``gate="feature"``.
+        use_bias: Whether both convolutions have a bias.
+        kernel_initializer, bias_initializer: Initializers of both.
+        kernel_regularizer, bias_regularizer, activity_regularizer: Regularizers.
+        kernel_constraint, bias_constraint: Constraints.
+        gate: "glu" or "feature".
+        **kwargs: Keras's own: ``name``, ``dtype``, ``trainable``.
+
+    Input shape: [N, *spatial, C] (or [N, C, *spatial]).
+
+    Output shape: [N, *output spatial, filters].
+
+    Weights:
+        kernel, gate_kernel: [*kernel_size, C / groups, filters].
+        bias, gate_bias: [filters].
+
+    Raises:
+        ValueError: If an argument is not what is described above, or ``groups`` does not divide
+            the input's channels.
+
+    Source: Dauphin et al., Language Modeling with Gated Convolutional Networks,
+    arXiv:1612.08083, equation 1; Yu et al., Free-Form Image Inpainting with Gated Convolution,
+    arXiv:1806.03589, section 3.1.
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | Sequence[int],
+        strides: int | Sequence[int] = 1,
+        padding: Padding = "valid",
+        data_format: str | None = None,
+        dilation_rate: int | Sequence[int] = 1,
+        groups: int = 1,
+        activation: Any = None,
+        *args: Any,
+        gate: str = "glu",
+        **kwargs: Any,
+    ):
+        if gate not in _GATES:
+            raise ValueError(f"`gate` must be one of {_GATES}. Received: gate={gate!r}")
+        if gate == "feature" and activation is None:
+            activation = "elu"
+        super().__init__(
+            filters,
+            kernel_size,
+            strides,
+            padding,
+            data_format,
+            dilation_rate,
+            groups,
+            activation,
+            *args,
+            **kwargs,
+        )
+        self.gate = gate
+        if gate == "glu" and self.activation is not keras.activations.linear:
+            raise ValueError(
+                '`activation` needs gate="feature": a gated linear unit has none. '
+                f"Received: activation={activation!r}, gate={gate!r}"
+            )
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        _, gate_initializer = independent_copies(self.kernel_initializer, 2)
+        self.gate_kernel = self.add_weight(
+            name="gate_kernel",
+            shape=self.kernel_shape(input_shape),
+            initializer=gate_initializer,
+            regularizer=self.kernel_regularizer,
+            constraint=self.kernel_constraint,
+            trainable=True,
+        )
+        self.gate_bias = None
+        if self.use_bias:
+            self.gate_bias = self.add_weight(
+                name="gate_bias",
+                shape=(self.filters,),
+                initializer=self.bias_initializer,
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+                trainable=True,
+            )
+        self.built = True
+
+    def call(self, inputs):
+        y, gate = self._both(self.channels_last(inputs))
+        y, gate = self.restored(y), self.restored(gate)
+        y = y if self.activation is None else self.activation(y)
+        return y * tf.sigmoid(gate)
+
+    def gates(self, inputs: tf.Tensor) -> tf.Tensor:
+        """What the layer multiplies its features by: between 0 and 1, in the outputs' shape."""
+        _, gate = self._both(self.channels_last(inputs))
+        return tf.sigmoid(self.restored(gate))
+
+    def _both(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Features and gates before their activations, channels last."""
+        kernels = [self.weight(kernel) for kernel in (self.kernel, self.gate_kernel)]
+        if self.groups == 1:  # one convolution reads the input once
+            y = ops.conv(x, tf.concat(kernels, axis=-1), **self.geometry_arguments)
+            parts = tf.split(y, 2, axis=-1)
+        else:
+            parts = [self.convolved(x, kernel) for kernel in kernels]
+        if self.use_bias:
+            biases = (self.bias, self.gate_bias)
+            parts = [part + self.weight(bias) for part, bias in zip(parts, biases)]
+        features, gates = parts
+        return features, gates
+
+    def get_config(self):
+        return {**super().get_config(), "gate": self.gate}
+
+
+@register
+class GatedConv1D(GatedConv):
+    """Gated convolution of sequences; see `GatedConv` for the arguments.
+
+    Example:
+        >>> layer = tfconv.GatedConv1D(8, 3, padding="causal")
+        >>> layer(tf.ones([2, 10, 4])).shape
+        TensorShape([2, 10, 8])
+    """
+
+    rank = 1
+
+
+@register
+class GatedConv2D(GatedConv):
+    """Gated convolution of images; see `GatedConv` for the arguments.
+
+    Example:
+        >>> layer = tfconv.GatedConv2D(8, 3, padding="same", activation="relu", gate="feature")
+        >>> layer(tf.ones([2, 6, 6, 4])).shape
+        TensorShape([2, 6, 6, 8])
+        >>> layer.gates(tf.ones([2, 6, 6, 4])).shape
+        TensorShape([2, 6, 6, 8])
+    """
+
+    rank = 2
+
+
+@register
+class GatedConv3D(GatedConv):
+    """Gated convolution of volumes; see `GatedConv` for the arguments.
+
+    Example:
+        >>> tfconv.GatedConv3D(8, 3, strides=2)(tf.ones([1, 7, 7, 7, 4])).shape
+        TensorShape([1, 3, 3, 3, 8])
+    """
+
+    rank = 3

@@ -1,0 +1,143 @@
+"""Group convolution: channels in groups that see only each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tfconv import ops
+from tfconv.layers.base import register
+from tfconv.layers.conv import Conv
+from tfconv.ops.geometry import Padding, spatial_sizes
+from tfconv.ops.windows import product
+
+
+class GroupConv(Conv):
+    """Group convolution of any rank: one convolution for every group of channels.
+
+    ``y[p, f] = activation(bias[f] + sum_{t, c} kernel[t, c, f] * x[p * strides - pad +
+    t * dilation, g(f) * C / groups + c])``, where ``g(f) = f // (filters / groups)``. With
+    ``share_kernel``, ``kernel[t, c, f mod (filters / groups)]`` takes the kernel's place: every
+    group goes through the same one.
+
+    Args:
+        filters: Output channels of all groups together.
+        kernel_size: Taps per spatial axis; an int or one int per axis. 1 gives the pointwise
+            group convolution.
+        strides: Pixels between neighbouring outputs.
+        padding: "valid", "same", "full", "causal" (1-D), an int, or one (before, after) pair
+            per spatial axis.
+        data_format: "channels_last" or "channels_first"; None takes Keras's setting.
+        dilation_rate: Pixels between neighbouring taps; may exceed 1 together with strides.
+        groups: Groups of channels; has to be given, and must divide the input's channels and
+            ``filters``.
+        activation: Activation of the outputs.
+        use_bias: Whether there is a bias; it is each filter's own in any case.
+        kernel_initializer, bias_initializer: Initializers.
+        kernel_regularizer, bias_regularizer, activity_regularizer: Regularizers.
+        kernel_constraint, bias_constraint: Constraints.
+        share_kernel: Whether all groups have one kernel.
+        **kwargs: Keras's own: ``name``, ``dtype``, ``trainable``.
+
+    Input shape: [N, *spatial, C] (or [N, C, *spatial]).
+
+    Output shape: [N, *output spatial, filters].
+
+    Weights:
+        kernel: [*kernel_size, C / groups, filters], or [*kernel_size, C / groups,
+            filters / groups] if shared.
+        bias: [filters].
+
+    Raises:
+        ValueError: If an argument is not what is described above.
+
+    Source: Krizhevsky et al., ImageNet Classification with Deep Convolutional Neural Networks,
+    section 3; Xie et al., Aggregated Residual Transformations, arXiv:1611.05431.
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | Sequence[int],
+        strides: int | Sequence[int] = 1,
+        padding: Padding = "valid",
+        data_format: str | None = None,
+        dilation_rate: int | Sequence[int] = 1,
+        groups: int | None = None,
+        *args: Any,
+        share_kernel: bool = False,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            filters,
+            kernel_size,
+            strides,
+            padding,
+            data_format,
+            dilation_rate,
+            groups,
+            *args,
+            **kwargs,
+        )
+        self.share_kernel = bool(share_kernel)
+
+    def kernel_shape(self, input_shape):
+        shape = super().kernel_shape(input_shape)
+        return (*shape[:-1], self.filters // self.groups) if self.share_kernel else shape
+
+    def convolved(self, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        return self._shared(x, kernel) if self.share_kernel else super().convolved(x, kernel)
+
+    def _shared(self, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        """One plain convolution, with the groups folded into the batch."""
+        sizes, (width, filters) = spatial_sizes(x), kernel.shape[-2:]
+        x = tf.reshape(x, [-1, product(sizes), self.groups, width])
+        x = tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [-1, *sizes, width])
+        y = ops.conv(x, kernel, **self.geometry_arguments)
+        sizes = spatial_sizes(y)
+        y = tf.reshape(y, [-1, self.groups, product(sizes), filters])
+        return tf.reshape(tf.transpose(y, [0, 2, 1, 3]), [-1, *sizes, self.filters])
+
+    def get_config(self):
+        return {**super().get_config(), "share_kernel": self.share_kernel}
+
+
+@register
+class GroupConv1D(GroupConv):
+    """Group convolution of sequences; see `GroupConv` for the arguments.
+
+    Example:
+        >>> tfconv.GroupConv1D(6, 3, groups=2)(tf.ones([2, 10, 4])).shape
+        TensorShape([2, 8, 6])
+    """
+
+    rank = 1
+
+
+@register
+class GroupConv2D(GroupConv):
+    """Group convolution of images; see `GroupConv` for the arguments.
+
+    Example:
+        >>> layer = tfconv.GroupConv2D(8, 3, padding="same", groups=4, share_kernel=True)
+        >>> layer(tf.ones([2, 6, 6, 12])).shape
+        TensorShape([2, 6, 6, 8])
+        >>> layer.kernel.shape == (3, 3, 3, 2)
+        True
+    """
+
+    rank = 2
+
+
+@register
+class GroupConv3D(GroupConv):
+    """Group convolution of volumes; see `GroupConv` for the arguments.
+
+    Example:
+        >>> tfconv.GroupConv3D(6, 2, groups=3)(tf.ones([1, 4, 4, 4, 3])).shape
+        TensorShape([1, 3, 3, 3, 6])
+    """
+
+    rank = 3

@@ -1,0 +1,159 @@
+"""Low-rank convolution: the kernel is a sum of a few separable ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tfconv.layers.base import positive_int, register
+from tfconv.layers.factorized import FactorizedConv
+from tfconv.ops.geometry import Padding
+
+
+class LowRankConv(FactorizedConv):
+    """Convolution of any rank whose kernel is a sum of ``kernel_rank`` separable kernels.
+
+    ``kernel[t, c, f] = sum_r input_kernel[c, r] * prod_a axis_kernel_a[t_a, r] *
+    output_kernel[r, f]``, the canonical polyadic decomposition: a 1x1 convolution to
+    ``kernel_rank`` channels, one 1-D filter along each spatial axis, each channel on its own,
+    and a 1x1 convolution to ``filters`` channels.
+
+    It has ``kernel_rank * (C / groups + sum(kernel_size) + filters / groups)`` weights and a
+    bias; a dense kernel has ``filters * C / groups * prod(kernel_size)``.
+
+    Args:
+        filters: Output channels.
+        kernel_size: Taps per spatial axis; an int or one int per axis.
+        strides: Pixels between neighbouring outputs.
+        padding: "valid", "same", "full", "causal" (1-D), an int, or one (before, after) pair
+            per spatial axis.
+        data_format: "channels_last" or "channels_first"; None takes Keras's setting.
+        dilation_rate: Pixels between neighbouring taps; may exceed 1 together with strides.
+        groups: Groups of channels, and of filters, that see only each other.
+        activation: Activation of the outputs.
+        use_bias: Whether there is a bias.
+        kernel_initializer, bias_initializer: Initializers of all factors and of the bias. The
+            filters along the axes start as kernels of one channel.
+        kernel_regularizer, bias_regularizer, activity_regularizer: Regularizers.
+        kernel_constraint, bias_constraint: Constraints, of every factor.
+        kernel_rank: Separable kernels in the sum, of all groups together; must be divisible by
+            ``groups``.
+        **kwargs: Keras's own: ``name``, ``dtype``, ``trainable``.
+
+    Input shape: [N, *spatial, C] (or [N, C, *spatial]).
+
+    Output shape: [N, *output spatial, filters].
+
+    Weights:
+        input_kernel: [1, ..., 1, C / groups, kernel_rank].
+        axis_kernel_0 and so on, one for each spatial axis: [taps along it, kernel_rank].
+        output_kernel: [1, ..., 1, kernel_rank / groups, filters].
+        bias: [filters].
+
+    Raises:
+        ValueError: If an argument is not what is described above, or ``groups`` does not divide
+            the input's channels.
+
+    Source: Lebedev et al., Speeding-up Convolutional Neural Networks Using Fine-tuned
+    CP-Decomposition, arXiv:1412.6553, section 3.2.
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | Sequence[int],
+        strides: int | Sequence[int] = 1,
+        padding: Padding = "valid",
+        data_format: str | None = None,
+        dilation_rate: int | Sequence[int] = 1,
+        groups: int = 1,
+        *args: Any,
+        kernel_rank: int,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            filters,
+            kernel_size,
+            strides,
+            padding,
+            data_format,
+            dilation_rate,
+            groups,
+            *args,
+            **kwargs,
+        )
+        self.kernel_rank = positive_int(kernel_rank, "kernel_rank")
+        if self.kernel_rank % self.groups:
+            raise ValueError(
+                "`kernel_rank` must be divisible by `groups`. "
+                f"Received: kernel_rank={kernel_rank}, groups={groups}"
+            )
+
+    def factor_shapes(self, channels):
+        return {
+            "input_kernel": self.pointwise_shape(channels, self.kernel_rank),
+            **self.axis_shapes(self.kernel_rank),
+            "output_kernel": self.pointwise_shape(self.kernel_rank, self.filters),
+        }
+
+    def convolved(self, x):
+        x = self.along_axes(self.pointwise(x, self.input_kernel))
+        return self.pointwise(x, self.output_kernel)
+
+    def effective_kernel(self):
+        """The dense kernel [*kernel_size, C / groups, filters] that the factors stand for."""
+        taps, width = self.geometry.taps, self.input_kernel.shape[-2]
+        inner = self.by_group(self.input_kernel)  # [groups, C / groups, ranks of a group]
+        along = tf.reshape(self.axis_product(), [taps, self.groups, -1])
+        along = tf.transpose(along, [1, 0, 2])[:, :, None]
+        inner = tf.reshape(along * inner[:, None], [self.groups, taps * width, -1])
+        outer = self.by_group(self.output_kernel)  # [groups, ranks of a group, filters of one]
+        kernel = tf.transpose(tf.matmul(inner, outer), [1, 0, 2])
+        return tf.reshape(kernel, [*self.kernel_size, width, self.filters])
+
+    def get_config(self):
+        return {**super().get_config(), "kernel_rank": self.kernel_rank}
+
+
+@register
+class LowRankConv1D(LowRankConv):
+    """Low-rank convolution of sequences; see `LowRankConv` for the arguments.
+
+    Example:
+        >>> tfconv.LowRankConv1D(8, 3, kernel_rank=2)(tf.ones([2, 10, 4])).shape
+        TensorShape([2, 8, 8])
+    """
+
+    rank = 1
+
+
+@register
+class LowRankConv2D(LowRankConv):
+    """Low-rank convolution of images; see `LowRankConv` for the arguments.
+
+    Example:
+        >>> layer = tfconv.LowRankConv2D(8, 3, padding="same", kernel_rank=4)
+        >>> layer(tf.ones([2, 6, 6, 4])).shape
+        TensorShape([2, 6, 6, 8])
+        >>> layer.parameter_count(4)  # 4 * (4 + 3 + 3 + 8) + 8
+        80
+        >>> layer.effective_kernel().shape
+        TensorShape([3, 3, 4, 8])
+    """
+
+    rank = 2
+
+
+@register
+class LowRankConv3D(LowRankConv):
+    """Low-rank convolution of volumes; see `LowRankConv` for the arguments.
+
+    Example:
+        >>> layer = tfconv.LowRankConv3D(8, 3, strides=2, kernel_rank=2)
+        >>> layer(tf.ones([1, 7, 7, 7, 4])).shape
+        TensorShape([1, 3, 3, 3, 8])
+    """
+
+    rank = 3

@@ -1,0 +1,169 @@
+"""Separable convolution: every channel by itself, then all channels of each pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tfconv import ops
+from tfconv._compat import keras
+from tfconv.layers.base import positive_int, register
+from tfconv.layers.depthwise_conv import DepthwiseConv
+from tfconv.ops.geometry import Padding
+
+
+class SeparableConv(DepthwiseConv):
+    """Depthwise separable convolution of any rank.
+
+    ``z[p, c * M + m] = sum_t depthwise_kernel[t, c, m] * x[p * strides - pad + t * dilation, c]``
+    and ``y[p, f] = activation(bias[f] + sum_j pointwise_kernel[j, f] * z[p, j])``, with M =
+    ``depth_multiplier``: a convolution whose kernel is
+    ``kernel[t, c, f] = sum_m depthwise_kernel[t, c, m] * pointwise_kernel[c * M + m, f]``.
+
+    Args:
+        filters: Output channels.
+        kernel_size: Taps per spatial axis; an int or one int per axis.
+        strides: Pixels between neighbouring outputs; may differ from axis to axis.
+        padding: "valid", "same", "full", "causal" (1-D), an int, or one (before, after) pair
+            per spatial axis.
+        data_format: "channels_last" or "channels_first"; None takes Keras's setting.
+        dilation_rate: Pixels between neighbouring taps; may exceed 1 together with strides.
+        depth_multiplier: Depthwise outputs per input channel.
+        activation: Activation of the outputs.
+        use_bias: Whether there is a bias.
+        depthwise_initializer, pointwise_initializer, bias_initializer: Initializers.
+        depthwise_regularizer, pointwise_regularizer, bias_regularizer, activity_regularizer:
+            Regularizers.
+        depthwise_constraint, pointwise_constraint, bias_constraint: Constraints.
+        **kwargs: Keras's own: ``name``, ``dtype``, ``trainable``.
+
+    Input shape: [N, *spatial, C] (or [N, C, *spatial]).
+
+    Output shape: [N, *output spatial, filters] (or [N, filters, *output spatial]).
+
+    Weights:
+        depthwise_kernel: [*kernel_size, C, depth_multiplier].
+        pointwise_kernel: [1, ..., C * depth_multiplier, filters], with a 1 for each spatial axis.
+        bias: [filters].
+
+    Raises:
+        ValueError: If an argument is not what is described above.
+
+    Source: Chollet, Xception, arXiv:1610.02357, section 1.
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | Sequence[int],
+        strides: int | Sequence[int] = 1,
+        padding: Padding = "valid",
+        data_format: str | None = None,
+        dilation_rate: int | Sequence[int] = 1,
+        depth_multiplier: int = 1,
+        activation: Any = None,
+        use_bias: bool = True,
+        depthwise_initializer: Any = "glorot_uniform",
+        pointwise_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        depthwise_regularizer: Any = None,
+        pointwise_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        depthwise_constraint: Any = None,
+        pointwise_constraint: Any = None,
+        bias_constraint: Any = None,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            kernel_size,
+            strides,
+            padding,
+            depth_multiplier,
+            data_format,
+            dilation_rate,
+            activation,
+            use_bias,
+            depthwise_initializer,
+            bias_initializer,
+            depthwise_regularizer,
+            bias_regularizer,
+            activity_regularizer,
+            depthwise_constraint,
+            bias_constraint,
+            **kwargs,
+        )
+        self.filters = positive_int(filters, "filters")
+        self.pointwise_initializer = keras.initializers.get(pointwise_initializer)
+        self.pointwise_regularizer = keras.regularizers.get(pointwise_regularizer)
+        self.pointwise_constraint = keras.constraints.get(pointwise_constraint)
+
+    def output_channels(self, channels):
+        return self.filters
+
+    def build_pointwise(self, channels):
+        self.pointwise_kernel = self.add_weight(
+            name="pointwise_kernel",
+            shape=(*[1] * self.rank, channels, self.filters),
+            initializer=self.pointwise_initializer,
+            regularizer=self.pointwise_regularizer,
+            constraint=self.pointwise_constraint,
+            trainable=True,
+        )
+
+    def mixed(self, y):
+        return ops.conv(y, self.weight(self.pointwise_kernel), data_format="channels_last")
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "pointwise_initializer": keras.initializers.serialize(self.pointwise_initializer),
+            "pointwise_regularizer": keras.regularizers.serialize(self.pointwise_regularizer),
+            "pointwise_constraint": keras.constraints.serialize(self.pointwise_constraint),
+        }
+
+
+@register
+class SeparableConv1D(SeparableConv):
+    """Separable convolution of signals; see `tfconv.layers.separable_conv.SeparableConv`.
+
+    ``z[p, c * M + m] = sum_t depthwise_kernel[t, c, m] * x[p * strides - pad + t * dilation, c]``
+    and ``y[p, f] = activation(bias[f] + sum_j pointwise_kernel[j, f] * z[p, j])``.
+
+    Example:
+        >>> tfconv.SeparableConv1D(8, 3, padding="causal")(tf.ones([2, 6, 4])).shape
+        TensorShape([2, 6, 8])
+    """
+
+    rank = 1
+
+
+@register
+class SeparableConv2D(SeparableConv):
+    """Separable convolution of images; see `tfconv.layers.separable_conv.SeparableConv`.
+
+    ``z[p, c * M + m] = sum_t depthwise_kernel[t, c, m] * x[p * strides - pad + t * dilation, c]``
+    and ``y[p, f] = activation(bias[f] + sum_j pointwise_kernel[j, f] * z[p, j])``.
+
+    Example:
+        >>> tfconv.SeparableConv2D(8, 3, (2, 1), dilation_rate=2)(tf.ones([2, 7, 7, 4])).shape
+        TensorShape([2, 2, 3, 8])
+    """
+
+    rank = 2
+
+
+@register
+class SeparableConv3D(SeparableConv):
+    """Separable convolution of volumes; see `tfconv.layers.separable_conv.SeparableConv`.
+
+    ``z[p, c * M + m] = sum_t depthwise_kernel[t, c, m] * x[p * strides - pad + t * dilation, c]``
+    and ``y[p, f] = activation(bias[f] + sum_j pointwise_kernel[j, f] * z[p, j])``.
+
+    Example:
+        >>> tfconv.SeparableConv3D(8, 3, padding="same")(tf.ones([2, 4, 4, 4, 3])).shape
+        TensorShape([2, 4, 4, 4, 8])
+    """
+
+    rank = 3

@@ -1,0 +1,215 @@
+"""Split, transform, merge: the channels in groups, a layer for each, one output."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tfconv import _compat, ops
+from tfconv._compat import keras
+from tfconv.layers.base import (
+    dtype_policy_of,
+    known_channels,
+    positive_int,
+    register,
+    static_shape,
+)
+from tfconv.layers.weighted_sum import WeightedSum
+
+_MERGES = ("concat", "sum", "mean", "weighted_sum", "shuffle")
+
+
+@register
+class SplitTransformMerge(keras.layers.Layer):
+    """Splits the channels into groups, gives each to a layer of its own, merges the outputs.
+
+    ``y = merge_g(transform_g(x[..., g * C / groups : (g + 1) * C / groups]))``.
+
+    Args:
+        transform: A Keras layer, from which every group gets a copy with weights of its own, or
+            a list of layers, one for each group. What is given is a pattern and gets no
+            weights: the copies are in ``transforms``. They have this layer's data format and
+            compute in its data type.
+        groups: Groups of neighbouring channels; must divide the input's channels. Has to be
+            given for a single layer, and is the number of layers for a list.
+        merge: "concat" along the channels; "shuffle": that, then a channel shuffle; "sum" or
+            "mean"; "weighted_sum": with one learned weight for each group (see `WeightedSum`).
+        data_format: "channels_last" or "channels_first"; None takes Keras's setting.
+        **kwargs: Keras's own: ``name``, ``dtype``, ``trainable``.
+
+    Input shape: [N, *spatial, C] (or [N, C, *spatial]), any number of spatial axes.
+
+    Output shape: That of the transforms' outputs; with "concat" and "shuffle", their channels
+        together.
+
+    Raises:
+        ValueError: If an argument is not what is described above, ``groups`` does not divide the
+            input's channels, or the transforms' outputs cannot be merged.
+
+    Source: Xie et al., Aggregated Residual Transformations for Deep Neural Networks,
+    arXiv:1611.05431, section 3; Szegedy et al., Going Deeper with Convolutions,
+    arXiv:1409.4842.
+
+    Example:
+        >>> layer = tfconv.SplitTransformMerge(
+        ...     tfconv.Involution2D(3, group_channels=2), groups=4, merge="shuffle"
+        ... )
+        >>> layer(tf.ones([2, 6, 6, 8])).shape
+        TensorShape([2, 6, 6, 8])
+    """
+
+    def __init__(
+        self,
+        transform: Any,
+        groups: int | None = None,
+        merge: str = "concat",
+        data_format: str | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        if isinstance(transform, (list, tuple)):
+            if not transform or groups not in (None, len(transform)):
+                raise ValueError(
+                    "`groups` must be the number of layers in `transform`, at least 1. "
+                    f"Received: groups={groups}, transform={transform}"
+                )
+            self._transform = _Serialized([_serialized(layer) for layer in transform])
+            self.groups = len(transform)
+        else:
+            self._transform = _Serialized(_serialized(transform))
+            self.groups = positive_int(groups, "groups")
+        if merge not in _MERGES:
+            raise ValueError(f"`merge` must be one of {_MERGES}. Received: merge={merge!r}")
+        self.merge = merge
+        self.data_format = _compat.standardized_data_format(data_format)
+        changes = {"dtype": dtype_policy_of(self).name, "data_format": self.data_format}
+        patterns = self._transform.value
+        patterns = [patterns] * self.groups if isinstance(patterns, dict) else patterns
+        self.transforms = [
+            keras.layers.deserialize(_changed(pattern, {**changes, "name": f"transform_{i}"}))
+            for i, pattern in enumerate(patterns)
+        ]
+        self.weighted_sum = None
+        if merge == "weighted_sum":
+            self.weighted_sum = WeightedSum(name="weighted_sum", dtype=dtype_policy_of(self))
+        self.input_spec = keras.layers.InputSpec(min_ndim=2)
+
+    @property
+    def _channel_axis(self) -> int:
+        return -1 if self.data_format == "channels_last" else 1
+
+    def _part(self, input_shape: Any) -> tuple[int | None, ...]:
+        """The shape of one group of an input."""
+        shape = list(static_shape(input_shape))
+        count = known_channels(shape, self._channel_axis, self)
+        if count % self.groups:
+            raise ValueError(
+                "The number of input channels must be divisible by `groups`. "
+                f"Received: groups={self.groups}, input_shape={tuple(shape)}"
+            )
+        shape[self._channel_axis] = count // self.groups
+        return tuple(shape)
+
+    def build(self, input_shape):
+        part = self._part(input_shape)
+        self.compute_output_shape(input_shape)  # whether the outputs can be merged
+        for layer in self.transforms:
+            if not layer.built:  # models may be built from the start
+                with tf.name_scope(layer.name):
+                    layer.build(part)
+        if self.weighted_sum is not None:
+            with tf.name_scope(self.weighted_sum.name):
+                self.weighted_sum.build(self._output_shapes(input_shape))
+        axes = {self._channel_axis: part[self._channel_axis] * self.groups}
+        self.input_spec = keras.layers.InputSpec(ndim=len(part), axes=axes)
+        self.built = True
+
+    def call(self, inputs, training=None):
+        x = tf.convert_to_tensor(inputs)
+        parts = tf.split(x, self.groups, axis=self._channel_axis)
+        outputs = [layer(part) for layer, part in zip(self.transforms, parts)]
+        outputs = [_compat.convert_variable(y, self.compute_dtype) for y in outputs]
+        if self.weighted_sum is not None:
+            return tf.convert_to_tensor(self.weighted_sum(outputs))
+        if self.merge in ("sum", "mean"):
+            total = tf.add_n(outputs)
+            return total / self.groups if self.merge == "mean" else total
+        y = tf.concat(outputs, axis=self._channel_axis)
+        if self.merge == "shuffle":
+            y = ops.channel_shuffle(y, self.groups, data_format=self.data_format)
+        return y
+
+    def _output_shapes(self, input_shape: Any) -> list[tuple[int | None, ...]]:
+        part = self._part(input_shape)
+        return [static_shape(layer.compute_output_shape(part)) for layer in self.transforms]
+
+    def compute_output_shape(self, input_shape):
+        shapes = self._output_shapes(input_shape)
+        axis, alike = self._channel_axis, [list(shape) for shape in shapes]
+        if self.merge == "concat":
+            for shape in alike:
+                shape[axis] = None
+        merged = tf.TensorShape(alike[0])
+        for shape in alike[1:]:
+            if not merged.is_compatible_with(tf.TensorShape(shape)):
+                raise ValueError(
+                    f"The outputs of `transform` cannot be merged by {self.merge!r}. "
+                    f"Received: outputs of shapes {shapes}"
+                )
+            merged = merged.merge_with(shape)
+        merged = merged.as_list()
+        if self.merge in ("concat", "shuffle"):
+            counts = [shape[axis] for shape in shapes]
+            merged[axis] = None if None in counts else sum(counts)
+        return tuple(merged)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "transform": self._transform.value,
+            "groups": self.groups,
+            "merge": self.merge,
+            "data_format": self.data_format,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Serialized:
+    """Holds configurations, which Keras would track and wrap as a layer's attributes."""
+
+    value: Any
+
+
+def _serialized(layer: Any) -> dict[str, Any]:
+    """A layer's configuration; a configuration is given back as it is."""
+    if isinstance(layer, keras.layers.Layer):
+        return keras.layers.serialize(layer)
+    if isinstance(layer, dict) and "class_name" in layer:
+        return layer
+    raise ValueError(
+        f"`transform` must be a Keras layer or a list of Keras layers. Received: transform={layer}"
+    )
+
+
+def _changed(serialized: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """A serialized layer with other arguments, as far as it has them, and not yet built.
+
+    In a model made of layers, the layers' arguments change too; their names stay.
+    """
+    config = dict(serialized["config"])
+    config.pop("build_input_shape", None)
+    config.update({name: value for name, value in changes.items() if name in config})
+    inner: Sequence[Any] = config.get("layers", ())
+    shared = {name: value for name, value in changes.items() if name != "name"}
+    if inner:
+        config["layers"] = [
+            layer if layer["class_name"] == "InputLayer" else _changed(layer, shared)
+            for layer in inner
+        ]
+    kept = {name: value for name, value in serialized.items() if name != "build_config"}
+    # The registered name is found in every format, that of HDF5 files in Keras 2 included.
+    name = serialized.get("registered_name") or serialized["class_name"]
+    return {**kept, "class_name": name, "config": config}
