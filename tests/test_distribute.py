@@ -1,0 +1,63 @@
+"""Training on several devices gives what training on one gives."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tfconv._compat import KERAS_3
+
+
+def start(how, **variables):
+    """Starts tests/distributed_training.py."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.distributed_training", how],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+        env={**os.environ, **variables},
+    )
+
+
+def finished(process):
+    """What it prints."""
+    try:
+        output, errors = process.communicate(timeout=300)
+    finally:
+        process.kill()
+    assert process.returncode == 0, errors[-4000:]
+    return json.loads(output.splitlines()[-1])
+
+
+def free_ports(count):
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def test_two_replicas_train_as_one_device():
+    one, two = finished(start("one")), finished(start("mirrored"))
+    assert one["native"] == two["native"] == "native"
+    np.testing.assert_allclose(two["losses"], one["losses"], rtol=1e-4)
+    assert one["losses"][2] < one["losses"][0]
+
+
+@pytest.mark.skipif(KERAS_3, reason="Keras 3 cannot fit under MultiWorkerMirroredStrategy")
+def test_two_workers_train_as_one_device():
+    workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    running = [
+        start("worker", TF_CONFIG=json.dumps({"cluster": {"worker": workers}, "task": task}))
+        for task in ({"type": "worker", "index": i} for i in range(2))
+    ]
+    one, *two = finished(start("one")), *(finished(process) for process in running)
+    for worker in two:
+        np.testing.assert_allclose(worker["losses"], one["losses"], rtol=1e-4)
