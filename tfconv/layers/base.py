@@ -235,6 +235,32 @@ class KernelLayer(SpatialLayer):
             bias_constraint=bias_constraint,
         )
 
+    def add_kernel(
+        self, shape: Sequence[int], name: str = "kernel", initializer: Any = None
+    ) -> Any:
+        """Creates a kernel by the layer's kernel arguments; ``initializer`` goes before theirs."""
+        return self.add_weight(
+            name=name,
+            shape=tuple(shape),
+            initializer=self.kernel_initializer if initializer is None else initializer,
+            regularizer=self.kernel_regularizer,
+            constraint=self.kernel_constraint,
+            trainable=True,
+        )
+
+    def add_bias(self, shape: Sequence[int], name: str = "bias") -> Any:
+        """Creates a bias by the layer's bias arguments; None without ``use_bias``."""
+        if not self.use_bias:
+            return None
+        return self.add_weight(
+            name=name,
+            shape=tuple(shape),
+            initializer=self.bias_initializer,
+            regularizer=self.bias_regularizer,
+            constraint=self.bias_constraint,
+            trainable=True,
+        )
+
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **kernel_config(self)}
 

@@ -47,24 +47,8 @@ class Conv(ConvLayer):
     """
 
     def build(self, input_shape):
-        self.kernel = self.add_weight(
-            name="kernel",
-            shape=self.kernel_shape(input_shape),
-            initializer=self.kernel_initializer,
-            regularizer=self.kernel_regularizer,
-            constraint=self.kernel_constraint,
-            trainable=True,
-        )
-        self.bias = None
-        if self.use_bias:
-            self.bias = self.add_weight(
-                name="bias",
-                shape=(self.filters,),
-                initializer=self.bias_initializer,
-                regularizer=self.bias_regularizer,
-                constraint=self.bias_constraint,
-                trainable=True,
-            )
+        self.kernel = self.add_kernel(self.kernel_shape(input_shape))
+        self.bias = self.add_bias((self.filters,))
         self.built = True
 
     def call(self, inputs):

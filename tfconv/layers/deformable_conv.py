@@ -127,24 +127,8 @@ class DeformableConv2D(OptionalInputs, ConvLayer):
                 "`offset_groups` must divide the number of input channels. Received: "
                 f"offset_groups={self.offset_groups}, input_shape={static_shape(input_shape)}"
             )
-        self.kernel = self.add_weight(
-            name="kernel",
-            shape=kernel_shape,
-            initializer=self.kernel_initializer,
-            regularizer=self.kernel_regularizer,
-            constraint=self.kernel_constraint,
-            trainable=True,
-        )
-        self.bias = None
-        if self.use_bias:
-            self.bias = self.add_weight(
-                name="bias",
-                shape=(self.filters,),
-                initializer=self.bias_initializer,
-                regularizer=self.bias_regularizer,
-                constraint=self.bias_constraint,
-                trainable=True,
-            )
+        self.kernel = self.add_kernel(kernel_shape)
+        self.bias = self.add_bias((self.filters,))
         self.offset_kernel = self.offset_bias = None
         if not self.given_at_build:
             made = self.offset_groups * self.geometry.taps * (3 if self.modulated else 2)

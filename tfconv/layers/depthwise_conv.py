@@ -90,25 +90,11 @@ class DepthwiseConv(KernelLayer):
 
     def build(self, input_shape):
         count = self.input_channels(input_shape)
-        self.depthwise_kernel = self.add_weight(
-            name="depthwise_kernel",
-            shape=(*self.kernel_size, count, self.depth_multiplier),
-            initializer=self.kernel_initializer,
-            regularizer=self.kernel_regularizer,
-            constraint=self.kernel_constraint,
-            trainable=True,
+        self.depthwise_kernel = self.add_kernel(
+            (*self.kernel_size, count, self.depth_multiplier), "depthwise_kernel"
         )
         self.build_pointwise(count * self.depth_multiplier)
-        self.bias = None
-        if self.use_bias:
-            self.bias = self.add_weight(
-                name="bias",
-                shape=(self.output_channels(count),),
-                initializer=self.bias_initializer,
-                regularizer=self.bias_regularizer,
-                constraint=self.bias_constraint,
-                trainable=True,
-            )
+        self.bias = self.add_bias((self.output_channels(count),))
         self.built = True
 
     def build_pointwise(self, channels: int) -> None:

@@ -47,25 +47,9 @@ class FactorizedConv(ConvLayer):
         for (name, shape), initializer in zip(shapes.items(), initializers):
             # A filter for each channel: every one starts as a kernel of one channel would.
             each = _by_filter(initializer) if len(shape) == 2 else initializer
-            kernel = self.add_weight(
-                name=name,
-                shape=shape,
-                initializer=each,
-                regularizer=self.kernel_regularizer,
-                constraint=self.kernel_constraint,
-                trainable=True,
-            )
+            kernel = self.add_kernel(shape, name, initializer=each)
             setattr(self, name, kernel)
-        self.bias = None
-        if self.use_bias:
-            self.bias = self.add_weight(
-                name="bias",
-                shape=(self.filters,),
-                initializer=self.bias_initializer,
-                regularizer=self.bias_regularizer,
-                constraint=self.bias_constraint,
-                trainable=True,
-            )
+        self.bias = self.add_bias((self.filters,))
         self.built = True
 
     def call(self, inputs):

@@ -98,24 +98,10 @@ class GatedConv(Conv):
     def build(self, input_shape):
         super().build(input_shape)
         _, gate_initializer = independent_copies(self.kernel_initializer, 2)
-        self.gate_kernel = self.add_weight(
-            name="gate_kernel",
-            shape=self.kernel_shape(input_shape),
-            initializer=gate_initializer,
-            regularizer=self.kernel_regularizer,
-            constraint=self.kernel_constraint,
-            trainable=True,
+        self.gate_kernel = self.add_kernel(
+            self.kernel_shape(input_shape), "gate_kernel", initializer=gate_initializer
         )
-        self.gate_bias = None
-        if self.use_bias:
-            self.gate_bias = self.add_weight(
-                name="gate_bias",
-                shape=(self.filters,),
-                initializer=self.bias_initializer,
-                regularizer=self.bias_regularizer,
-                constraint=self.bias_constraint,
-                trainable=True,
-            )
+        self.gate_bias = self.add_bias((self.filters,), "gate_bias")
         self.built = True
 
     def call(self, inputs):

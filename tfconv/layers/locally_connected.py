@@ -70,24 +70,11 @@ class LocallyConnected(ConvLayer):
         axes[self.channel_axis] = width * self.groups
         self.input_spec = keras.layers.InputSpec(ndim=self.rank + 2, axes=axes)
         self._outputs = self.geometry.output_shape(sizes)
-        self.kernel = self.add_weight(
-            name="kernel",
-            shape=(*self._outputs, math.prod(size) * width, self.filters),
+        self.kernel = self.add_kernel(
+            (*self._outputs, math.prod(size) * width, self.filters),
             initializer=self._by_position((*size, width, self.filters)),
-            regularizer=self.kernel_regularizer,
-            constraint=self.kernel_constraint,
-            trainable=True,
         )
-        self.bias = None
-        if self.use_bias:
-            self.bias = self.add_weight(
-                name="bias",
-                shape=(*self._outputs, self.filters),
-                initializer=self.bias_initializer,
-                regularizer=self.bias_regularizer,
-                constraint=self.bias_constraint,
-                trainable=True,
-            )
+        self.bias = self.add_bias((*self._outputs, self.filters))
         self.built = True
 
     def _by_position(self, shape: tuple[int, ...]) -> Any:
