@@ -63,3 +63,10 @@ def standardized_data_format(data_format: "str | None") -> str:
 def all_layers(model) -> list:
     """The layers of a model, those inside others included."""
     return list(model._flatten_layers())  # the same name in both Keras
+
+
+def tflite_schema():
+    """The module that reads and writes the flatbuffers of TensorFlow Lite models."""
+    from tensorflow.lite.python import schema_py_generated
+
+    return schema_py_generated

@@ -11,7 +11,6 @@ import dataclasses
 import json
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -63,11 +62,20 @@ def _parser() -> argparse.ArgumentParser:
 
     layers = commands.add_parser(
         "layers",
-        help="list the layers, their sources, and what they can stand in for",
+        help="list the layers, their sources, and the checks that each goes through",
         description="Lists the layers: for how many spatial axes there are, where each comes "
-        "from, and which layers of Keras it can stand in for.",
+        "from, which layers of Keras it can stand in for, and which checks it goes through.",
     )
-    layers.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    layers.add_argument(
+        "names", nargs="*", metavar="LAYER", help="only these layers or families (default: all)"
+    )
+    layers.add_argument(
+        "--check",
+        action="store_true",
+        dest="run_checks",
+        help="run the checks and print what passed: minutes for all layers",
+    )
+    layers.add_argument("--json", action="store_true", help="print JSON instead of tables")
     layers.set_defaults(run=_layers)
 
     build = commands.add_parser(
@@ -194,6 +202,29 @@ def _why_rebuild(status: Any, found: tuple[Path, dict[str, Any]] | None) -> str 
     return None
 
 
+def _quiet_tensorflow() -> None:
+    """No warnings from TensorFlow's Python; tfconv's own still come."""
+    import logging
+
+    import tensorflow as tf
+
+    tf.get_logger().setLevel(logging.ERROR)
+
+
+def _progress(transient: bool = False) -> Any:
+    """A progress bar with the count, the time and a description."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    return Progress(
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}", markup=False),
+        console=Console(stderr=True),
+        transient=transient,
+    )
+
+
 def _cpu() -> str:
     """The processor's name and how many of them this process may use."""
     name = platform.processor() or platform.machine()
@@ -259,62 +290,85 @@ def _status(arguments: argparse.Namespace) -> int:
 # tfconv layers
 
 
-def collect_layers() -> list[dict[str, Any]]:
-    """What `tfconv layers` tells, ready for JSON.
-
-    Returns:
-        A dictionary for each family of layers: `family`, `layers` (the names of its classes),
-        `ranks` (of those that have one), `source` (from its docstring) and `replaces` (layers
-        of Keras).
-    """
-    import tfconv
-    from tfconv._compat import keras
-    from tfconv.replacements import REPLACEABLE
-
-    replaced: dict[str, list[str]] = {}
-    for theirs in REPLACEABLE:
-        for replacement in tfconv.replacements(getattr(keras.layers, theirs)):
-            replaced.setdefault(replacement.layer_class.__name__, []).append(theirs)
-    families: dict[str, dict[str, Any]] = {}
-    for name in sorted(tfconv.layers.__all__):
-        rank = re.search(r"([123])D", name)
-        family = name if rank is None else name.replace(rank.group(), "")
-        row = families.setdefault(
-            family,
-            {"family": family, "layers": [], "ranks": [], "source": None, "replaces": []},
-        )
-        layer_class = getattr(tfconv.layers, name)
-        row["layers"].append(name)
-        row["ranks"] += [] if rank is None else [int(rank.group(1))]
-        row["source"] = row["source"] or _source(layer_class)
-        row["replaces"] += replaced.get(name, [])
-    return list(families.values())
-
-
-def _source(layer_class: type) -> str | None:
-    """The "Source" in the docstring of a layer or of what it is made from."""
-    for base in layer_class.__mro__:
-        found = re.search(r"^ *Source: (.*?)(?:\n *\n|\Z)", base.__doc__ or "", re.M | re.S)
-        if found:
-            return " ".join(found.group(1).split())
-    return None
-
-
 def _layers(arguments: argparse.Namespace) -> int:
-    rows = collect_layers()
+    _quiet_tensorflow()
+    from tfconv import catalog
+
+    try:
+        families = catalog.families(arguments.names)
+    except ValueError as error:
+        return _fail("there is no such layer.", error)
+    if arguments.run_checks:
+        with _progress(transient=True) as bar:
+            task = bar.add_task("", total=None)
+            catalog.run_checks(
+                families,
+                lambda done, total, what: bar.update(
+                    task, completed=done, total=total, description=what
+                ),
+            )
+    failures = [text for family in families for found in family.failures.values() for text in found]
     if arguments.json:
-        print(json.dumps(rows, indent=2))
-        return 0
+        print(json.dumps([dataclasses.asdict(family) for family in families], indent=2))
+        return int(bool(failures))
+    console = Console()
+    if not arguments.run_checks:
+        console.print(_table_of_layers(families), end="\n\n")
+    console.print(_table_of_checks(families))
+    console.print("\n".join(_legend(arguments.run_checks)), markup=False)
+    for text in failures:
+        console.print(text, style="red", markup=False)
+    return int(bool(failures))
+
+
+def _table_of_layers(families: Sequence[Any]) -> Any:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
     for title in ("layer", "axes", "can stand in for", "source"):
         table.add_column(title, overflow="fold")
-    for row in rows:
-        axes = ", ".join(map(str, row["ranks"])) or "any"
-        table.add_row(row["family"], axes, ", ".join(row["replaces"]), row["source"] or "")
-    Console().print(table)
-    return 0
+    for family in families:
+        axes = ", ".join(map(str, family.ranks)) or "any"
+        table.add_row(family.family, axes, ", ".join(family.replaces), family.source or "")
+    return table
+
+
+def _table_of_checks(families: Sequence[Any]) -> Any:
+    """A row for each family and a column for each check; `_legend` says what stands in it."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from tfconv.testing import CHECKS
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("layer", no_wrap=True)
+    for number in range(len(CHECKS)):
+        table.add_column(str(number + 1), justify="right", no_wrap=True)
+    for family in families:
+        cells = []
+        for check in CHECKS:
+            count = family.checks[check.name]
+            failed = len(family.failures.get(check.name, []))
+            style = "red" if failed else "green" if check.name in family.failures else ""
+            text = f"{count - failed}/{count}" if failed else str(count)
+            cells.append(Text(text if count else "-", style=style))
+        table.add_row(family.family, *cells)
+    return table
+
+
+def _legend(were_run: bool) -> list[str]:
+    from tfconv.testing import CHECKS
+
+    return [
+        "",
+        *(f"{i:2d}  {check.name}: {check.description}" for i, check in enumerate(CHECKS, 1)),
+        "",
+        "The numbers are configurations of the layer that passed the check"
+        if were_run
+        else "The numbers are configurations of the layer that go through the check",
+        '("-": it has not what is checked).'
+        + ("" if were_run else " `python -m tfconv layers --check` runs the checks."),
+    ]
 
 
 # tfconv build
@@ -326,21 +380,13 @@ print("@@" + json.dumps(dataclasses.asdict(tfconv.native_status())))
 
 
 def _run_build(arguments: argparse.Namespace) -> int:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}", markup=False),
-    )
     try:
         _build.find_compiler()  # at once: asking TensorFlow takes seconds
         config = _build.tensorflow_config()
         if arguments.force:
             shutil.rmtree(_build.default_build_dir(config.version), ignore_errors=True)
         print(f"Building tfconv's native ops for TensorFlow {config.version}", flush=True)
-        with Progress(*columns) as bar:
+        with _progress() as bar:
             task = bar.add_task("", total=None)
 
             def progress(done: int, total: int, what: str) -> None:
@@ -395,11 +441,7 @@ def _verify(library: Path) -> int:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    import logging
-
-    import tensorflow as tf
-
-    tf.get_logger().setLevel(logging.ERROR)
+    _quiet_tensorflow()
     # The demo itself says which ops are in force.
     warnings.filterwarnings("ignore", "tfconv runs with portable", RuntimeWarning)
     from tfconv import demo

@@ -1,27 +1,26 @@
-"""No layer is left out."""
-
-import importlib
-import pkgutil
+"""No layer is left out, and each goes through every check."""
 
 import pytest
 
-import tests.layers
 import tfconv
+from tfconv.testing import CHECKS, layer_cases
 
 
-def checked_layers():
-    """The classes in the ``LAYER_CASES`` of the tests of layers: those given to `check_layer`."""
-    modules = (
-        importlib.import_module(f"tests.layers.{module.name}")
-        for module in pkgutil.iter_modules(tests.layers.__path__)
-        if module.name.startswith("test_")
-    )
-    return {row[0] for module in modules for row in getattr(module, "LAYER_CASES", [])}
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.run.__name__)
+@pytest.mark.parametrize("number", range(len(layer_cases())), ids=lambda n: _id(n))
+def test_checks(number, check):
+    case = layer_cases()[number]
+    if check.applies(case):
+        check(case)
+
+
+def _id(number):
+    return f"{number}-{layer_cases()[number].layer_class.__name__}"
 
 
 @pytest.mark.parametrize("name", tfconv.layers.__all__)
 def test_is_checked(name):
-    assert getattr(tfconv.layers, name) in checked_layers()
+    assert getattr(tfconv.layers, name) in {case.layer_class for case in layer_cases()}
 
 
 @pytest.mark.parametrize("name", tfconv.layers.__all__)

@@ -5,21 +5,10 @@ import pytest
 import tensorflow as tf
 
 import tfconv
-from tests.layer_check import check_layer
 from tests.ops.geometries import as_function
 from tfconv.ops import channel_shuffle
 
-LAYER_CASES = [
-    (tfconv.ChannelShuffle, (5, 6), {"groups": 2}),
-    (tfconv.ChannelShuffle, (4, 3, 6), {"groups": 3, "inverse": True}),
-    (tfconv.ChannelShuffle, (2, 3, 4, 8), {"groups": 4}),
-]
 SIZES = [(), (5,), (4, 3), (2, 3, 2), (2, 1, 2, 2)]
-
-
-@pytest.mark.parametrize("layer_class, input_shape, arguments", LAYER_CASES)
-def test_layer(layer_class, input_shape, arguments):
-    check_layer(layer_class, input_shape, **arguments)
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph"])

@@ -6,108 +6,10 @@ import tensorflow as tf
 
 import tfconv
 from tests import recorded, reference
-from tests.layer_check import check_layer, randomize
 from tests.ops.geometries import assert_numeric_gradients, gradients
 from tfconv._compat import keras
 from tfconv.ops.per_example_conv import cheaper_execution, mixed_conv
-
-LAYER_CASES = [
-    (
-        tfconv.CondConv1D,
-        (7, 4),
-        {
-            "filters": 6,
-            "kernel_size": 3,
-            "strides": 2,
-            "padding": "causal",
-            "dilation_rate": 2,
-            "groups": 2,
-            "num_experts": 3,
-            "execution": "mix_outputs",
-        },
-    ),
-    (
-        tfconv.CondConv3D,
-        (4, 3, 5, 4),
-        {
-            "filters": 6,
-            "kernel_size": (2, 3, 2),
-            "padding": "same",
-            "groups": 2,
-            "num_experts": 2,
-            "activation": "tanh",
-        },
-    ),
-    (
-        tfconv.CondConv2D,
-        (7, 6, 4),
-        {
-            "filters": 6,
-            "kernel_size": 3,
-            "strides": 2,
-            "padding": "same",
-            "dilation_rate": 2,
-            "groups": 2,
-            "num_experts": 3,
-            "activation": "tanh",
-        },
-    ),
-    (
-        tfconv.CondConv2D,
-        (5, 6, 3),
-        {
-            "filters": 5,
-            "kernel_size": (3, 2),
-            "padding": "full",
-            "use_bias": False,
-            "num_experts": 2,
-            "extra": {"routing_weights": (2,)},
-        },
-    ),
-    (
-        tfconv.CondConv2D,
-        (5, 6, 3),
-        {
-            "filters": 4,
-            "kernel_size": 2,
-            "padding": ((1, 0), (2, 1)),
-            "num_experts": 4,
-            "routing_activation": "softmax",
-            "kernel_initializer": "he_normal",
-            "kernel_regularizer": "l2",
-            "bias_constraint": "non_neg",
-        },
-    ),
-    (
-        tfconv.DepthwiseCondConv2D,
-        (7, 6, 3),
-        {
-            "kernel_size": 3,
-            "strides": (2, 1),
-            "padding": "same",
-            "depth_multiplier": 2,
-            "num_experts": 3,
-        },
-    ),
-    (
-        tfconv.DepthwiseCondConv2D,
-        (6, 7, 4),
-        {
-            "kernel_size": 3,
-            "padding": 1,
-            "dilation_rate": (2, 1),
-            "num_experts": 2,
-            "activation": "tanh",
-            "extra": {"routing_weights": (2,)},
-        },
-    ),
-]
-
-
-@pytest.mark.parametrize("layer_class, input_shape, arguments", LAYER_CASES)
-def test_layer(layer_class, input_shape, arguments):
-    check_layer(layer_class, input_shape, **arguments)
-
+from tfconv.testing import randomize
 
 # What it computes.
 

@@ -5,27 +5,8 @@ import pytest
 import tensorflow as tf
 
 import tfconv
-from tests.layer_check import check_layer, randomize
 from tfconv._compat import keras
-
-LAYER_CASES = [
-    (tfconv.CondDense, (8,), {"units": 5, "num_experts": 3, "activation": "tanh"}),
-    (
-        tfconv.CondDense,
-        (4, 3, 8),
-        {"units": 5, "num_experts": 2, "extra": {"routing_weights": (2,)}},
-    ),
-    (
-        tfconv.CondDense,
-        (6, 4),
-        {"units": 3, "num_experts": 4, "use_bias": False, "kernel_regularizer": "l2"},
-    ),
-]
-
-
-@pytest.mark.parametrize("layer_class, input_shape, arguments", LAYER_CASES)
-def test_layer(layer_class, input_shape, arguments):
-    check_layer(layer_class, input_shape, **arguments)
+from tfconv.testing import randomize
 
 
 @pytest.mark.parametrize("shape", [(7,), (5, 7), (2, 3, 7)])

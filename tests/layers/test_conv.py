@@ -6,70 +6,11 @@ import tensorflow as tf
 
 import tfconv
 from tests import recorded, reference
-from tests.layer_check import check_layer, randomize
 from tests.ops.geometries import assert_close, assert_numeric_gradients, gradients
 from tfconv._compat import keras
+from tfconv.testing import randomize
 
 LAYERS = {1: tfconv.Conv1D, 2: tfconv.Conv2D, 3: tfconv.Conv3D}
-LAYER_CASES = [
-    (
-        tfconv.Conv1D,
-        (9, 4),
-        {
-            "filters": 6,
-            "kernel_size": 4,
-            "strides": 2,
-            "padding": "causal",
-            "dilation_rate": 2,
-            "groups": 2,
-            "activation": "tanh",
-        },
-    ),
-    (
-        tfconv.Conv2D,
-        (7, 6, 4),
-        {
-            "filters": 6,
-            "kernel_size": (3, 2),
-            "strides": (2, 1),
-            "padding": "same",
-            "groups": 2,
-            "kernel_regularizer": "l2",
-        },
-    ),
-    (
-        tfconv.Conv2D,
-        (5, 6, 3),
-        {
-            "filters": 4,
-            "kernel_size": 3,
-            "padding": "full",
-            "dilation_rate": 2,
-            "use_bias": False,
-        },
-    ),
-    (
-        tfconv.Conv3D,
-        (4, 5, 3, 6),
-        {
-            "filters": 4,
-            "kernel_size": (2, 3, 1),
-            "strides": (1, 2, 1),
-            "padding": ((1, 0), (1, 2), (0, 0)),
-            "groups": 2,
-        },
-    ),
-    (
-        tfconv.Conv3D,
-        (4, 5, 4, 2),
-        {"filters": 4, "kernel_size": 2, "padding": 1, "dilation_rate": 2, "groups": 2},
-    ),
-]
-
-
-@pytest.mark.parametrize("layer_class, input_shape, arguments", LAYER_CASES)
-def test_layer(layer_class, input_shape, arguments):
-    check_layer(layer_class, input_shape, **arguments)
 
 
 @pytest.mark.parametrize("number", range(len(recorded.cases("conv_nd"))))

@@ -5,72 +5,11 @@ import pytest
 import tensorflow as tf
 
 import tfconv
-from tests.layer_check import check_layer, randomize
 from tests.ops.geometries import assert_close, gradients
 from tfconv._compat import keras
+from tfconv.testing import randomize
 
 LAYERS = {1: tfconv.Conv1DTranspose, 2: tfconv.Conv2DTranspose, 3: tfconv.Conv3DTranspose}
-LAYER_CASES = [
-    (
-        tfconv.Conv1DTranspose,
-        (5, 4),
-        {
-            "filters": 6,
-            "kernel_size": 3,
-            "strides": 2,
-            "padding": "causal",
-            "dilation_rate": 2,
-            "groups": 2,
-            "activation": "tanh",
-        },
-    ),
-    (
-        tfconv.Conv2DTranspose,
-        (4, 5, 3),
-        {
-            "filters": 4,
-            "kernel_size": (3, 2),
-            "strides": (2, 3),
-            "padding": "same",
-            "kernel_regularizer": "l2",
-        },
-    ),
-    (
-        tfconv.Conv2DTranspose,
-        (4, 3, 4),
-        {
-            "filters": 4,
-            "kernel_size": 3,
-            "strides": 2,
-            "padding": ((1, 0), (2, 1)),
-            "output_padding": (1, 0),
-            "groups": 2,
-            "use_bias": False,
-        },
-    ),
-    (
-        tfconv.Conv3DTranspose,
-        (3, 2, 3, 2),
-        {"filters": 3, "kernel_size": (2, 3, 1), "strides": (2, 1, 2), "padding": "same"},
-    ),
-    (
-        tfconv.Conv3DTranspose,
-        (2, 3, 2, 4),
-        {
-            "filters": 2,
-            "kernel_size": 2,
-            "strides": 2,
-            "dilation_rate": 2,
-            "groups": 2,
-            "output_padding": 1,
-        },
-    ),
-]
-
-
-@pytest.mark.parametrize("layer_class, input_shape, arguments", LAYER_CASES)
-def test_layer(layer_class, input_shape, arguments):
-    check_layer(layer_class, input_shape, **arguments)
 
 
 @pytest.mark.parametrize("rank", LAYERS)

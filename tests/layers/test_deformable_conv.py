@@ -8,59 +8,8 @@ import tensorflow as tf
 
 import tfconv
 from tests import recorded, reference
-from tests.layer_check import check_keeps_native, check_layer, randomize
 from tfconv._compat import keras
-
-LAYER_CASES = [
-    (
-        tfconv.DeformableConv2D,
-        (7, 6, 4),
-        {
-            "filters": 6,
-            "kernel_size": 3,
-            "strides": 2,
-            "padding": "same",
-            "groups": 2,
-            "offset_groups": 2,
-            "activation": "tanh",
-        },
-    ),
-    (
-        tfconv.DeformableConv2D,
-        (5, 6, 3),
-        {
-            "filters": 4,
-            "kernel_size": (2, 3),
-            "padding": "full",
-            "dilation_rate": 2,
-            "strides": (2, 1),
-            "modulated": False,
-            "use_bias": False,
-            "offset_regularizer": "l2",
-        },
-    ),
-    (
-        tfconv.DeformableConv2D,
-        (6, 7, 4),
-        {
-            "filters": 5,
-            "kernel_size": 3,
-            "padding": ((1, 0), (2, 1)),
-            "offset_groups": 2,
-            "extra": {"offset": (5, 8, 36), "mask": (5, 8, 18)},
-        },
-    ),
-    (
-        tfconv.DeformableConv2D,
-        (5, 5, 3),
-        {"filters": 2, "kernel_size": 3, "padding": 1, "extra": {"offset": (5, 5, 18)}},
-    ),
-]
-
-
-@pytest.mark.parametrize("layer_class, input_shape, arguments", LAYER_CASES)
-def test_layer(layer_class, input_shape, arguments):
-    check_layer(layer_class, input_shape, **arguments)
+from tfconv.testing import check_keeps_native, randomize
 
 
 def test_native_ops_are_kept_on_demand():
@@ -98,6 +47,7 @@ def test_by_hand(modulated, rng, implementation):
         groups=2,
         offset_groups=2,
         modulated=modulated,
+        mask_scale=1.5,
         activation="relu",
         dtype="float64",
     )
@@ -107,22 +57,72 @@ def test_by_hand(modulated, rng, implementation):
     kernel, bias, offset_kernel, offset_bias = layer.get_weights()
     window = reference.window((7, 6), 3, 2, "same")
     made = reference.conv(x, offset_kernel, window) + offset_bias
-    offset, mask = made[..., :36], 1 / (1 + np.exp(-made[..., 36:]))
+    offset, mask = made[..., :36], 1.5 / (1 + np.exp(-made[..., 36:]))
     expected = reference.deformable_conv2d(
         x, offset, kernel, mask if modulated else None, bias, window
     )
     np.testing.assert_allclose(layer(x), np.maximum(expected, 0), rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("modulated, factor", [(True, 0.5), (False, 1.0)], ids=["v2", "v1"])
-def test_starts_as_plain_convolution(modulated, factor, rng):
-    x = rng.standard_normal((2, 7, 6, 4)).astype(np.float32)
-    layer = tfconv.DeformableConv2D(5, 3, dilation_rate=2, modulated=modulated, use_bias=False)
-    plain = keras.layers.Conv2D(5, 3, dilation_rate=2, use_bias=False)
+STARTS = [(True, 2.0, 1.0), (True, 1.0, 0.5), (False, 1.0, 1.0)]
+
+
+@pytest.mark.parametrize("modulated, mask_scale, factor", STARTS, ids=["v2", "paper's v2", "v1"])
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"padding": "same", "groups": 2, "offset_groups": 4}, {"strides": 2, "padding": "same"}],
+    ids=str,
+)
+def test_starts_as_plain_convolution(arguments, modulated, mask_scale, factor, rng, implementation):
+    x = rng.standard_normal((2, 7, 6, 4))
+    layer = tfconv.DeformableConv2D(
+        6, 3, **arguments, modulated=modulated, mask_scale=mask_scale, dtype="float64"
+    )
+    arguments.pop("offset_groups", None)
+    plain = tfconv.Conv2D(6, 3, **arguments, dtype="float64")
     layer(x)
     plain.build(x.shape)
-    plain.set_weights(layer.get_weights()[:1])
-    np.testing.assert_allclose(layer(x), factor * plain(x), rtol=1e-4, atol=1e-5)
+    plain.set_weights(layer.get_weights()[:2])
+    np.testing.assert_allclose(layer(x), factor * plain(x), rtol=1e-12, atol=1e-12)
+
+
+def test_by_default_it_stands_in_for_keras_convolution(rng):
+    x = rng.standard_normal((2, 7, 6, 4)).astype(np.float32)
+    plain = keras.layers.Conv2D(5, 3, dilation_rate=2)
+    expected = plain(x)
+    layer = tfconv.DeformableConv2D(5, 3, dilation_rate=2)
+    layer(x)
+    layer.set_weights(plain.get_weights() + layer.get_weights()[2:])
+    np.testing.assert_allclose(layer(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("multiplier", [0.1, 0, 3])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_learning_rate_of_offsets(multiplier, momentum, rng):
+    """With SGD, the multiplier is a learning rate: for the weights of the offsets alone."""
+    x = rng.standard_normal((2, 7, 6, 4))
+
+    def steps_of(multiplier):
+        layer = tfconv.DeformableConv2D(
+            5, 3, offset_learning_rate_multiplier=multiplier, dtype="float64"
+        )
+        layer(x)
+        randomize(layer)
+        before = layer.get_weights()
+        optimizer = keras.optimizers.SGD(1e-7, momentum)
+        for _ in range(2):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(layer(x) ** 2)
+            gradients = tape.gradient(loss, layer.trainable_variables)
+            optimizer.apply_gradients(zip(gradients, layer.trainable_variables))
+        return [new - old for new, old in zip(layer.get_weights(), before)]
+
+    factors = (1, 1, multiplier, multiplier)
+    for step, expected, factor in zip(steps_of(multiplier), steps_of(1.0), factors):
+        assert np.abs(expected).max() > 0
+        np.testing.assert_allclose(
+            step, factor * expected, rtol=0, atol=1e-3 * np.abs(factor * expected).max()
+        )
 
 
 def test_given_offsets_leave_no_offset_weights():
@@ -167,6 +167,9 @@ def test_modulation_is_no_mask_of_keras():
         ({"groups": 4}, "groups"),
         ({"offset_groups": 0}, "offset_groups"),
         ({"data_format": "last"}, "data_format"),
+        ({"offset_learning_rate_multiplier": -0.1}, "offset_learning_rate_multiplier"),
+        ({"offset_learning_rate_multiplier": "0.1"}, "offset_learning_rate_multiplier"),
+        ({"mask_scale": float("nan")}, "mask_scale"),
     ],
 )
 def test_bad_arguments(arguments, name):

@@ -6,50 +6,11 @@ import tensorflow as tf
 
 import tfconv
 from tests import reference
-from tests.layer_check import check_layer, randomize
 from tests.ops.geometries import Geometry, assert_close, assert_numeric_gradients, gradients, table
 from tfconv._compat import keras
+from tfconv.testing import randomize
 
 LAYERS = {1: tfconv.DepthwiseConv1D, 2: tfconv.DepthwiseConv2D, 3: tfconv.DepthwiseConv3D}
-LAYER_CASES = [
-    (
-        tfconv.DepthwiseConv1D,
-        (9, 4),
-        {"kernel_size": 3, "padding": "causal", "dilation_rate": 2, "activation": "tanh"},
-    ),
-    (
-        tfconv.DepthwiseConv2D,
-        (7, 6, 3),
-        {
-            "kernel_size": 3,
-            "strides": 2,
-            "padding": "same",
-            "depth_multiplier": 2,
-            "depthwise_regularizer": "l2",
-        },
-    ),
-    (
-        tfconv.DepthwiseConv2D,
-        (7, 6, 3),
-        {"kernel_size": (2, 3), "strides": (2, 1), "padding": 1, "dilation_rate": (1, 2)},
-    ),
-    (
-        tfconv.DepthwiseConv3D,
-        (4, 5, 3, 2),
-        {
-            "kernel_size": (2, 3, 1),
-            "strides": (1, 2, 1),
-            "padding": "full",
-            "depth_multiplier": 2,
-            "use_bias": False,
-        },
-    ),
-]
-
-
-@pytest.mark.parametrize("layer_class, input_shape, arguments", LAYER_CASES)
-def test_layer(layer_class, input_shape, arguments):
-    check_layer(layer_class, input_shape, **arguments)
 
 
 @pytest.mark.parametrize("geometry, multiplier", table([1, 2, 3], [1, 2, 3]))

@@ -8,52 +8,10 @@ import tensorflow as tf
 
 import tfconv
 from tests import reference
-from tests.layer_check import check_layer, randomize
 from tests.ops.geometries import assert_numeric_gradients
 from tfconv._compat import keras
 from tfconv.callbacks import TemperatureAnnealing
-
-LAYER_CASES = [
-    (
-        tfconv.DynamicConv1D,
-        (7, 4),
-        {
-            "filters": 6,
-            "kernel_size": 3,
-            "strides": 2,
-            "padding": "causal",
-            "dilation_rate": 2,
-            "groups": 2,
-            "num_kernels": 3,
-            "ratio": 1,
-            "temperature": 4.0,
-            "activation": "tanh",
-        },
-    ),
-    (
-        tfconv.DynamicConv2D,
-        (6, 5, 8),
-        {
-            "filters": 5,
-            "kernel_size": (3, 2),
-            "padding": "same",
-            "num_kernels": 2,
-            "ratio": 1,
-            "use_bias": False,
-            "execution": "mix_outputs",
-        },
-    ),
-    (
-        tfconv.DynamicConv3D,
-        (4, 3, 5, 4),
-        {"filters": 6, "kernel_size": 2, "groups": 2, "num_kernels": 3, "ratio": 1},
-    ),
-]
-
-
-@pytest.mark.parametrize("layer_class, input_shape, arguments", LAYER_CASES)
-def test_layer(layer_class, input_shape, arguments):
-    check_layer(layer_class, input_shape, **arguments)
+from tfconv.testing import randomize
 
 
 def built(x, **arguments):

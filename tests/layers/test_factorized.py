@@ -9,73 +9,10 @@ import tensorflow as tf
 
 import tfconv
 from tests import reference
-from tests.layer_check import check_layer, randomize
 from tests.ops.geometries import Geometry, assert_close, gradients
 from tfconv._compat import keras
+from tfconv.testing import randomize
 
-LAYER_CASES = [
-    (
-        tfconv.FlattenedConv1D,
-        (8, 3),
-        {"filters": 4, "kernel_size": 3, "padding": "causal", "dilation_rate": 2},
-    ),
-    (
-        tfconv.FlattenedConv2D,
-        (7, 6, 4),
-        {
-            "filters": 6,
-            "kernel_size": (3, 2),
-            "strides": (2, 1),
-            "padding": "same",
-            "groups": 2,
-            "activation": "tanh",
-            "kernel_regularizer": "l2",
-        },
-    ),
-    (
-        tfconv.FlattenedConv3D,
-        (4, 3, 4, 2),
-        {"filters": 3, "kernel_size": 2, "strides": 2, "padding": "same", "use_bias": False},
-    ),
-    (tfconv.LowRankConv1D, (8, 3), {"filters": 4, "kernel_size": 3, "kernel_rank": 2}),
-    (
-        tfconv.LowRankConv2D,
-        (7, 6, 4),
-        {
-            "filters": 6,
-            "kernel_size": (2, 3),
-            "strides": 2,
-            "padding": ((1, 0), (2, 1)),
-            "groups": 2,
-            "kernel_rank": 4,
-            "use_bias": False,
-        },
-    ),
-    (
-        tfconv.LowRankConv3D,
-        (3, 4, 3, 2),
-        {"filters": 3, "kernel_size": (1, 2, 3), "padding": "full", "kernel_rank": 2},
-    ),
-    (tfconv.TuckerConv1D, (8, 3), {"filters": 4, "kernel_size": 3, "ranks": 2, "padding": 1}),
-    (
-        tfconv.TuckerConv2D,
-        (7, 6, 4),
-        {
-            "filters": 6,
-            "kernel_size": 3,
-            "strides": 2,
-            "padding": "same",
-            "groups": 2,
-            "ranks": [2, 4],
-            "activation": "tanh",
-        },
-    ),
-    (
-        tfconv.TuckerConv3D,
-        (3, 4, 3, 2),
-        {"filters": 3, "kernel_size": 2, "padding": "same", "ranks": [1, 2]},
-    ),
-]
 FAMILIES = {
     "Flattened": {},
     "LowRank": {"kernel_rank": 4},
@@ -88,11 +25,6 @@ GEOMETRIES = [
     Geometry((4, 5), 1, 1, "valid"),
     Geometry((3, 4, 3), (2, 1, 3), (1, 2, 1), "full"),
 ]
-
-
-@pytest.mark.parametrize("layer_class, input_shape, arguments", LAYER_CASES)
-def test_layer(layer_class, input_shape, arguments):
-    check_layer(layer_class, input_shape, **arguments)
 
 
 def layer_of(family, geometry, filters=6, groups=1, channels=4, **arguments):

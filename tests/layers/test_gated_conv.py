@@ -6,49 +6,11 @@ import tensorflow as tf
 
 import tfconv
 from tests import reference
-from tests.layer_check import check_layer, randomize
 from tests.ops.geometries import Geometry, assert_close, gradients
 from tfconv._compat import keras
+from tfconv.testing import randomize
 
 LAYERS = {1: tfconv.GatedConv1D, 2: tfconv.GatedConv2D, 3: tfconv.GatedConv3D}
-LAYER_CASES = [
-    (
-        tfconv.GatedConv1D,
-        (8, 3),
-        {"filters": 4, "kernel_size": 3, "padding": "causal", "dilation_rate": 2},
-    ),
-    (
-        tfconv.GatedConv2D,
-        (7, 6, 4),
-        {
-            "filters": 6,
-            "kernel_size": (3, 2),
-            "strides": 2,
-            "padding": "same",
-            "groups": 2,
-            "activation": "tanh",
-            "gate": "feature",
-            "kernel_regularizer": "l2",
-        },
-    ),
-    (
-        tfconv.GatedConv2D,
-        (5, 6, 3),
-        {
-            "filters": 2,
-            "kernel_size": 2,
-            "strides": 2,
-            "padding": ((1, 0), (2, 1)),
-            "dilation_rate": 2,
-            "use_bias": False,
-        },
-    ),
-    (
-        tfconv.GatedConv3D,
-        (3, 4, 3, 2),
-        {"filters": 3, "kernel_size": 2, "padding": "full", "gate": "feature"},
-    ),
-]
 GEOMETRIES = [
     Geometry((7,), 3, 2, "causal", 2),
     Geometry((5, 6), (3, 2), (2, 1), "same", (1, 2)),
@@ -60,11 +22,6 @@ ACTIVATIONS = {
     "elu": ({"gate": "feature"}, lambda y: np.where(y > 0, y, np.expm1(y))),
     "relu": ({"gate": "feature", "activation": "relu"}, lambda y: np.maximum(y, 0)),
 }
-
-
-@pytest.mark.parametrize("layer_class, input_shape, arguments", LAYER_CASES)
-def test_layer(layer_class, input_shape, arguments):
-    check_layer(layer_class, input_shape, **arguments)
 
 
 def layer_of(geometry, groups=1, channels=4, **arguments):

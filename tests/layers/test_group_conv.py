@@ -8,66 +8,16 @@ import tensorflow as tf
 
 import tfconv
 from tests import reference
-from tests.layer_check import check_layer, randomize
 from tests.ops.geometries import Geometry, assert_close, assert_numeric_gradients, gradients
+from tfconv.testing import randomize
 
 LAYERS = {1: tfconv.GroupConv1D, 2: tfconv.GroupConv2D, 3: tfconv.GroupConv3D}
-LAYER_CASES = [
-    (
-        tfconv.GroupConv1D,
-        (8, 4),
-        {
-            "filters": 6,
-            "kernel_size": 3,
-            "padding": "causal",
-            "dilation_rate": 2,
-            "groups": 2,
-            "share_kernel": True,
-        },
-    ),
-    (
-        tfconv.GroupConv2D,
-        (7, 6, 6),
-        {
-            "filters": 6,
-            "kernel_size": (3, 2),
-            "strides": 2,
-            "padding": "same",
-            "groups": 3,
-            "activation": "tanh",
-            "kernel_regularizer": "l2",
-        },
-    ),
-    (
-        tfconv.GroupConv2D,
-        (6, 5, 4),
-        {
-            "filters": 8,
-            "kernel_size": 2,
-            "strides": 2,
-            "padding": ((1, 0), (2, 1)),
-            "groups": 4,
-            "share_kernel": True,
-            "use_bias": False,
-        },
-    ),
-    (
-        tfconv.GroupConv3D,
-        (3, 4, 4, 4),
-        {"filters": 4, "kernel_size": 2, "padding": "full", "groups": 2, "share_kernel": True},
-    ),
-]
 GEOMETRIES = [
     Geometry((7,), 3, 2, "causal", 2),
     Geometry((5, 6), (3, 2), (2, 1), "same", (1, 2)),
     Geometry((4, 5), 1, 1, "valid"),
     Geometry((3, 4, 3), 2, 2, ((1, 0), (0, 2), (0, 0))),
 ]
-
-
-@pytest.mark.parametrize("layer_class, input_shape, arguments", LAYER_CASES)
-def test_layer(layer_class, input_shape, arguments):
-    check_layer(layer_class, input_shape, **arguments)
 
 
 def layer_of(geometry, *, filters=6, groups=3, **arguments):

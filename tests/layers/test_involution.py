@@ -6,47 +6,9 @@ import tensorflow as tf
 
 import tfconv
 from tests import reference
-from tests.layer_check import check_keeps_native, check_layer, randomize
+from tfconv.testing import check_keeps_native, randomize
 
-LAYER_CASES = [
-    (tfconv.Involution1D, (9, 4), {"kernel_size": 3, "strides": 2, "group_channels": 2}),
-    (
-        tfconv.Involution1D,
-        (9, 6),
-        {"kernel_size": 4, "padding": "causal", "dilation_rate": 2, "groups": 3},
-    ),
-    (
-        tfconv.Involution2D,
-        (7, 6, 8),
-        {"kernel_size": 3, "strides": 2, "group_channels": 4, "activation": "tanh"},
-    ),
-    (
-        tfconv.Involution2D,
-        (7, 8, 4),
-        {"kernel_size": (3, 2), "padding": "valid", "groups": 2, "kernel_regularizer": "l2"},
-    ),
-    (
-        tfconv.Involution2D,
-        (6, 7, 4),
-        {
-            "kernel_size": 3,
-            "padding": 1,
-            "strides": 2,
-            "dilation_rate": 2,
-            "group_channels": 4,
-            "reduction_ratio": 1,
-            "batch_norm_momentum": 0.5,
-            "batch_norm_epsilon": 1e-3,
-        },
-    ),
-    (tfconv.Involution3D, (3, 5, 4, 4), {"kernel_size": (1, 3, 2), "strides": 2, "groups": 2}),
-]
 LAYERS = {1: tfconv.Involution1D, 2: tfconv.Involution2D, 3: tfconv.Involution3D}
-
-
-@pytest.mark.parametrize("layer_class, input_shape, arguments", LAYER_CASES)
-def test_layer(layer_class, input_shape, arguments):
-    check_layer(layer_class, input_shape, **arguments)
 
 
 def test_native_ops_are_kept_on_demand():

@@ -6,28 +6,8 @@ import tensorflow as tf
 
 import tfconv
 from tests import reference
-from tests.layer_check import check_keeps_native, check_layer, randomize
 from tests.ops.geometries import assert_numeric_gradients, second_gradients
-
-LAYER_CASES = [
-    (
-        tfconv.LocalSelfAttention2D,
-        (5, 4, 6),
-        {
-            "filters": 10,
-            "kernel_size": (3, 2),
-            "num_heads": 2,
-            "dilation_rate": (1, 2),
-            "use_bias": True,
-            "activation": "tanh",
-        },
-    ),
-]
-
-
-@pytest.mark.parametrize("layer_class, input_shape, arguments", LAYER_CASES)
-def test_layer(layer_class, input_shape, arguments):
-    check_layer(layer_class, input_shape, **arguments)
+from tfconv.testing import check_keeps_native, randomize
 
 
 def test_keeps_native():

@@ -8,46 +8,11 @@ import tensorflow as tf
 
 import tfconv
 from tests import reference
-from tests.layer_check import check_layer, randomize
 from tests.ops.geometries import Geometry, assert_numeric_gradients, table
 from tfconv._compat import keras
+from tfconv.testing import randomize
 
 DATA = Path(__file__).parent.parent / "data"
-
-LAYER_CASES = [
-    (
-        tfconv.LocallyConnected1D,
-        (7, 4),
-        {
-            "filters": 6,
-            "kernel_size": 3,
-            "strides": 2,
-            "padding": "causal",
-            "dilation_rate": 2,
-            "groups": 2,
-            "activation": "tanh",
-            "any_size": False,
-        },
-    ),
-    (
-        tfconv.LocallyConnected2D,
-        (5, 6, 3),
-        {
-            "filters": 4,
-            "kernel_size": (3, 2),
-            "strides": (1, 2),
-            "padding": "same",
-            "kernel_regularizer": "l2",
-            "bias_constraint": "non_neg",
-            "any_size": False,
-        },
-    ),
-]
-
-
-@pytest.mark.parametrize("layer_class, input_shape, arguments", LAYER_CASES)
-def test_layer(layer_class, input_shape, arguments):
-    check_layer(layer_class, input_shape, **arguments)
 
 
 CLASSES = {1: tfconv.LocallyConnected1D, 2: tfconv.LocallyConnected2D}

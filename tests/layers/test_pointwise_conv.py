@@ -5,24 +5,10 @@ import pytest
 import tensorflow as tf
 
 import tfconv
-from tests.layer_check import check_layer, randomize
 from tests.ops.geometries import assert_close, gradients
+from tfconv.testing import randomize
 
 LAYERS = {1: tfconv.PointwiseConv1D, 2: tfconv.PointwiseConv2D, 3: tfconv.PointwiseConv3D}
-LAYER_CASES = [
-    (tfconv.PointwiseConv1D, (7, 4), {"filters": 6, "strides": 2, "activation": "tanh"}),
-    (
-        tfconv.PointwiseConv2D,
-        (5, 6, 4),
-        {"filters": 6, "strides": (2, 1), "padding": 1, "groups": 2, "kernel_regularizer": "l2"},
-    ),
-    (tfconv.PointwiseConv3D, (3, 2, 4, 3), {"filters": 4, "use_bias": False}),
-]
-
-
-@pytest.mark.parametrize("layer_class, input_shape, arguments", LAYER_CASES)
-def test_layer(layer_class, input_shape, arguments):
-    check_layer(layer_class, input_shape, **arguments)
 
 
 @pytest.mark.parametrize("padding", ["valid", "same", "full"])

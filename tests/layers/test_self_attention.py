@@ -5,39 +5,9 @@ import pytest
 import tensorflow as tf
 
 import tfconv
-from tests.layer_check import check_layer, randomize
 from tests.ops.geometries import assert_numeric_gradients
 from tfconv.layers.self_attention import relative_positions
-
-LAYER_CASES = [
-    (
-        tfconv.SelfAttention1D,
-        (7, 6),
-        {"num_heads": 2, "key_dim": 3, "value_dim": 2, "filters": 5, "activation": "tanh"},
-    ),
-    (
-        tfconv.SelfAttention2D,
-        (4, 3, 6),
-        {
-            "num_heads": 2,
-            "key_dim": 3,
-            "relative_position_bias": True,
-            "use_bias": False,
-            "any_size": False,
-        },
-    ),
-    (
-        tfconv.SelfAttention3D,
-        (2, 3, 2, 6),
-        {"num_heads": 3, "key_dim": 2, "kernel_regularizer": "l2", "use_bias": False},
-    ),
-]
-
-
-@pytest.mark.parametrize("layer_class, input_shape, arguments", LAYER_CASES)
-def test_layer(layer_class, input_shape, arguments):
-    check_layer(layer_class, input_shape, **arguments)
-
+from tfconv.testing import randomize
 
 CLASSES = {
     1: tfconv.SelfAttention1D,

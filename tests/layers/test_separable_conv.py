@@ -5,55 +5,11 @@ import pytest
 
 import tfconv
 from tests import reference
-from tests.layer_check import check_layer, randomize
 from tests.ops.geometries import Geometry, assert_close, gradients
 from tfconv._compat import keras
+from tfconv.testing import randomize
 
 LAYERS = {1: tfconv.SeparableConv1D, 2: tfconv.SeparableConv2D, 3: tfconv.SeparableConv3D}
-LAYER_CASES = [
-    (
-        tfconv.SeparableConv1D,
-        (9, 4),
-        {
-            "filters": 5,
-            "kernel_size": 3,
-            "strides": 2,
-            "padding": "causal",
-            "dilation_rate": 2,
-            "depth_multiplier": 2,
-            "activation": "tanh",
-        },
-    ),
-    (
-        tfconv.SeparableConv2D,
-        (7, 6, 3),
-        {
-            "filters": 4,
-            "kernel_size": 3,
-            "padding": "same",
-            "dilation_rate": 2,
-            "depthwise_initializer": "he_normal",
-            "pointwise_regularizer": "l2",
-            "pointwise_constraint": "non_neg",
-        },
-    ),
-    (
-        tfconv.SeparableConv3D,
-        (4, 5, 3, 2),
-        {
-            "filters": 3,
-            "kernel_size": (2, 3, 1),
-            "strides": (1, 2, 1),
-            "padding": 1,
-            "use_bias": False,
-        },
-    ),
-]
-
-
-@pytest.mark.parametrize("layer_class, input_shape, arguments", LAYER_CASES)
-def test_layer(layer_class, input_shape, arguments):
-    check_layer(layer_class, input_shape, **arguments)
 
 
 @pytest.mark.parametrize(

@@ -7,30 +7,15 @@ import pytest
 import tensorflow as tf
 
 import tfconv
-from tests.layer_check import check_layer, randomize
 from tests.ops.geometries import gradients
 from tfconv._compat import keras
+from tfconv.testing import randomize
 
 
 def conv(filters, **arguments):
     return tfconv.GroupConv2D(filters, 3, padding="same", groups=1, **arguments)
 
 
-LAYER_CASES = [
-    (
-        tfconv.SplitTransformMerge,
-        (5, 4, 6),
-        {"transform": conv(2, strides=2, activation="tanh"), "groups": 3, "merge": "shuffle"},
-    ),
-    (
-        tfconv.SplitTransformMerge,
-        (4, 5, 6),
-        {
-            "transform": [tfconv.Involution2D(3, groups=1), conv(3, kernel_regularizer="l2")],
-            "merge": "weighted_sum",
-        },
-    ),
-]
 MERGES = {
     "concat": lambda parts: np.concatenate(parts, axis=-1),
     "sum": lambda parts: sum(parts),
@@ -38,11 +23,6 @@ MERGES = {
     "weighted_sum": lambda parts: sum(parts),  # the weights start at one
     "shuffle": lambda parts: np.stack(parts, axis=-1).reshape(*parts[0].shape[:-1], -1),
 }
-
-
-@pytest.mark.parametrize("layer_class, input_shape, arguments", LAYER_CASES)
-def test_layer(layer_class, input_shape, arguments):
-    check_layer(layer_class, input_shape, **arguments)
 
 
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])

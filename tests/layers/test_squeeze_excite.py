@@ -5,26 +5,7 @@ import pytest
 import tensorflow as tf
 
 import tfconv
-from tests.layer_check import check_layer, randomize
-
-LAYER_CASES = [
-    (tfconv.SqueezeExcite, (9, 8), {"ratio": 2, "activation": "tanh"}),
-    (
-        tfconv.SqueezeExcite,
-        (6, 5, 6),
-        {"squeeze_channels": 5, "activation": "tanh", "use_bias": False},
-    ),
-    (
-        tfconv.SqueezeExcite,
-        (2, 3, 4, 4),
-        {"ratio": 1, "activation": "tanh", "gate_activation": "tanh"},
-    ),
-]
-
-
-@pytest.mark.parametrize("layer_class, input_shape, arguments", LAYER_CASES)
-def test_layer(layer_class, input_shape, arguments):
-    check_layer(layer_class, input_shape, **arguments)
+from tfconv.testing import randomize
 
 
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])

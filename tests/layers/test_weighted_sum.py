@@ -5,7 +5,6 @@ import pytest
 import tensorflow as tf
 
 import tfconv
-from tests.layer_check import check_layer
 
 WEIGHTS = np.array([0.5, -1.0, 2.0])
 NORMALIZED = {
@@ -13,28 +12,6 @@ NORMALIZED = {
     "softmax": np.exp(WEIGHTS) / np.exp(WEIGHTS).sum(),
     "fast": np.array([0.5, 0.0, 2.0]) / 2.75,
 }
-LAYER_CASES = [
-    (
-        tfconv.WeightedSum,
-        (4, 5, 3),
-        {
-            "normalization": "fast",
-            "epsilon": 0.01,
-            "extra": {"second": (4, 5, 3), "third": (4, 5, 3)},
-            "as_list": True,
-        },
-    ),
-    (
-        tfconv.WeightedSum,
-        (6,),
-        {"kernel_regularizer": "l2", "extra": {"second": (6,)}, "as_list": True},
-    ),
-]
-
-
-@pytest.mark.parametrize("layer_class, input_shape, arguments", LAYER_CASES)
-def test_layer(layer_class, input_shape, arguments):
-    check_layer(layer_class, input_shape, **arguments)
 
 
 def layer_of(normalization, count=3, **arguments):

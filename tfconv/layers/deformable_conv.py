@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,8 +23,8 @@ class DeformableConv2D(OptionalInputs, ConvLayer):
     bilinear(x[:, :, c], p * strides - pad + t * dilation + offset[p, o(c), t]))``. Offsets (in
     pixels) and masks come from the caller or, when none are given, from a convolution of the
     input with the same kernel size, strides, padding and dilation, whose weights start at
-    zero: the layer starts as a plain convolution (times one half when modulated, since
-    ``mask = sigmoid(0)``).
+    zero. With ``mask = mask_scale * sigmoid(...)`` the layer so starts as a plain convolution:
+    put in the place of one, with its weights, it gives the same until it is trained.
 
     Args:
         filters: Output channels.
@@ -41,6 +43,12 @@ class DeformableConv2D(OptionalInputs, ConvLayer):
         modulated: True for version 2, with a mask; False for version 1.
         offset_initializer: Initializer of the kernel that makes offsets and masks.
         offset_regularizer: Its regularizer.
+        offset_learning_rate_multiplier: Factor of the gradients of the weights that make
+            offsets and masks; the papers take 0.1, and 0 freezes them. With SGD, momentum or
+            not, that is a learning rate of their own. Adaptive optimizers such as Adam mostly
+            undo such factors.
+        mask_scale: Factor of the masks that the layer makes: 2 for masks from 0 to 2 that start
+            at 1, 1 for masks from 0 to 1 that start at one half, as in the paper.
         **kwargs: Keras's own: ``name``, ``dtype``, ``trainable``.
 
     Call arguments:
@@ -69,8 +77,13 @@ class DeformableConv2D(OptionalInputs, ConvLayer):
 
     Example:
         >>> layer = tfconv.DeformableConv2D(8, 3, padding="same", offset_groups=2)
-        >>> layer(tf.ones([2, 6, 6, 4])).shape
+        >>> x = tf.random.normal([2, 6, 6, 4])
+        >>> y = layer(x)
+        >>> y.shape
         TensorShape([2, 6, 6, 8])
+        >>> plain = tfconv.ops.conv(x, tf.convert_to_tensor(layer.kernel), padding="same")
+        >>> bool(tf.reduce_all(tf.abs(y - plain) < 1e-4))  # before training
+        True
     """
 
     rank = 2
@@ -89,6 +102,8 @@ class DeformableConv2D(OptionalInputs, ConvLayer):
         modulated: bool = True,
         offset_initializer: Any = "zeros",
         offset_regularizer: Any = None,
+        offset_learning_rate_multiplier: float = 1.0,
+        mask_scale: float = 2.0,
         **kwargs: Any,
     ):
         super().__init__(
@@ -106,6 +121,10 @@ class DeformableConv2D(OptionalInputs, ConvLayer):
         self.modulated = bool(modulated)
         self.offset_initializer = keras.initializers.get(offset_initializer)
         self.offset_regularizer = keras.regularizers.get(offset_regularizer)
+        self.offset_learning_rate_multiplier = _factor(
+            offset_learning_rate_multiplier, "offset_learning_rate_multiplier", least=0
+        )
+        self.mask_scale = _factor(mask_scale, "mask_scale")
         self.supports_jit = False  # the native op has no XLA kernel
         self.supports_masking = True  # Keras takes `mask` for one of its masks; see compute_mask
 
@@ -181,12 +200,15 @@ class DeformableConv2D(OptionalInputs, ConvLayer):
 
     def _made(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
         """Offsets and masks made from the input."""
-        made = ops.conv(x, self.weight(self.offset_kernel), **self.geometry_arguments)
-        made = made + self.weight(self.offset_bias)
+        kernel, bias = (
+            _with_scaled_gradient(self.weight(weight), self.offset_learning_rate_multiplier)
+            for weight in (self.offset_kernel, self.offset_bias)
+        )
+        made = ops.conv(x, kernel, **self.geometry_arguments) + bias
         offsets = self.offset_groups * self.geometry.taps * 2
         if not self.modulated:
             return made, None
-        return made[..., :offsets], tf.sigmoid(made[..., offsets:])
+        return made[..., :offsets], self.mask_scale * tf.sigmoid(made[..., offsets:])
 
     def get_config(self):
         return {
@@ -195,4 +217,20 @@ class DeformableConv2D(OptionalInputs, ConvLayer):
             "modulated": self.modulated,
             "offset_initializer": keras.initializers.serialize(self.offset_initializer),
             "offset_regularizer": keras.regularizers.serialize(self.offset_regularizer),
+            "offset_learning_rate_multiplier": self.offset_learning_rate_multiplier,
+            "mask_scale": self.mask_scale,
         }
+
+
+def _factor(value: Any, name: str, least: float = -math.inf) -> float:
+    """``value`` as a finite float, not below ``least``; ValueError names the argument otherwise."""
+    valid = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not valid or not math.isfinite(value) or value < least:
+        condition = "a number" if least < 0 else f"a number of at least {least:g}"
+        raise ValueError(f"`{name}` must be {condition}. Received: {name}={value!r}")
+    return float(value)
+
+
+def _with_scaled_gradient(x: tf.Tensor, factor: float) -> tf.Tensor:
+    """``x``, whose gradient is multiplied with ``factor``."""
+    return x if factor == 1 else x + (factor - 1) * (x - tf.stop_gradient(x))

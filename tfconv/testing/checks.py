@@ -1,7 +1,6 @@
-"""One check that every layer goes through: `check_layer`.
+"""What Keras, TensorFlow Lite and TF Serving expect of a layer, as checks.
 
-It covers what Keras, TensorFlow Lite and TF Serving expect of a layer. What a layer computes is
-the business of its own tests.
+What a layer computes is the business of its own tests.
 """
 
 from __future__ import annotations
@@ -16,10 +15,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
-from tensorflow.lite.python import schema_py_generated as flatbuffer
 
 import tfconv
-from tfconv._compat import KERAS_3, keras
+from tfconv._compat import KERAS_3, keras, tflite_schema
 
 try:
     from ai_edge_litert.interpreter import Interpreter
@@ -50,7 +48,12 @@ class LayerCase:
     as_list: bool = False
     any_size: bool = True
 
+    def __str__(self) -> str:
+        arguments = ", ".join(f"{name}={value!r}" for name, value in self.kwargs.items())
+        return f"{self.layer_class.__name__}({arguments}) on {self.shapes}"
+
     def layer(self, **changes: Any) -> Any:
+        """A new layer; ``changes`` replace arguments of its constructor."""
         return self.layer_class(**{**self.kwargs, **changes})
 
     @property
@@ -182,8 +185,6 @@ def files(case: LayerCase) -> None:
 def training(case: LayerCase) -> None:
     """One step of training changes every trainable weight."""
     model = case.model()
-    if not model.weights:
-        return
     assert model.trainable_weights
     randomize(model)
     arrays = case.arrays(4)
@@ -222,8 +223,6 @@ def mixed_precision(case: LayerCase) -> None:
 
 def data_formats(case: LayerCase) -> None:
     """Channels first and last give the same, where the layer has the choice."""
-    if "data_format" not in case.layer().get_config():
-        return
     expected_model = case.randomized_model()
     arrays = case.arrays(2)
     expected = apply(expected_model, arrays)
@@ -248,8 +247,6 @@ def data_formats(case: LayerCase) -> None:
 
 def unknown_sizes(case: LayerCase) -> None:
     """A model for any spatial size gives what one for the size at hand gives."""
-    if not case.any_size:
-        return
     expected_model = case.randomized_model()
     layer = case.layer()
     model = case.model(layer, unknown_sizes=True)
@@ -306,7 +303,7 @@ def tensorflow_lite(case: LayerCase) -> None:
     model = case.randomized_model()
     content = tf.lite.TFLiteConverter.from_keras_model(model).convert()
     for code in _operators(content):
-        assert code.BuiltinCode() != flatbuffer.BuiltinOperator.CUSTOM, code.CustomCode()
+        assert code.BuiltinCode() != tflite_schema().BuiltinOperator.CUSTOM, code.CustomCode()
     interpreter = Interpreter(model_content=content)
     for batch, seed in ((1, 0), (1, 1), (3, 2)):
         arrays = case.arrays(batch, seed)
@@ -339,19 +336,65 @@ def saved_model(case: LayerCase) -> None:
             assert_same(y, apply(model, arrays))
 
 
-CHECKS: tuple[Callable[[LayerCase], None], ...] = (
-    output_shape,
-    configuration,
-    files,
-    training,
-    mixed_precision,
-    data_formats,
-    unknown_sizes,
-    graph,
-    implementations,
-    tensorflow_lite,
-    saved_model,
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """A check of layers.
+
+    Attributes:
+        run: Runs it on a case; raises an error that says what is wrong.
+        applies: Whether a case has what is checked.
+    """
+
+    run: Callable[[LayerCase], None]
+    applies: Callable[[LayerCase], bool] = lambda case: True
+
+    @property
+    def name(self) -> str:
+        return self.run.__name__.replace("_", " ")
+
+    @property
+    def description(self) -> str:
+        return self.run.__doc__.partition("\n")[0]
+
+    def __call__(self, case: LayerCase) -> None:
+        """Runs the check where it applies; an AssertionError tells the case and what is wrong."""
+        if not self.applies(case):
+            return
+        try:
+            self.run(case)
+        except Exception as error:
+            raise AssertionError(
+                f"check `{self.name}` failed for {case}: {type(error).__name__}: {error}"
+            ) from error
+
+
+CHECKS: tuple[Check, ...] = (
+    Check(output_shape),
+    Check(configuration),
+    Check(files),
+    Check(training, lambda case: bool(case.model().weights)),
+    Check(mixed_precision),
+    Check(data_formats, lambda case: "data_format" in case.layer().get_config()),
+    Check(unknown_sizes, lambda case: case.any_size),
+    Check(graph),
+    Check(implementations),
+    Check(tensorflow_lite),
+    Check(saved_model),
 )
+
+
+def layer_case(
+    layer_class: type,
+    input_shape: Sequence[int],
+    *,
+    extra: Mapping[str, Sequence[int]] | None = None,
+    as_list: bool = False,
+    any_size: bool = True,
+    **kwargs: Any,
+) -> LayerCase:
+    """A `LayerCase`, the arguments of the layer's constructor among its own."""
+    extra = {name: tuple(shape) for name, shape in (extra or {}).items()}
+    return LayerCase(layer_class, tuple(input_shape), kwargs, extra, as_list, any_size)
 
 
 def check_layer(
@@ -373,21 +416,16 @@ def check_layer(
         any_size: Whether the layer takes inputs of any spatial size, once built.
         **kwargs: Arguments of the layer's constructor.
     """
-    extra = {name: tuple(shape) for name, shape in (extra or {}).items()}
-    case = LayerCase(layer_class, tuple(input_shape), kwargs, extra, as_list, any_size)
+    case = layer_case(
+        layer_class, input_shape, extra=extra, as_list=as_list, any_size=any_size, **kwargs
+    )
     for check in CHECKS:
-        try:
-            check(case)
-        except Exception as error:
-            raise AssertionError(
-                f"check `{check.__name__}` failed for {layer_class.__name__}({kwargs}) on "
-                f"{case.shapes}: {type(error).__name__}: {error}"
-            ) from error
+        check(case)
 
 
 def check_keeps_native(layer_class: type, input_shape: Sequence[int], **kwargs: Any) -> None:
     """Within `tfconv.keep_native()`, an exported model keeps the native ops and works."""
-    case = LayerCase(layer_class, tuple(input_shape), kwargs, {})
+    case = layer_case(layer_class, input_shape, **kwargs)
     model = case.randomized_model()
     with tempfile.TemporaryDirectory() as folder:
         with tfconv.keep_native():
@@ -416,7 +454,7 @@ def saved_operations(folder: str) -> set[str]:
 
 def _operators(content: bytes) -> Iterator[Any]:
     """The operator codes of a TensorFlow Lite model."""
-    model = flatbuffer.Model.GetRootAs(content, 0)
+    model = tflite_schema().Model.GetRootAs(content, 0)
     return (model.OperatorCodes(i) for i in range(model.OperatorCodesLength()))
 
 
