@@ -26,7 +26,9 @@ from rich.table import Table  # noqa: E402
 import tfconv  # noqa: E402
 
 SHAPES = ((8, 64, 56), (8, 128, 28), (8, 256, 14))
+SHAPES_PER_EXAMPLE = ((8, 64, 28), (32, 64, 28), (32, 128, 14))
 GROUP_CHANNELS = 16
+EXPERTS = 8
 
 
 def forward(function: Callable[..., tf.Tensor], inputs: list[tf.Tensor]) -> Callable[[], object]:
@@ -71,9 +73,54 @@ def deformable_pair(batch: int, channels: int, size: int):
     )
 
 
+def _split_loop(x: tf.Tensor, kernels: tf.Tensor) -> tf.Tensor:
+    """One tf.nn.conv2d for each example of a batch whose size is known."""
+    pairs = zip(tf.split(x, x.shape[0]), tf.unstack(kernels))
+    return tf.concat([tf.nn.conv2d(one, kernel, 1, "SAME") for one, kernel in pairs], 0)
+
+
+def _mixed(experts: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    """A kernel for each example, mixed from experts."""
+    flat = tf.matmul(weights, tf.reshape(experts, [experts.shape[0], -1]))
+    return tf.reshape(flat, [-1, *experts.shape[1:]])
+
+
+def _per_example_inputs(batch: int, channels: int, size: int) -> list[tf.Tensor]:
+    return [
+        tf.random.normal([batch, size, size, channels]),
+        tf.random.normal([batch, 3, 3, channels, channels]),
+    ]
+
+
+def per_example_pair(batch: int, channels: int, size: int):
+    x, kernels = _per_example_inputs(batch, channels, size)
+    return (
+        (tfconv.ops.per_example_conv, [x, kernels]),
+        (lambda x, k: tf.nn.conv2d(x, k, 1, "SAME"), [x, kernels[0]]),
+    )
+
+
+def per_example_split_pair(batch: int, channels: int, size: int):
+    inputs = _per_example_inputs(batch, channels, size)
+    return (tfconv.ops.per_example_conv, inputs), (_split_loop, inputs)
+
+
+def condconv_pair(batch: int, channels: int, size: int):
+    x, _ = _per_example_inputs(batch, channels, size)
+    experts = tf.random.normal([EXPERTS, 3, 3, channels, channels])
+    inputs = [x, experts, tf.random.uniform([batch, EXPERTS])]
+    return (
+        (lambda x, e, w: tfconv.ops.per_example_conv(x, _mixed(e, w)), inputs),
+        (lambda x, e, w: _split_loop(x, _mixed(e, w)), inputs),
+    )
+
+
 ROWS = (
-    ("involution 7x7", "tf.nn.depthwise_conv2d", involution_pair),
-    ("deformable 3x3 v2", "tf.nn.conv2d", deformable_pair),
+    ("involution 7x7", "tf.nn.depthwise_conv2d", involution_pair, SHAPES),
+    ("deformable 3x3 v2", "tf.nn.conv2d", deformable_pair, SHAPES),
+    ("per example 3x3", "tf.nn.conv2d, one kernel", per_example_pair, SHAPES_PER_EXAMPLE),
+    ("per example 3x3", "split loop", per_example_split_pair, SHAPES_PER_EXAMPLE),
+    ("CondConv, 8 experts", "split loop", condconv_pair, SHAPES_PER_EXAMPLE),
 )
 
 
@@ -107,9 +154,9 @@ def main() -> None:
     tf.random.set_seed(0)
     cases = [
         (name, peer, pair, direction, shape)
-        for name, peer, pair in ROWS
+        for name, peer, pair, shapes in ROWS
         for direction in (forward, forward_backward)
-        for shape in SHAPES
+        for shape in shapes
     ]
     table = Table(
         title=f"TensorFlow {tf.__version__}, {os.cpu_count()} cores, {status.in_force} "

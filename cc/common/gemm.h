@@ -52,6 +52,39 @@ struct Gemm {
   }
 };
 
+// Copies columns [first, columns) of a row-major matrix into one panel.
+template <typename T>
+void PackPanel(const T* matrix, int64_t row_stride, int64_t depth, int64_t columns, int64_t first,
+               int64_t width, T* panel) {
+  using S = Simd<T>;
+  const int64_t valid = Min(width, columns - first);
+  for (int64_t k = 0; k < depth; ++k) {
+    const T* row = matrix + k * row_stride + first;
+    if (valid == width) {
+      for (int64_t j = 0; j < width; j += S::kLanes) S::Store(panel + j, S::Load(row + j));
+    } else {
+      memcpy(panel, row, static_cast<size_t>(valid) * sizeof(T));
+      for (int64_t j = valid; j < width; ++j) panel[j] = 0;
+    }
+    panel += width;
+  }
+}
+
+// Packs `depth` rows of a row-major matrix into panels of that length, row by row: matrices that are
+// in no cache are read in the order in which they lie.
+template <typename T>
+void PackPanels(const T* matrix, int64_t row_stride, int64_t depth, int64_t columns, T* packed) {
+  using G = Gemm<T>;
+  for (int64_t k = 0; k < depth; ++k) {
+    for (int64_t p = 0; p < G::NumPanels(columns); ++p) {
+      const int64_t first = p * G::kPanel;
+      const int64_t width = G::PanelWidth(columns, p);
+      PackPanel(matrix + k * row_stride, row_stride, 1, columns, first, width,
+                packed + first * depth + k * width);
+    }
+  }
+}
+
 // What is multiplied: c[r, j] (+)= sum over i, k of a(r, i, k) * b[i * depth + k, j].
 template <typename T>
 struct Product {

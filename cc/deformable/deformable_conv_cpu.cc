@@ -37,18 +37,6 @@ PassPlan PlanPackFilter(const DeformableArgs<T>& args) {
   return {args.groups * Gemm<T>::NumPanels(GroupFilters(args)), 1 + depth * 16, 0};
 }
 
-// Copies columns [first, columns) of a row-major matrix into one panel.
-template <typename T>
-void PackPanel(const T* matrix, int64_t row_stride, int64_t depth, int64_t columns, int64_t first,
-               int64_t width, T* panel) {
-  const int64_t valid = Min(width, columns - first);
-  for (int64_t k = 0; k < depth; ++k) {
-    memcpy(panel, matrix + k * row_stride + first, static_cast<size_t>(valid) * sizeof(T));
-    for (int64_t j = valid; j < width; ++j) panel[j] = 0;
-    panel += width;
-  }
-}
-
 template <typename T>
 void PackFilter(const DeformableArgs<T>& args, int64_t begin, int64_t end, void*) {
   using G = Gemm<T>;

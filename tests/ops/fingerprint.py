@@ -36,6 +36,10 @@ def results():
             tfconv.ops.deformable_conv2d,
             [x, offset, draw(3, 3, 10, 24) / 10, mask],
         ),
+        "per_example_conv": (
+            lambda x, kernels: tfconv.ops.per_example_conv(x, kernels, strides=(2, 1)),
+            [x, draw(3, 3, 3, 10, 24) / 10],
+        ),
     }
     found = {}
     for name, (function, inputs) in calls.items():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 
+from tfconv.ops import native
 from tfconv.ops.channels import in_channels_last
 from tfconv.ops.conv import conv
-from tfconv.ops.dispatch import in_float32, invalid_argument
+from tfconv.ops.dispatch import dispatch, in_float32, invalid_argument
 from tfconv.ops.geometry import Geometry, Padding, spatial_sizes
 from tfconv.ops.windows import Windows, columns, product
 
@@ -82,8 +84,17 @@ def per_example_conv(
                 f"{x.shape}: as many kernels as examples, and channels and filters in equal groups"
             )
         output = geometry.output_shape(x.shape.as_list()[1:-1])
-        form = _depthwise if width == 1 and channels > 1 else _by_columns
-        y = in_float32(lambda x, k: form(x, k, geometry), x, kernels)
+        depthwise = width == 1 and channels > 1
+        form = _depthwise if depthwise else _by_columns
+
+        def portable():
+            return in_float32(lambda x, k: form(x, k, geometry), x, kernels)
+
+        def call(module):
+            return module.tfconv_per_example_conv(x=x, filter=kernels, **_attributes(geometry))
+
+        # With one channel a group there is no matrix product for the native op to do.
+        y = portable() if depthwise else dispatch(call, portable, x)
         y.set_shape([x.shape[0], *output, filters])
         return y
 
@@ -117,6 +128,55 @@ def _depthwise(x: tf.Tensor, kernels: tf.Tensor, geometry: Geometry) -> tf.Tenso
         term = pixel * weights[:, tap]
         total = term if total is None else total + term
     return tf.reshape(total, [-1, *output, filters])
+
+
+def _attributes(geometry: Geometry) -> dict[str, Any]:
+    """The attributes of the native ops, which take the kernel's size from the kernel."""
+    attributes = geometry.attributes()
+    del attributes["kernel_size"]
+    return attributes
+
+
+def _of_op(op) -> dict[str, Any]:
+    """The attributes of another native op of this family."""
+    names = ("strides", "dilations", "padding", "explicit_paddings")
+    return {name: op.get_attr(name) for name in names}
+
+
+# The convolution is linear in either input, so the gradients of its gradients are of their kind.
+
+
+@tf.RegisterGradient("Tfconv>PerExampleConv")
+def _gradient(op, upstream):
+    x, kernels = op.inputs
+    module = native.library().module
+    given = {"x": x, "filter": kernels, "dy": upstream, **_of_op(op)}
+    return [
+        module.tfconv_per_example_conv_input_grad(**given),
+        module.tfconv_per_example_conv_filter_grad(**given),
+    ]
+
+
+@tf.RegisterGradient("Tfconv>PerExampleConvInputGrad")
+def _input_second_gradient(op, upstream):
+    _, kernels, dy = op.inputs
+    module = native.library().module
+    return [
+        None,
+        module.tfconv_per_example_conv_filter_grad(x=upstream, filter=kernels, dy=dy, **_of_op(op)),
+        module.tfconv_per_example_conv(x=upstream, filter=kernels, **_of_op(op)),
+    ]
+
+
+@tf.RegisterGradient("Tfconv>PerExampleConvFilterGrad")
+def _kernel_second_gradient(op, upstream):
+    x, _, dy = op.inputs
+    module = native.library().module
+    return [
+        module.tfconv_per_example_conv_input_grad(x=x, filter=upstream, dy=dy, **_of_op(op)),
+        None,
+        module.tfconv_per_example_conv(x=x, filter=upstream, **_of_op(op)),
+    ]
 
 
 def mix(weights: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
