@@ -18,6 +18,8 @@ VENV := .venv
 VENV_ADDONS := .venv-addons
 STAMP := $(VENV)/.tfconv-stamp
 STAMP_ADDONS := $(VENV_ADDONS)/.tfconv-stamp
+STAMP_DOCS := $(VENV)/.tfconv-docs-stamp
+PICTURES := build/pictures
 LOGS := build/logs
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
@@ -26,7 +28,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TFCONV_WERROR ?= 1
 export TFCONV_REQUIRE_NATIVE ?= 1
 
-.PHONY: help demo test bench lint format build build-addons env env-addons clean
+.PHONY: help demo test coverage bench docs lint format build build-addons env env-addons clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1 \t/' | expand -t 16
@@ -99,9 +101,31 @@ test: build build-addons lint ## Lint, then all tests under Keras 3, Keras 2 and
 	done
 	exit $$failed
 
+coverage: build ## Run all tests under Keras 3 and list the lines that none of them reaches
+	@mkdir -p build/coverage
+	env TF_USE_LEGACY_KERAS=0 $(VENV)/bin/python -m pytest -q -n $(PYTEST_WORKERS) $(TESTS) \
+	  --cov=tfconv --cov-report=term --cov-fail-under=95 $(PYTEST_ARGS)
+
 bench: build ## Time the native ops against the nearest stock TensorFlow ops
 	@$(VENV)/bin/python benchmarks/native_ops.py
 
+$(STAMP_DOCS): $(STAMP)
+	@echo "== $(VENV): what the site needs"
+	rm -f $@
+	$(VENV)/bin/pip install -qq --no-build-isolation -e ".[docs]"
+	touch $@
+
+# Pictures are drawn from the layers, so they are drawn again when those change.
+$(PICTURES)/.stamp: $(STAMP) docs/pictures.py $(shell find tfconv -name '*.py' -not -path 'tfconv/_*/*')
+	@echo "== pictures of the layers"
+	rm -rf $(PICTURES)
+	$(VENV)/bin/python docs/pictures.py $(PICTURES)
+	touch $@
+
+docs: $(STAMP_DOCS) $(PICTURES)/.stamp ## Build the documentation into build/docs
+	@echo "== build/docs/index.html"
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
+
 clean: ## Remove what was built; the environments stay
 	@rm -rf build dist tfconv/_native tfconv.egg-info .pytest_cache .ruff_cache
-	find tfconv tests benchmarks -name __pycache__ -prune -exec rm -rf {} + 2> /dev/null || true
+	find tfconv tests benchmarks docs -name __pycache__ -prune -exec rm -rf {} + 2> /dev/null || true
