@@ -64,6 +64,13 @@ def load_build_module(package: Path):
     return module
 
 
+def build_module_in(package: Path):
+    """The checkout's `_build.py` as if it lay in another package folder."""
+    module = load_build_module(ROOT / "tfconv")
+    module._PACKAGE = package
+    return module
+
+
 def write(root: Path, files: dict) -> None:
     for name, text in files.items():
         path = root / name
@@ -95,7 +102,7 @@ class Tree:
     def __init__(self, root: Path):
         self.root = root
         self.package = copy_package(root / "lib")
-        self.module = load_build_module(self.package)
+        self.module = build_module_in(self.package)
         self.sources = root / "my sources" / "cc"
         self.output = root / "out"
         self.config = self.tensorflow("9.9.1", "/one/tensorflow/include")
@@ -166,7 +173,7 @@ def test_sources_of_the_checkout_are_found():
 def test_sources_of_an_installed_package_go_first_and_missing_ones_are_an_error(tmp_path):
     package = copy_package(tmp_path / "site-packages")
     write(package.parent, {"cc/other.cc": "somebody else's folder of that name"})
-    module = load_build_module(package)
+    module = build_module_in(package)
     with pytest.raises(module.BuildError, match="C\\+\\+ sources of tfconv are missing"):
         module.find_sources()
     write(package, {"_cc/a.cc": ""})
@@ -264,6 +271,26 @@ def test_damaged_or_removed_files_are_made_again(tree):
     assert tree.build().compiled == ("cc/b/b_cpu.cc [base]",)
 
 
+def test_a_header_that_is_gone_rebuilds_its_users(tree):
+    tree.build()
+    (tree.sources / "b" / "b.h").unlink()
+    with pytest.raises(tree.module.BuildError, match="b/b.h"):
+        tree.build()
+    write(tree.sources, {"b/b_cpu.cc": "// nothing\n"})
+    assert set(tree.build().compiled) == isa_labels(tree, "b/b_cpu.cc")
+
+
+def test_verbose_builds_show_commands_and_warnings(tree, capsys):
+    write(tree.sources, {"a/a_op.cc": OP + "static int unused() { return 0; }\n"})
+    tree.build()
+    assert capsys.readouterr().err == ""
+    write(tree.sources, {"a/a_op.cc": OP + "int more;\nstatic int unused() { return 0; }\n"})
+    tree.build(verbose=True)
+    said = capsys.readouterr().err
+    assert "-c cc/a/a_op.cc" in said and "-shared" in said and "-Wunused-function" in said
+    assert "-c cc/b/b_cpu.cc" not in said
+
+
 def test_warnings_are_reported_and_fail_under_werror(tree, monkeypatch):
     write(tree.sources, {"b/b_cpu.cc": B_CPU + "static int unused() { return 0; }\n"})
     assert "unused" in tree.build().warnings
@@ -323,6 +350,56 @@ def test_link_error_leaves_the_old_library(tree, monkeypatch):
     assert (tree.output / "libtfconv_ops.so").read_bytes() == old
 
 
+def fail_as_compiler(tree: Tree, monkeypatch, script: str) -> str:
+    """The error of a build with a compiler that does what the script says."""
+    path = tree.root / "g++-that-fails"
+    path.write_text(
+        f'#!/bin/sh\n[ "$1" = -dumpmachine ] && echo x86_64-linux-gnu && exit\n{script}\n'
+    )
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("CXX", str(path))
+    with pytest.raises(tree.module.BuildError) as caught:
+        tree.build(jobs=1)
+    return str(caught.value)
+
+
+def test_long_error_is_cut_behind_its_beginning(tree, monkeypatch):
+    script = "echo In file included from x; echo a.cc:1: error: the first; seq 100 180; exit 1"
+    message = fail_as_compiler(tree, monkeypatch, script)
+    assert "error: the first" in message and "In file included" not in message
+    assert "128\n" in message and "129\n" not in message
+    assert "... 52 more lines" in message
+
+
+def test_killed_compiler(tree, monkeypatch):
+    message = fail_as_compiler(tree, monkeypatch, "kill -9 $$")
+    assert "exit status -9" in message and "TFCONV_JOBS=1" in message
+
+
+def test_folders_that_cannot_be_written(tree):
+    tree.output.touch()
+    with pytest.raises(tree.module.BuildError, match="Cannot write to the build folders: .*out"):
+        tree.build()
+
+
+def test_not_built_on_windows(tree, monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(tree.module.BuildError, match="not built on Windows.*portable ops serve"):
+        tree.build()
+
+
+@pytest.mark.parametrize("name", ["_write_json", "_publish"])
+def test_files_are_replaced_whole_or_not_at_all(tree, name):
+    tree.root.joinpath("file").write_text("old")
+    with pytest.raises((TypeError, FileNotFoundError)):
+        if name == "_write_json":
+            tree.module._write_json(tree.root / "file", {"first": 1, "second": object()})
+        else:
+            tree.module._publish(tree.root / "no such library", tree.root / "file")
+    assert tree.root.joinpath("file").read_text() == "old"
+    assert not list(tree.root.glob(".file*"))
+
+
 @pytest.mark.parametrize("variable", ["CXX", "PATH"])
 def test_missing_compiler(tree, monkeypatch, variable):
     monkeypatch.setenv(variable, str(tree.root / "nothing-here"))
@@ -347,6 +424,56 @@ def test_bad_number_of_jobs(tree, monkeypatch, value):
         tree.build()
     with pytest.raises(ValueError, match="jobs .* Received: 0"):
         tree.build(jobs=0)
+
+
+def test_number_of_jobs(tree, monkeypatch):
+    assert tree.module._default_jobs() >= 1
+    monkeypatch.setenv("TFCONV_JOBS", "7")
+    assert tree.module._default_jobs() == 7
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status", "out", "err"),
+    [
+        (None, 0, "for TensorFlow 9.9.1: {units} compiled, 0 reused", ""),
+        ("BuildError", 1, "", "tfconv: the native ops could not be built.\nout of luck\n"),
+        ("KeyboardInterrupt", 130, "", ""),
+    ],
+)
+def test_program(tree, monkeypatch, capsys, outcome, status, out, err):
+    """`python tfconv/_build.py`."""
+    build = tree.module.build
+
+    def stand_in(progress):
+        if outcome == "KeyboardInterrupt":
+            raise KeyboardInterrupt
+        if outcome == "BuildError":
+            raise tree.module.BuildError("out of luck")
+        arguments = {"source_dir": tree.sources, "config": tree.config, "progress": progress}
+        return build(tree.output, tree.root / "objects", **arguments)
+
+    monkeypatch.setattr(tree.module, "build", stand_in)
+    assert tree.module.main() == status
+    printed = capsys.readouterr()
+    units = 2 * len(tree.module.find_compiler().isas) + 1
+    assert out.format(units=units) in printed.out and printed.err == err
+    assert (f"[{units + 1}/{units + 1}] linked" in printed.out) == (outcome is None)
+
+
+def test_program_shows_warnings(tree, monkeypatch, capsys):
+    write(tree.sources, {"a/a_op.cc": OP + "static int unused() { return 0; }\n"})
+    result = tree.build()
+    monkeypatch.setattr(tree.module, "build", lambda progress: result)
+    assert tree.module.main() == 0
+    assert "-Wunused-function" in capsys.readouterr().err
+
+
+def test_installed_tensorflow(tree):
+    config = tree.module.tensorflow_config()
+    assert config.version == tf.__version__
+    assert Path(config.include_dir).samefile(tf.sysconfig.get_include())
+    assert list(config.compile_flags) == tf.sysconfig.get_compile_flags()
+    assert list(config.link_flags) == tf.sysconfig.get_link_flags()
 
 
 def test_missing_tensorflow(tree):
@@ -400,8 +527,23 @@ def test_library_search_order(tree):
     assert module.find_library("2.15.1") is None
 
 
+def test_where_the_loader_finds_tensorflow(tree):
+    """An installed library finds it beside itself, wherever it was for the build."""
+    config = tree.module.TensorFlowConfig("2.21.0", (), ("-L/one/tensorflow", "-ltf"), "/one/inc")
+    native, cache = tree.module.library_dirs("2.21.0")
+    assert tree.module._rpath(native, config) == "$ORIGIN/../../../tensorflow"
+    assert tree.module._rpath(cache, config) == "/one/tensorflow"
+    write(tree.package.parent, {"setup.py": "", "cc/a.cc": ""})  # a checkout
+    assert tree.module._rpath(native, config) == "/one/tensorflow"
+    assert tree.module.default_build_dir("2.21.0") == (
+        tree.package.parent / "build" / "native" / "tf-2.21"
+    )
+
+
 def test_stale_libraries(tree):
     module = tree.module
+    version = {"tfconv_version": module.package_version()}
+    assert not module.is_stale(version)  # there are no sources to be stale against
     shutil.copytree(tree.sources, tree.package / "_cc")
     good = {"tfconv_version": module.package_version(), "sources_hash": module.sources_hash()}
     assert not module.is_stale(good)

@@ -6,12 +6,13 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tensorflow as tf
 
 import tfconv
-from tfconv import _build, cli
+from tfconv import _build, catalog, cli, demo, testing
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -60,12 +61,106 @@ def test_layers_json(capsys):
     assert all(row["source"] for row in rows.values())
 
 
-def test_layers_table(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+@pytest.mark.parametrize("width", [70, 80, 200])
+def test_layers_table(capsys, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
     assert cli.main(["layers"]) == 0
-    printed = capsys.readouterr().out
-    for row in cli.collect_layers():
-        assert row["family"] in printed
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width
+    for family in catalog.families():
+        first, second = (line for line in lines if line.split()[:1] == [family.family])
+        assert first.split()[1].strip(",") == str((family.ranks or ["any"])[0])
+        assert second.split()[1:] == [str(n or "-") for n in family.checks.values()]
+    for check in testing.CHECKS:
+        assert any(check.name in line for line in lines)
+    assert "python -m tfconv layers --check" in lines[-1]
+
+
+def test_layers_chosen(capsys):
+    """By the names of families and of layers, in any case."""
+    assert cli.main(["layers", "conv2d", "CondDense", "Conv", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["family"] for row in rows] == ["CondDense", "Conv"]
+    assert rows[1]["layers"] == ["Conv1D", "Conv2D", "Conv3D"]
+    assert rows[1]["checks"]["output shape"] >= 3
+    assert rows[1]["failures"] == {}
+
+
+def test_layers_unknown(capsys):
+    assert cli.main(["layers", "CondDense", "Convolution4D"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "Received: 'Convolution4D'" in printed.err
+    assert "SplitTransformMerge" in printed.err
+
+
+def test_layers_are_checked(capfd):
+    """All checks of a small layer, and not a word but the answer."""
+    assert cli.main(["layers", "WeightedSum", "--check", "--json"]) == 0
+    printed = capfd.readouterr()
+    (row,) = json.loads(printed.out)
+    assert "Saved" not in printed.err
+    went_through = [name for name, count in row["checks"].items() if count]
+    assert len(went_through) >= len(testing.CHECKS) - 1
+    assert row["failures"] == {name: [] for name in went_through}
+
+
+def test_layers_that_fail(capfd, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    seen = []
+
+    def quick_look(case):
+        """Fails for the first."""
+        print("noise of Python")
+        os.write(2, b"noise of C++")
+        seen.append(case)
+        assert len(seen) > 1, "the first is bad"
+
+    def other(case):
+        """Is for the second only."""
+
+    checks = (testing.Check(quick_look), testing.Check(other, lambda case: not case.any_size))
+    monkeypatch.setattr(testing, "CHECKS", checks)
+    assert cli.main(["layers", "CondDense", "--check"]) == 1
+    printed = capfd.readouterr()
+    cases = [case for case in testing.layer_cases() if case.layer_class is tfconv.CondDense]
+    assert seen == cases
+    row = next(line for line in printed.out.splitlines() if line.startswith("CondDense"))
+    assert row.split() == ["CondDense", f"{len(cases) - 1}/{len(cases)}", "-"]
+    assert "1  quick look  Fails for the first." in printed.out
+    words = " ".join(printed.out.split())
+    assert "check `quick look` failed for CondDense(units=5" in words
+    assert "AssertionError: the first is bad" in words
+    assert "noise" not in printed.out + printed.err
+    assert cli.main(["layers", "CondDense", "--check", "--json"]) == 0  # the second time round
+
+
+@pytest.mark.parametrize(
+    "names, listed",
+    [
+        (["Conv1D", "DepthwiseConv1D", "Conv2D"], "Conv1D, 2D, DepthwiseConv1D"),
+        (["Conv2DTranspose", "Conv3DTranspose"], "Conv2DTranspose, 3D"),
+        (["Dense"], "Dense"),
+        ([], ""),
+    ],
+)
+def test_listed(names, listed):
+    assert cli._listed(names) == listed
+
+
+@pytest.mark.parametrize(
+    "source, cited",
+    [
+        (
+            "Li et al., A Title, with a Comma, arXiv:2103.06255, equation 4",
+            "Li et al., arXiv:2103.06255",
+        ),
+        ("arXiv:1904.04971, section 3", "arXiv:1904.04971"),
+        ("LeCun, A Report, 1989", "LeCun, A Report, 1989"),
+    ],
+)
+def test_cited(source, cited):
+    assert cli._cited(source) == cited
 
 
 @pytest.mark.parametrize(
@@ -93,6 +188,17 @@ def test_status_says_when_to_build(capsys, monkeypatch, found, stale, others, re
     (advice,) = (line for line in printed.splitlines() if line.startswith("to do"))
     assert ("python -m tfconv build" in advice) == (reason is not None)
     assert ("g++ 1" in printed) == (found is not None)
+
+
+@pytest.mark.parametrize(
+    "in_force, switch, reason",
+    [("native", "1", None), ("portable", "1", "it cannot be used"), ("portable", "0", None)],
+)
+def test_status_of_a_library_that_cannot_be_used(monkeypatch, in_force, switch, reason):
+    monkeypatch.setenv("TFCONV_NATIVE", switch)
+    monkeypatch.setattr(_build, "is_stale", lambda info: False)
+    status = SimpleNamespace(in_force=in_force)
+    assert cli._why_rebuild(status, (Path("lib.so"), {})) == reason
 
 
 @pytest.mark.parametrize(
@@ -188,6 +294,20 @@ def test_build_reports_a_library_that_does_not_load(capsys, monkeypatch, scratch
     assert str(scratch_build / "default_output_dir" / _build.LIBRARY_NAME) in printed.out
 
 
+def test_build_tells_of_warnings(capsys, monkeypatch, scratch_build):
+    script = SUCCEED + "echo 'empty.cc:1:1: warning: hardly anything'"
+    monkeypatch.setenv("CXX", fake_compiler(scratch_build, script))
+    monkeypatch.setattr(cli, "_verify", lambda library: 0)
+    assert cli.main(["build"]) == 0
+    printed = capsys.readouterr()
+    assert "The compiler had warnings" in printed.out
+    assert "hardly anything" not in printed.out + printed.err
+    assert cli.main(["build", "--force", "--verbose"]) == 0
+    printed = capsys.readouterr()
+    assert "The compiler had warnings" not in printed.out
+    assert "hardly anything" in printed.err
+
+
 def test_build_compiles_what_changed(capsys, monkeypatch, scratch_build):
     monkeypatch.setenv("CXX", fake_compiler(scratch_build, SUCCEED))
     monkeypatch.setattr(cli, "_verify", lambda library: 0)
@@ -215,6 +335,23 @@ def test_verify(capsys, monkeypatch, status, message):
     assert cli._verify(Path("lib.so")) == (0 if message is None else 1)
     printed = capsys.readouterr()
     assert (message or "avx2") in (printed.err if message else printed.out)
+
+
+@pytest.mark.parametrize("switch", ["0", "1"])
+def test_verify_tells_what_keeps_the_library_out_of_use(capsys, monkeypatch, switch):
+    status = {"in_force": "native", "library": "lib.so", "isa": "base"}
+    monkeypatch.setattr(cli, "_VERIFY", f"print('@@' + {json.dumps(status)!r})")
+    monkeypatch.setenv("TFCONV_NATIVE", switch)
+    assert cli._verify(Path("lib.so")) == 0
+    assert ("TFCONV_NATIVE=0 keeps it out of use" in capsys.readouterr().out) == (switch == "0")
+
+
+def test_demo_gets_its_arguments(monkeypatch):
+    given = []
+    monkeypatch.setattr(demo, "run", lambda *arguments: given.append(arguments))
+    assert cli.main(["demo"]) == 0
+    assert cli.main(["demo", "--output", "there", "--epochs", "3", "--seed", "4"]) == 0
+    assert given == [(Path("demo-output"), 15, 0), (Path("there"), 3, 4)]
 
 
 def test_interrupt(capsys, monkeypatch):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from tfconv import cli
-from tfconv.demo import c_api_runner, report
+from tfconv.demo import c_api_runner, report, routes
 from tfconv.demo.digits import load_digits
 from tfconv.demo.errors import DemoError
 from tfconv.demo.files import replacing, size_on_disk
@@ -199,6 +200,58 @@ def test_no_libraries(tmp_path):
     assert c_api_runner.libraries(tmp_path) is None
     with pytest.raises(RuntimeError, match="No TensorFlow libraries"):
         c_api_runner.Model(tmp_path, tmp_path, "serving_default")
+
+
+def test_fields_of_every_kind():
+    """Protocol buffers as in a message with a fixed64, a fixed32, bytes and an int."""
+    message = b"\x09" + bytes(8) + b"\x15" + b"\x01\x00\x00\x00" + b"\x1a\x02hi" + b"\x20\xac\x02"
+    assert list(c_api_runner.fields(message)) == [
+        (1, bytes(8)),
+        (2, b"\x01\x00\x00\x00"),
+        (3, b"hi"),
+        (4, 300),
+    ]
+    with pytest.raises(ValueError, match="Unknown wire type .* Received: 3"):
+        list(c_api_runner.fields(b"\x0b"))
+
+
+def test_saved_model_that_does_not_load(tmp_path):
+    (tmp_path / "saved_model.pb").touch()
+    said = r"C API \(exit status 1\):\n(.*\n)*loading the SavedModel failed: Could not find"
+    with pytest.raises(DemoError, match=said):
+        routes.c_api(np.zeros([1, 8, 8, 1], np.float32), tmp_path)
+
+
+def test_c_api_that_does_not_answer(tmp_path, monkeypatch):
+    monkeypatch.setattr(routes, "_RUNNER_SECONDS", 0.001)
+    with pytest.raises(DemoError, match="did not answer"):
+        routes.c_api(np.zeros([1, 8, 8, 1], np.float32), tmp_path)
+
+
+def test_tensorflow_without_its_c_libraries(tmp_path, monkeypatch):
+    monkeypatch.setattr(tf.sysconfig, "get_lib", lambda: str(tmp_path))
+    assert routes.c_api(np.zeros([1, 8, 8, 1], np.float32), tmp_path) is None
+
+
+def test_native_operations_in_an_export_are_found(tmp_path):
+    class Model:
+        def export(self, folder, **_):
+            Path(folder).mkdir()
+            (Path(folder) / "saved_model.pb").write_bytes(b"a Tfconv>Involution b")
+
+    with pytest.raises(DemoError, match="holds tfconv's native ops: .*served"):
+        routes.saved_model(Model(), tmp_path / "served")
+
+
+def test_what_was_said_goes_into_the_error(capfd):
+    """What other programs' parts write to the file descriptor is seen only if something fails."""
+    with routes._quiet("Nothing"):
+        os.write(2, b"chatter")
+    with pytest.raises(DemoError, match="^The thing failed: no luck\n.*deep reason$"):
+        with routes._quiet("The thing"):
+            os.write(2, b"deep reason\n")
+            raise ValueError("no luck")
+    assert capfd.readouterr().err == ""
 
 
 def test_output_cannot_be_written(tmp_path, capsys):

@@ -11,13 +11,14 @@ import dataclasses
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 # Messages below errors come when TensorFlow starts and when programs started from here do.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -211,7 +212,24 @@ def _quiet_tensorflow() -> None:
     tf.get_logger().setLevel(logging.ERROR)
 
 
-def _progress(transient: bool = False) -> Any:
+@contextlib.contextmanager
+def _only_ours() -> Iterator[TextIO]:
+    """Scope in which nothing that others print is seen; gives a stream to the terminal.
+
+    TensorFlow's C++ parts write to the file descriptor, past `sys.stderr`.
+    """
+    sys.stderr.flush()
+    with os.fdopen(os.dup(2), "w") as terminal, open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            with contextlib.redirect_stdout(nowhere):
+                yield terminal
+        finally:
+            sys.stderr.flush()
+            os.dup2(terminal.fileno(), 2)
+
+
+def _progress(file: TextIO | None = None, transient: bool = False) -> Any:
     """A progress bar with the count, the time and a description."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -220,7 +238,7 @@ def _progress(transient: bool = False) -> Any:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("{task.description}", markup=False),
-        console=Console(stderr=True),
+        console=Console(stderr=True) if file is None else Console(file=file),
         transient=transient,
     )
 
@@ -299,7 +317,7 @@ def _layers(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         return _fail("there is no such layer.", error)
     if arguments.run_checks:
-        with _progress(transient=True) as bar:
+        with _only_ours() as terminal, _progress(terminal, transient=True) as bar:
             task = bar.add_task("", total=None)
             catalog.run_checks(
                 families,
@@ -313,11 +331,14 @@ def _layers(arguments: argparse.Namespace) -> int:
         return int(bool(failures))
     console = Console()
     if not arguments.run_checks:
-        console.print(_table_of_layers(families), end="\n\n")
+        console.print(_table_of_layers(families))
+        console.print()
     console.print(_table_of_checks(families))
-    console.print("\n".join(_legend(arguments.run_checks)), markup=False)
+    console.print()
+    console.print(_legend(), _explanation(arguments.run_checks), sep="\n")
     for text in failures:
-        console.print(text, style="red", markup=False)
+        console.print()
+        console.print(text, style="red", markup=False, highlight=False)
     return int(bool(failures))
 
 
@@ -325,16 +346,39 @@ def _table_of_layers(families: Sequence[Any]) -> Any:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for title in ("layer", "axes", "can stand in for", "source"):
+    table.add_column("layer", no_wrap=True)
+    for title in ("axes", "can stand in for", "source"):
         table.add_column(title, overflow="fold")
     for family in families:
         axes = ", ".join(map(str, family.ranks)) or "any"
-        table.add_row(family.family, axes, ", ".join(family.replaces), family.source or "")
+        source = "\n".join(map(_cited, (family.source or "").rstrip(".").split("; ")))
+        table.add_row(family.family, axes, _listed(family.replaces), source)
     return table
 
 
+def _listed(names: Sequence[str]) -> str:
+    """Names of layers, with the axes only for the others of a family: "Conv1D, 2D, 3D"."""
+    from tfconv.catalog import family_name
+
+    together: dict[str, list[str]] = {}
+    for name in names:
+        others = together.setdefault(family_name(name), [])
+        axes = re.search("[123]D", name)
+        others.append(axes.group() if axes and others else name)
+    return ", ".join(name for others in together.values() for name in others)
+
+
+def _cited(source: str) -> str:
+    """A paper by its authors and its number at arXiv, where it has one."""
+    number = re.search(r"arXiv:[0-9.]*[0-9]", source)
+    if number is None:
+        return source
+    authors, comma, _ = source[: number.start()].partition(", ")
+    return f"{authors}{comma}{number.group()}"
+
+
 def _table_of_checks(families: Sequence[Any]) -> Any:
-    """A row for each family and a column for each check; `_legend` says what stands in it."""
+    """A row for each family and a column for each check; `_explanation` says what stands there."""
     from rich.table import Table
     from rich.text import Text
 
@@ -356,19 +400,32 @@ def _table_of_checks(families: Sequence[Any]) -> Any:
     return table
 
 
-def _legend(were_run: bool) -> list[str]:
+def _legend() -> Any:
+    """What the numbers of the checks stand for."""
+    from rich.table import Table
+
     from tfconv.testing import CHECKS
 
-    return [
-        "",
-        *(f"{i:2d}  {check.name}: {check.description}" for i, check in enumerate(CHECKS, 1)),
-        "",
-        "The numbers are configurations of the layer that passed the check"
-        if were_run
-        else "The numbers are configurations of the layer that go through the check",
-        '("-": it has not what is checked).'
-        + ("" if were_run else " `python -m tfconv layers --check` runs the checks."),
-    ]
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(justify="right")
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for number, check in enumerate(CHECKS, 1):
+        table.add_row(str(number), check.name, check.description)
+    return table
+
+
+def _explanation(were_run: bool) -> str:
+    if were_run:
+        return (
+            "\nThe numbers are configurations of the layer that passed the check, of how many "
+            'where some failed ("-": it has not what is checked).'
+        )
+    return (
+        "\nThe numbers are configurations of the layer that go through the check "
+        '("-": it has not what is checked).\n'
+        "To run the checks: python -m tfconv layers --check"
+    )
 
 
 # tfconv build

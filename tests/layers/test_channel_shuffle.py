@@ -75,21 +75,6 @@ def test_numeric_gradients(rng):
     np.testing.assert_allclose(theory[0], numeric[0], atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "arguments, name",
-    [({"groups": 0}, "groups"), ({"groups": 1.5}, "groups"), ({"data_format": "last"}, "data")],
-)
-def test_bad_arguments(arguments, name):
-    with pytest.raises(ValueError, match=f"`{name}.*Received: "):
-        tfconv.ChannelShuffle(**{"groups": 2, **arguments})
-
-
-@pytest.mark.parametrize("shape", [(None, 6, 6, 4), (None, 6, None)])
-def test_channels_that_make_no_groups(shape):
-    with pytest.raises(ValueError, match="Received: "):
-        tfconv.ChannelShuffle(3).build(shape)
-
-
 @pytest.mark.parametrize("shape, groups", [([2, 4], 3), ([2, 4], 0), ([4], 2)])
 def test_bad_shapes(shape, groups):
     with pytest.raises(tf.errors.InvalidArgumentError, match="channel_shuffle.*shape"):

@@ -281,56 +281,7 @@ def test_gradient_reaches_the_routing(rng):
     assert (np.abs(drouting) > 1e-6).all()
 
 
-@pytest.mark.parametrize("shape", [[2, 4], [3, 3], [2, 3, 1], [3]])
-def test_bad_routing_weights(shape):
-    layer = tfconv.CondConv2D(5, 3, num_experts=3)
-    with pytest.raises(ValueError, match="routing_weights.*Received: "):
-        layer(tf.ones([2, 6, 6, 4]), tf.ones(shape))
-
-
 # Arguments.
-
-
-@pytest.mark.parametrize(
-    "arguments, name",
-    [
-        ({"filters": 0}, "filters"),
-        ({"filters": 2.5}, "filters"),
-        ({"kernel_size": 0}, "kernel_size"),
-        ({"kernel_size": (3, 3, 3)}, "kernel_size"),
-        ({"strides": 0}, "strides"),
-        ({"padding": "causal"}, "padding"),
-        ({"padding": (1, 1)}, "padding"),
-        ({"dilation_rate": -1}, "dilation_rate"),
-        ({"groups": 0}, "groups"),
-        ({"groups": 4}, "groups"),
-        ({"num_experts": 0}, "num_experts"),
-        ({"num_experts": True}, "num_experts"),
-        ({"execution": "both"}, "execution"),
-        ({"data_format": "first"}, "data_format"),
-    ],
-)
-def test_bad_arguments(arguments, name):
-    with pytest.raises(ValueError, match=f"`{name}.*Received: "):
-        tfconv.CondConv2D(**{"filters": 6, "kernel_size": 3, **arguments})
-
-
-def test_bad_depth_multiplier():
-    with pytest.raises(ValueError, match="`depth_multiplier`.*Received: "):
-        tfconv.DepthwiseCondConv2D(3, depth_multiplier=0)
-
-
-@pytest.mark.parametrize(
-    "shape", [(None, 6, 6, 5), (None, 6, 6, None), (None, 6, 4), (None, 6, 6, 6, 4)]
-)
-def test_bad_input_shape(shape):
-    with pytest.raises(ValueError, match="Received: "):
-        tfconv.CondConv2D(6, 3, groups=2).build(shape)
-
-
-def test_input_smaller_than_the_kernel():
-    with pytest.raises(ValueError, match="Received: "):
-        tfconv.CondConv2D(6, 3, dilation_rate=3).compute_output_shape((None, 6, 9, 4))
 
 
 def test_depthwise_names_of_keras():

@@ -47,14 +47,3 @@ def test_given_routing_leaves_no_routing_weights():
     assert [tuple(w.shape) for w in layer.weights] == [(3, 28), (3, 4)]
     with pytest.raises(ValueError, match="`routing_weights` given.*Received: routing_weights=None"):
         layer(tf.ones([2, 7]))
-
-
-@pytest.mark.parametrize("name, value", [("units", 0), ("units", "4"), ("num_experts", -1)])
-def test_bad_arguments(name, value):
-    with pytest.raises(ValueError, match=f"`{name}`.*Received: "):
-        tfconv.CondDense(**{"units": 4, name: value})
-
-
-def test_unknown_features():
-    with pytest.raises(ValueError, match="Received: "):
-        tfconv.CondDense(4).build((None, None))

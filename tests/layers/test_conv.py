@@ -141,29 +141,3 @@ def test_numeric_gradients(rank, rng):
     assert_numeric_gradients(
         lambda x, kernel: layer.convolved(x, kernel), [x, layer.get_weights()[0]]
     )
-
-
-@pytest.mark.parametrize(
-    "arguments, name",
-    [
-        ({"filters": 0}, "filters"),
-        ({"kernel_size": (3, 0)}, "kernel_size"),
-        ({"strides": (1, 2, 3)}, "strides"),
-        ({"padding": "causal"}, "padding"),
-        ({"padding": -1}, "padding"),
-        ({"dilation_rate": 0}, "dilation_rate"),
-        ({"groups": 4}, "groups"),
-        ({"data_format": "last"}, "data_format"),
-    ],
-)
-def test_bad_arguments(arguments, name):
-    with pytest.raises(ValueError, match=f"`{name}.*Received: "):
-        tfconv.Conv2D(**{"filters": 6, "kernel_size": 3, **arguments})
-
-
-@pytest.mark.parametrize(
-    "shape, name", [((None, 6, 6, 4), "groups"), ((None, 6, 6, None), "axis"), ((6, 3), "rank 4")]
-)
-def test_bad_input_shapes(shape, name):
-    with pytest.raises(ValueError, match=f"{name}.*Received: "):
-        tfconv.Conv2D(6, 3, groups=3).build(shape)

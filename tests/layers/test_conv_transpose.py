@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import tfconv
 from tests.ops.geometries import assert_close, gradients
@@ -70,32 +69,3 @@ def test_batches(rank, batch, rng):
     x = rng.standard_normal((batch, *[3] * rank, 4))
     y, grad = gradients(layer, [x])
     assert y.shape == (batch, *[6] * rank, 4) and grad.shape == x.shape
-
-
-@pytest.mark.parametrize(
-    "arguments, name",
-    [
-        ({"filters": 0}, "filters"),
-        ({"kernel_size": (3, 0)}, "kernel_size"),
-        ({"strides": 0}, "strides"),
-        ({"padding": "causal"}, "padding"),
-        ({"output_padding": 2}, "output_padding"),
-        ({"output_padding": (0, 1, 0)}, "output_padding"),
-        ({"dilation_rate": 0}, "dilation_rate"),
-        ({"groups": 4}, "groups"),
-        ({"data_format": "last"}, "data_format"),
-    ],
-)
-def test_bad_arguments(arguments, name):
-    with pytest.raises(ValueError, match=f"`{name}.*Received: "):
-        tfconv.Conv2DTranspose(**{"filters": 6, "kernel_size": 3, "strides": 2, **arguments})
-
-
-def test_nothing_left():
-    with pytest.raises(ValueError, match="`padding` leaves no output.*Received: "):
-        tfconv.Conv2DTranspose(6, 3, padding="full")(tf.ones([1, 2, 2, 4]))
-
-
-def test_channels_that_make_no_groups():
-    with pytest.raises(ValueError, match="`groups`.*Received: "):
-        tfconv.Conv2DTranspose(6, 3, groups=3).build((None, 6, 6, 4))

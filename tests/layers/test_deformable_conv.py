@@ -142,11 +142,6 @@ def test_own_offsets_can_be_overruled(rng):
     assert not np.allclose(layer(x, np.full((2, 6, 6, 18), 0.5)), own, atol=1e-3)
 
 
-def test_mask_without_offset():
-    with pytest.raises(ValueError, match="`mask`.*`offset`.*Received: "):
-        tfconv.DeformableConv2D(5, 3)(tf.ones([2, 6, 6, 4]), mask=tf.ones([2, 4, 4, 9]))
-
-
 def test_modulation_is_no_mask_of_keras():
     """Keras knows an argument `mask` that says which timesteps to skip; this is another."""
     x, offset, mask = tf.ones([2, 6, 6, 4]), tf.zeros([2, 4, 4, 18]), tf.ones([2, 4, 4, 9])
@@ -154,30 +149,3 @@ def test_modulation_is_no_mask_of_keras():
         warnings.simplefilter("error", UserWarning)
         y = tfconv.DeformableConv2D(5, 3)(x, offset, mask)
     assert getattr(y, "_keras_mask", None) is None
-
-
-@pytest.mark.parametrize(
-    "arguments, name",
-    [
-        ({"filters": 0}, "filters"),
-        ({"kernel_size": (3, 0)}, "kernel_size"),
-        ({"strides": (1, 2, 3)}, "strides"),
-        ({"padding": "causal"}, "padding"),
-        ({"dilation_rate": 0}, "dilation_rate"),
-        ({"groups": 4}, "groups"),
-        ({"offset_groups": 0}, "offset_groups"),
-        ({"data_format": "last"}, "data_format"),
-        ({"offset_learning_rate_multiplier": -0.1}, "offset_learning_rate_multiplier"),
-        ({"offset_learning_rate_multiplier": "0.1"}, "offset_learning_rate_multiplier"),
-        ({"mask_scale": float("nan")}, "mask_scale"),
-    ],
-)
-def test_bad_arguments(arguments, name):
-    with pytest.raises(ValueError, match=f"`{name}.*Received: "):
-        tfconv.DeformableConv2D(**{"filters": 6, "kernel_size": 3, **arguments})
-
-
-@pytest.mark.parametrize("name", ["groups", "offset_groups"])
-def test_channels_that_make_no_groups(name):
-    with pytest.raises(ValueError, match=f"`{name}`.*Received: "):
-        tfconv.DeformableConv2D(6, 3, **{name: 3}).build((None, 6, 6, 4))

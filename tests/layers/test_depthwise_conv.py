@@ -92,27 +92,6 @@ def test_numeric_gradients(geometry, rng):
     )
 
 
-@pytest.mark.parametrize(
-    "arguments, name",
-    [
-        ({"kernel_size": (3, 0)}, "kernel_size"),
-        ({"strides": 0}, "strides"),
-        ({"padding": "causal"}, "padding"),
-        ({"depth_multiplier": 0}, "depth_multiplier"),
-        ({"dilation_rate": 0}, "dilation_rate"),
-        ({"data_format": "last"}, "data_format"),
-    ],
-)
-def test_bad_arguments(arguments, name):
-    with pytest.raises(ValueError, match=f"`{name}.*Received: "):
-        tfconv.DepthwiseConv2D(**{"kernel_size": 3, **arguments})
-
-
-def test_unknown_channels():
-    with pytest.raises(ValueError, match="channel axis.*Received: "):
-        tfconv.DepthwiseConv2D(3)(keras.Input((4, 4, None)))
-
-
 def test_trains_under_xla(rng):
     layer = tfconv.DepthwiseConv3D(2, 2, "same", dilation_rate=2, dtype="float64")
     x = rng.standard_normal((2, 3, 3, 3, 2))

@@ -95,31 +95,6 @@ def test_batches(batch, execution, rng):
         np.testing.assert_allclose(layer(x), tf.concat(alone, 0), rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize(
-    "arguments, name",
-    [
-        ({"filters": 0}, "filters"),
-        ({"groups": 4}, "groups"),
-        ({"num_kernels": 0}, "num_kernels"),
-        ({"ratio": 0.5}, "ratio"),
-        ({"temperature": 0}, "temperature"),
-        ({"temperature": "warm"}, "temperature"),
-        ({"temperature": float("inf")}, "temperature"),
-        ({"execution": "fast"}, "execution"),
-        ({"padding": "causal"}, "padding"),
-    ],
-)
-def test_bad_arguments(arguments, name):
-    with pytest.raises(ValueError, match=f"`{name}.*Received: "):
-        tfconv.DynamicConv2D(**{"filters": 6, "kernel_size": 3, **arguments})
-
-
-@pytest.mark.parametrize("shape", [(None, 6, 6, 5), (None, 6, 6, None), (None, 6, 4)])
-def test_bad_input_shape(shape):
-    with pytest.raises(ValueError, match="Received: "):
-        tfconv.DynamicConv2D(6, 3, groups=2).build(shape)
-
-
 # The temperature.
 
 

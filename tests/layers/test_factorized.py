@@ -175,31 +175,3 @@ def test_data_types(family, dtype):
     layer = getattr(tfconv, f"{family}Conv2D")(6, 3, 2, "same", dtype=dtype, **FAMILIES[family])
     assert layer(tf.ones([2, 6, 6, 4], dtype)).dtype == tf.as_dtype(dtype)
     assert layer.effective_kernel().dtype == tf.as_dtype(dtype)
-
-
-@pytest.mark.parametrize(
-    "family, arguments, name",
-    [
-        ("Flattened", {"filters": 0}, "filters"),
-        ("Flattened", {"groups": 4}, "filters"),
-        ("Flattened", {"padding": "causal"}, "padding"),
-        ("LowRank", {"kernel_rank": 0}, "kernel_rank"),
-        ("LowRank", {"kernel_rank": 2.5}, "kernel_rank"),
-        ("LowRank", {"kernel_rank": 3, "groups": 2}, "kernel_rank"),
-        ("LowRank", {"strides": 0}, "strides"),
-        ("Tucker", {"ranks": 0}, "ranks"),
-        ("Tucker", {"ranks": (2, 3, 4)}, "ranks"),
-        ("Tucker", {"ranks": (2, 3), "groups": 2}, "ranks"),
-        ("Tucker", {"data_format": "last"}, "data_format"),
-    ],
-)
-def test_bad_arguments(family, arguments, name):
-    arguments = {"filters": 6, "kernel_size": 3, **FAMILIES[family], **arguments}
-    with pytest.raises(ValueError, match=f"`{name}.*Received: "):
-        getattr(tfconv, f"{family}Conv2D")(**arguments)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_channels_that_make_no_groups(family):
-    with pytest.raises(ValueError, match="`groups`.*Received: "):
-        layer_of(family, Geometry((5, 5), 3), groups=2, channels=3)

@@ -137,24 +137,3 @@ def test_numeric_gradients(arguments, rng):
 def test_data_types(dtype):
     layer = tfconv.GatedConv2D(4, 3, gate="feature", dtype=dtype)
     assert layer(tf.ones([2, 6, 6, 4], dtype)).dtype == tf.as_dtype(dtype)
-
-
-@pytest.mark.parametrize(
-    "arguments, name",
-    [
-        ({"gate": "relu"}, "gate"),
-        ({"activation": "relu"}, "activation"),
-        ({"filters": 0}, "filters"),
-        ({"groups": 4}, "filters"),
-        ({"padding": "causal"}, "padding"),
-        ({"data_format": "last"}, "data_format"),
-    ],
-)
-def test_bad_arguments(arguments, name):
-    with pytest.raises(ValueError, match=f"`{name}.*Received: "):
-        tfconv.GatedConv2D(**{"filters": 6, "kernel_size": 3, **arguments})
-
-
-def test_channels_that_make_no_groups():
-    with pytest.raises(ValueError, match="`groups`.*Received: "):
-        tfconv.GatedConv2D(6, 3, groups=3).build((None, 6, 6, 4))

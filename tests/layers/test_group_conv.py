@@ -102,31 +102,9 @@ def test_parameters(rank):
         assert layer.count_params() == count + 12
 
 
-@pytest.mark.parametrize(
-    "arguments, name",
-    [
-        ({"groups": None}, "groups"),
-        ({"groups": 0}, "groups"),
-        ({"groups": 4}, "filters"),
-        ({"filters": 0}, "filters"),
-        ({"kernel_size": (3, 0)}, "kernel_size"),
-        ({"padding": "causal"}, "padding"),
-        ({"data_format": "last"}, "data_format"),
-    ],
-)
-def test_bad_arguments(arguments, name):
-    with pytest.raises(ValueError, match=f"`{name}.*Received: "):
-        tfconv.GroupConv2D(**{"filters": 6, "kernel_size": 3, "groups": 2, **arguments})
-
-
 def test_groups_have_to_be_given():
     with pytest.raises(ValueError, match="`groups`.*Received: "):
         tfconv.GroupConv2D(6, 3)
-
-
-def test_channels_that_make_no_groups():
-    with pytest.raises(ValueError, match="`groups`.*Received: "):
-        tfconv.GroupConv2D(6, 3, groups=3).build((None, 6, 6, 4))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])

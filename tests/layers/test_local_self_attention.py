@@ -141,26 +141,3 @@ def test_parameters():
     layer = tfconv.LocalSelfAttention2D(20, (3, 5), 4, use_bias=True)
     layer.build((None, None, None, 12))
     assert layer.count_params() == 3 * 12 * 20 + 2 * 20 + 3 * 4 * 2 + 5 * 4 * 3
-
-
-@pytest.mark.parametrize(
-    "arguments, name",
-    [
-        ({"filters": 0}, "filters"),
-        ({"filters": 7}, "filters"),
-        ({"filters": 2, "num_heads": 2}, "filters"),
-        ({"num_heads": 0}, "num_heads"),
-        ({"kernel_size": (3, 3, 3)}, "kernel_size"),
-        ({"dilation_rate": 0}, "dilation_rate"),
-        ({"data_format": "first"}, "data_format"),
-    ],
-)
-def test_bad_arguments(arguments, name):
-    with pytest.raises(ValueError, match=f"`{name}.*Received: "):
-        tfconv.LocalSelfAttention2D(**{"filters": 6, "num_heads": 2, **arguments})
-
-
-@pytest.mark.parametrize("shape", [(None, 6, 6, None), (None, 6, 4), (None, 6, 6, 6, 4)])
-def test_bad_input_shape(shape):
-    with pytest.raises(ValueError, match="Received: "):
-        tfconv.LocalSelfAttention2D(6, 3, 2).build(shape)

@@ -144,28 +144,3 @@ def test_takes_no_other_size():
     layer(tf.ones([1, 6, 5, 4]))
     with pytest.raises(ValueError):
         layer(tf.ones([1, 5, 6, 4]))
-
-
-@pytest.mark.parametrize(
-    "arguments, name",
-    [
-        ({"filters": 0}, "filters"),
-        ({"kernel_size": (3, 3, 3)}, "kernel_size"),
-        ({"strides": 0}, "strides"),
-        ({"padding": "causal"}, "padding"),
-        ({"dilation_rate": 0}, "dilation_rate"),
-        ({"groups": 4}, "groups"),
-        ({"data_format": "first"}, "data_format"),
-    ],
-)
-def test_bad_arguments(arguments, name):
-    with pytest.raises(ValueError, match=f"`{name}.*Received: "):
-        tfconv.LocallyConnected2D(**{"filters": 6, "kernel_size": 3, **arguments})
-
-
-@pytest.mark.parametrize(
-    "shape", [(None, 6, 6, 5), (None, 6, 6, None), (None, 6, 4), (None, 2, 6, 4)]
-)
-def test_bad_input_shape(shape):
-    with pytest.raises(ValueError, match="Received: "):
-        tfconv.LocallyConnected2D(6, 3, groups=2).build(shape)

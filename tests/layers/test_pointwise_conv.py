@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import tfconv
 from tests.ops.geometries import assert_close, gradients
@@ -47,28 +46,7 @@ def test_batches(rank, batch, rng):
     assert y.shape == (batch, *[3] * rank, 2) and grad.shape == x.shape
 
 
-@pytest.mark.parametrize(
-    "arguments, name",
-    [
-        ({"filters": 0}, "filters"),
-        ({"strides": 0}, "strides"),
-        ({"padding": "most"}, "padding"),
-        ({"dilation_rate": 0}, "dilation_rate"),
-        ({"groups": 4}, "groups"),
-        ({"data_format": "last"}, "data_format"),
-    ],
-)
-def test_bad_arguments(arguments, name):
-    with pytest.raises(ValueError, match=f"`{name}.*Received: "):
-        tfconv.PointwiseConv2D(**{"filters": 6, **arguments})
-
-
 def test_no_kernel_size():
     with pytest.raises(TypeError, match="kernel_size"):
         tfconv.PointwiseConv2D(6, kernel_size=3)
     assert "kernel_size" not in tfconv.PointwiseConv2D(6).get_config()
-
-
-def test_channels_that_make_no_groups():
-    with pytest.raises(ValueError, match="`groups`.*Received: "):
-        tfconv.PointwiseConv2D(6, groups=3)(tf.ones([1, 2, 2, 4]))

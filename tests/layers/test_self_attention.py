@@ -139,27 +139,6 @@ def test_parameters():
 
 
 @pytest.mark.parametrize(
-    "arguments, name",
-    [
-        ({"num_heads": 0}, "num_heads"),
-        ({"key_dim": 2.5}, "key_dim"),
-        ({"value_dim": 0}, "value_dim"),
-        ({"filters": -1}, "filters"),
-        ({"data_format": "first"}, "data_format"),
-    ],
-)
-def test_bad_arguments(arguments, name):
-    with pytest.raises(ValueError, match=f"`{name}.*Received: "):
-        tfconv.SelfAttention2D(**{"num_heads": 2, "key_dim": 3, **arguments})
-
-
-@pytest.mark.parametrize("shape", [(None, 6, 6, None), (None, 6, 4), (None, 6, 6, 6, 4)])
-def test_bad_input_shape(shape):
-    with pytest.raises(ValueError, match="Received: "):
-        tfconv.SelfAttention2D(2, 3).build(shape)
-
-
-@pytest.mark.parametrize(
     "data_format, shape",
     [("channels_last", (None, None, 6, 4)), ("channels_first", (None, 4, 6, None))],
 )

@@ -81,20 +81,3 @@ def test_batches(rank, batch, rng):
     x = rng.standard_normal((batch, *[3] * rank, 3))
     y, grad = gradients(LAYERS[rank](5, 2, 2, "same", dtype="float64"), [x])
     assert y.shape == (batch, *[2] * rank, 5) and grad.shape == x.shape
-
-
-@pytest.mark.parametrize(
-    "arguments, name",
-    [
-        ({"filters": 0}, "filters"),
-        ({"kernel_size": (3, 0)}, "kernel_size"),
-        ({"strides": 0}, "strides"),
-        ({"padding": "causal"}, "padding"),
-        ({"depth_multiplier": 0}, "depth_multiplier"),
-        ({"dilation_rate": 0}, "dilation_rate"),
-        ({"data_format": "last"}, "data_format"),
-    ],
-)
-def test_bad_arguments(arguments, name):
-    with pytest.raises(ValueError, match=f"`{name}.*Received: "):
-        tfconv.SeparableConv2D(**{"filters": 5, "kernel_size": 3, **arguments})

@@ -147,24 +147,6 @@ def test_numeric_gradients(rng):
 
 
 @pytest.mark.parametrize(
-    "arguments, name",
-    [
-        ({"groups": None}, "groups"),
-        ({"groups": 0}, "groups"),
-        ({"transform": []}, "groups"),
-        ({"transform": [keras.layers.Dense(3)], "groups": 2}, "groups"),
-        ({"transform": "relu"}, "transform"),
-        ({"transform": [None, None]}, "transform"),
-        ({"merge": "product"}, "merge"),
-        ({"data_format": "last"}, "data_format"),
-    ],
-)
-def test_bad_arguments(arguments, name):
-    with pytest.raises(ValueError, match=f"`{name}`.*Received: "):
-        tfconv.SplitTransformMerge(**{"transform": keras.layers.Dense(3), "groups": 2, **arguments})
-
-
-@pytest.mark.parametrize(
     "arguments, shape, message",
     [
         ({}, (None, 5), "`groups`"),

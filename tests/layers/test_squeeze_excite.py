@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import tfconv
 from tfconv.testing import randomize
@@ -33,24 +32,3 @@ def test_squeezed_channels(arguments, squeezed):
     layer.build((None, 6, 6, 8))
     shapes = [w.shape for w in layer.get_weights()]
     assert shapes == [(8, squeezed), (squeezed,), (squeezed, 8), (8,)]
-
-
-@pytest.mark.parametrize(
-    "arguments, name",
-    [
-        ({"ratio": 0}, "ratio"),
-        ({"ratio": 1.5}, "ratio"),
-        ({"squeeze_channels": -1}, "squeeze_channels"),
-        ({"data_format": "last"}, "data_format"),
-    ],
-)
-def test_bad_arguments(arguments, name):
-    with pytest.raises(ValueError, match=f"`{name}`.*Received: "):
-        tfconv.SqueezeExcite(**arguments)
-
-
-def test_bad_inputs():
-    with pytest.raises(ValueError, match="Received: "):
-        tfconv.SqueezeExcite().build((None, 6, 6, None))
-    with pytest.raises(ValueError, match="min_ndim=3"):
-        tfconv.SqueezeExcite()(tf.ones([2, 8]))

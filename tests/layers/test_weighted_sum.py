@@ -71,38 +71,3 @@ def test_batches(batch):
 
 def test_one_input():
     np.testing.assert_array_equal(tfconv.WeightedSum("softmax")([tf.ones([1, 2])]), [[1, 1]])
-
-
-@pytest.mark.parametrize(
-    "arguments, name",
-    [
-        ({"normalization": "max"}, "normalization"),
-        ({"epsilon": -1}, "epsilon"),
-        ({"epsilon": "small"}, "epsilon"),
-    ],
-)
-def test_bad_arguments(arguments, name):
-    with pytest.raises(ValueError, match=f"`{name}`.*Received: "):
-        tfconv.WeightedSum(**arguments)
-
-
-@pytest.mark.parametrize(
-    "inputs",
-    [tf.ones([2, 3]), [], [tf.ones([2, 3]), tf.ones([2, 1])], [tf.ones([2]), tf.ones([2, 1])]],
-)
-def test_bad_inputs(inputs):
-    with pytest.raises(ValueError):
-        tfconv.WeightedSum()(inputs)
-
-
-@pytest.mark.parametrize("shape", [(None, 3), [(None, 3), (None, 4)]])
-def test_bad_shapes(shape):
-    for method in ("build", "compute_output_shape"):
-        with pytest.raises(ValueError, match="one shape.*Received: "):
-            getattr(tfconv.WeightedSum(), method)(shape)
-
-
-def test_another_number_of_inputs():
-    layer = layer_of(None)
-    with pytest.raises(ValueError, match="list of 3 inputs.*Received: "):
-        layer.call([tf.ones([1, 4, 2], tf.float64)] * 2)

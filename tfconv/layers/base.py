@@ -2,25 +2,112 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tfconv import _compat
 from tfconv._compat import keras
 from tfconv.ops import channels
-from tfconv.ops.geometry import Geometry, Padding, per_axis, standardized_padding
+from tfconv.ops.geometry import Geometry, Padding, is_int, per_axis, standardized_padding
 
 register = keras.utils.register_keras_serializable(package="tfconv")
 
 
 def positive_int(value: Any, name: str) -> int:
     """``value`` as an int of at least 1; ValueError names the argument otherwise."""
-    if not hasattr(value, "__index__") or isinstance(value, bool) or value < 1:
-        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
+    if not is_int(value) or value < 1:
+        raise _refused(value, name, "a positive integer")
     return int(value)
+
+
+def boolean(value: Any, name: str) -> bool:
+    """``value`` as a bool; ValueError names the argument otherwise."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise _refused(value, name, "True or False")
+    return bool(value)
+
+
+def number(value: Any, name: str, least: float = 0.0, most: float = math.inf) -> float:
+    """``value`` as a finite float from ``least`` to ``most``; ValueError names the argument."""
+    result = _as_float(value)
+    if not least <= result <= most or math.isinf(result):
+        interval = f"of at least {least:g}" if math.isinf(most) else f"from {least:g} to {most:g}"
+        raise _refused(value, name, f"a number {interval}")
+    return result
+
+
+def positive_number(value: Any, name: str) -> float:
+    """``value`` as a finite float above zero; ValueError names the argument otherwise."""
+    result = _as_float(value)
+    if not 0 < result < math.inf:
+        raise _refused(value, name, "a positive number")
+    return result
+
+
+def one_of(value: Any, name: str, choices: Sequence[str | None]) -> Any:
+    """``value`` if it is one of ``choices``; ValueError names the argument otherwise."""
+    if not (value is None or isinstance(value, str)) or value not in choices:
+        listed = ", ".join("None" if choice is None else f'"{choice}"' for choice in choices)
+        raise _refused(value, name, f"one of {listed}")
+    return value
+
+
+def resolved(value: Any, name: str, default: str | None = None) -> Any:
+    """What Keras makes of an activation, initializer, regularizer or constraint.
+
+    The end of ``name`` says which of them it is.
+
+    Args:
+        value: A name, configuration, function or object; None gives no activation, regularizer
+            or constraint, and for an initializer ``default``.
+        name: The argument's name.
+        default: An initializer's name; None takes Keras's for such a weight.
+
+    Raises:
+        ValueError: If Keras can make nothing of it; names the argument.
+    """
+    kind = name.rsplit("_", 1)[-1]
+    given = value
+    if kind == "initializer" and value is None:
+        given = default or ("zeros" if name == "bias_initializer" else "glorot_uniform")
+    try:
+        result = _module_of(name).get(given)
+    except Exception as error:  # of several types, which differ between the versions of Keras
+        raise _refused(value, name, _known_to_keras(kind)) from error
+    # Keras 2 gives back regularizers that it does not know.
+    if result is not None and (not callable(result) or inspect.isclass(result)):
+        raise _refused(value, name, _known_to_keras(kind))
+    return result
+
+
+def _module_of(name: str) -> Any:
+    """Keras's module for what an argument of this name takes."""
+    return getattr(keras, name.rsplit("_", 1)[-1] + "s")
+
+
+def _as_float(value: Any) -> float:
+    """``value`` as a float; NaN where it is no number."""
+    if isinstance(value, (bool, np.bool_, str, bytes)):
+        return math.nan
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
+def _known_to_keras(kind: str) -> str:
+    article = "an" if kind[0] in "ai" else "a"
+    return f"{article} {kind} that Keras knows: a name, a configuration or a callable"
+
+
+def _refused(value: Any, name: str, expected: str) -> ValueError:
+    return ValueError(f"`{name}` must be {expected}. Received: {name}={value!r}")
 
 
 def static_shape(shape: Any) -> tuple[int | None, ...]:
@@ -37,6 +124,17 @@ def known_channels(shape: Any, axis: int, layer: Any) -> int:
             f"defined. Received: input_shape={shape}"
         )
     return shape[axis]
+
+
+def checked(x: tf.Tensor, holds: tf.Tensor, message: str, received: tf.Tensor) -> tf.Tensor:
+    """``x``, whose use raises InvalidArgumentError when the layer runs unless ``holds``.
+
+    Nothing is checked in what is exported: TensorFlow Lite cannot.
+    """
+    if _compat.tracing_for_export():
+        return x
+    with tf.control_dependencies([tf.debugging.Assert(holds, [message, received])]):
+        return tf.identity(x)
 
 
 def dtype_policy_of(layer: Any) -> Any:
@@ -106,7 +204,7 @@ class SpatialLayer(keras.layers.Layer):
         **kwargs: Any,
     ):
         super().__init__(
-            activity_regularizer=keras.regularizers.get(activity_regularizer), **kwargs
+            activity_regularizer=resolved(activity_regularizer, "activity_regularizer"), **kwargs
         )
         self.kernel_size = per_axis(kernel_size, self.rank, "kernel_size")
         self.strides = per_axis(strides, self.rank, "strides")
@@ -165,6 +263,28 @@ class SpatialLayer(keras.layers.Layer):
         """``x`` with its channels last, whatever the layer's data format."""
         x = tf.convert_to_tensor(x)
         return x if self.data_format == "channels_last" else channels.to_last(x)
+
+    @property
+    def least_sizes(self) -> tuple[int, ...]:
+        """Pixels that the input needs along each spatial axis for one output."""
+        return self.geometry.least_sizes
+
+    def fitting(self, x: tf.Tensor) -> tf.Tensor:
+        """``x`` channels last, if it gives an output; sizes not known yet are checked later.
+
+        TensorFlow's convolutions give anything or nothing for inputs smaller than the kernel.
+        """
+        x, least = tf.convert_to_tensor(x), self.least_sizes
+        self.compute_output_shape(x.shape)  # raises
+        x = self.channels_last(x)
+        if all(n is not None or m <= 1 for n, m in zip(x.shape.as_list()[1:-1], least)):
+            return x
+        sizes = tf.shape(x)[1:-1]
+        message = (
+            f"`kernel_size` {self.kernel_size} with `padding` {self.padding!r} needs an input of "
+            f"at least {least} pixels. Received: spatial sizes"
+        )
+        return checked(x, tf.reduce_all(sizes >= least), message, sizes)
 
     def restored(self, y: tf.Tensor) -> tf.Tensor:
         """A channels-last result in the layer's data format."""
@@ -267,10 +387,10 @@ class KernelLayer(SpatialLayer):
 
 def set_kernel_arguments(layer: Any, *, activation: Any, use_bias: bool, **arguments: Any) -> None:
     """Sets a layer's activation, bias flag, and kernel and bias initializers and the like."""
-    layer.activation = keras.activations.get(activation)
-    layer.use_bias = bool(use_bias)
+    layer.activation = resolved(activation, "activation")
+    layer.use_bias = boolean(use_bias, "use_bias")
     for name, value in arguments.items():
-        setattr(layer, name, _module_of(name).get(value))
+        setattr(layer, name, resolved(value, name))
 
 
 def kernel_config(layer: Any) -> dict[str, Any]:
@@ -284,15 +404,6 @@ def kernel_config(layer: Any) -> dict[str, Any]:
             name = f"{weight}_{kind}"
             config[name] = _module_of(name).serialize(getattr(layer, name))
     return config
-
-
-def _module_of(name: str) -> Any:
-    kind = name.rsplit("_", 1)[1]
-    return {
-        "initializer": keras.initializers,
-        "regularizer": keras.regularizers,
-        "constraint": keras.constraints,
-    }[kind]
 
 
 class ConvLayer(KernelLayer):

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfconv import _compat, ops
 from tfconv._compat import keras
-from tfconv.layers.base import known_channels, positive_int, register, static_shape
+from tfconv.layers.base import boolean, known_channels, positive_int, register, static_shape
 
 
 @register
@@ -49,7 +49,7 @@ class ChannelShuffle(keras.layers.Layer):
         super().__init__(**kwargs)
         self.groups = positive_int(groups, "groups")
         self.data_format = _compat.standardized_data_format(data_format)
-        self.inverse = bool(inverse)
+        self.inverse = boolean(inverse, "inverse")
         self.input_spec = keras.layers.InputSpec(min_ndim=2)
 
     def build(self, input_shape):

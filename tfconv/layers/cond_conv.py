@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tfconv.layers.base import ConvLayer, KernelLayer, positive_int, register
+from tfconv.layers.base import ConvLayer, KernelLayer, positive_int, register, resolved
 from tfconv.layers.experts import Experts, MixedConv, mean_axes
 from tfconv.ops.geometry import Padding
 
@@ -96,7 +96,7 @@ class CondConv(MixedConv, Experts, ConvLayer):
         self.built = True
 
     def call(self, inputs, routing_weights=None):
-        x = self.channels_last(inputs)
+        x = self.fitting(inputs)
         routing = self.routed(x, routing_weights, mean_axes(x.shape, -1))
         return self.activation(self.restored(self.convolved(x, routing, self.groups)))
 
@@ -217,7 +217,8 @@ class DepthwiseCondConv2D(MixedConv, Experts, KernelLayer):
     ):
         for kind in ("initializer", "regularizer", "constraint"):
             if f"depthwise_{kind}" in kwargs:
-                kwargs[f"kernel_{kind}"] = kwargs.pop(f"depthwise_{kind}")
+                value = kwargs.pop(f"depthwise_{kind}")
+                kwargs[f"kernel_{kind}"] = resolved(value, f"depthwise_{kind}")
         super().__init__(
             kernel_size=kernel_size,
             strides=strides,
@@ -244,7 +245,7 @@ class DepthwiseCondConv2D(MixedConv, Experts, KernelLayer):
         self.built = True
 
     def call(self, inputs, routing_weights=None):
-        x = self.channels_last(inputs)
+        x = self.fitting(inputs)
         routing = self.routed(x, routing_weights, mean_axes(x.shape, -1))
         return self.activation(self.restored(self.convolved(x, routing, x.shape[-1])))
 

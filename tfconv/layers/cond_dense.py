@@ -12,6 +12,7 @@ from tfconv.layers.base import (
     known_channels,
     positive_int,
     register,
+    resolved,
     set_kernel_arguments,
     static_shape,
 )
@@ -79,7 +80,7 @@ class CondDense(Experts, keras.layers.Layer):
         **kwargs: Any,
     ):
         super().__init__(
-            activity_regularizer=keras.regularizers.get(activity_regularizer), **kwargs
+            activity_regularizer=resolved(activity_regularizer, "activity_regularizer"), **kwargs
         )
         set_kernel_arguments(
             self,

@@ -52,7 +52,7 @@ class Conv(ConvLayer):
         self.built = True
 
     def call(self, inputs):
-        y = self.convolved(self.channels_last(inputs), self.weight(self.kernel))
+        y = self.convolved(self.fitting(inputs), self.weight(self.kernel))
         if self.bias is not None:
             y = y + self.weight(self.bias)
         y = self.restored(y)

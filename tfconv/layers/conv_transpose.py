@@ -91,6 +91,11 @@ class ConvTranspose(Conv):
         *size, width, _ = super().kernel_shape(input_shape)
         return (*size, self.filters // self.groups, width * self.groups)
 
+    @property
+    def least_sizes(self) -> tuple[int, ...]:
+        kept = (kept for _, kept in self._crops())
+        return tuple(1 + -(-(1 - k) // s) for k, s in zip(kept, self.strides))
+
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         shape = list(static_shape(input_shape))
         first = 1 if self.data_format == "channels_last" else 2

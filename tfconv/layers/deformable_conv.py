@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +9,17 @@ import tensorflow as tf
 
 from tfconv import ops
 from tfconv._compat import convert_variable, keras
-from tfconv.layers.base import ConvLayer, OptionalInputs, positive_int, register, static_shape
+from tfconv.layers.base import (
+    ConvLayer,
+    OptionalInputs,
+    boolean,
+    number,
+    positive_int,
+    positive_number,
+    register,
+    resolved,
+    static_shape,
+)
 from tfconv.ops.geometry import Padding
 
 
@@ -118,13 +126,13 @@ class DeformableConv2D(OptionalInputs, ConvLayer):
             **kwargs,
         )
         self.offset_groups = positive_int(offset_groups, "offset_groups")
-        self.modulated = bool(modulated)
-        self.offset_initializer = keras.initializers.get(offset_initializer)
-        self.offset_regularizer = keras.regularizers.get(offset_regularizer)
-        self.offset_learning_rate_multiplier = _factor(
-            offset_learning_rate_multiplier, "offset_learning_rate_multiplier", least=0
+        self.modulated = boolean(modulated, "modulated")
+        self.offset_initializer = resolved(offset_initializer, "offset_initializer", "zeros")
+        self.offset_regularizer = resolved(offset_regularizer, "offset_regularizer")
+        self.offset_learning_rate_multiplier = number(
+            offset_learning_rate_multiplier, "offset_learning_rate_multiplier"
         )
-        self.mask_scale = _factor(mask_scale, "mask_scale")
+        self.mask_scale = positive_number(mask_scale, "mask_scale")
         self.supports_jit = False  # the native op has no XLA kernel
         self.supports_masking = True  # Keras takes `mask` for one of its masks; see compute_mask
 
@@ -164,7 +172,7 @@ class DeformableConv2D(OptionalInputs, ConvLayer):
         self.built = True
 
     def call(self, inputs, offset=None, mask=None):
-        x = self.channels_last(inputs)
+        x = self.fitting(inputs)
         if offset is None:
             self.require_own("offset")
             offset, mask = self._made(x)
@@ -220,15 +228,6 @@ class DeformableConv2D(OptionalInputs, ConvLayer):
             "offset_learning_rate_multiplier": self.offset_learning_rate_multiplier,
             "mask_scale": self.mask_scale,
         }
-
-
-def _factor(value: Any, name: str, least: float = -math.inf) -> float:
-    """``value`` as a finite float, not below ``least``; ValueError names the argument otherwise."""
-    valid = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not valid or not math.isfinite(value) or value < least:
-        condition = "a number" if least < 0 else f"a number of at least {least:g}"
-        raise ValueError(f"`{name}` must be {condition}. Received: {name}={value!r}")
-    return float(value)
 
 
 def _with_scaled_gradient(x: tf.Tensor, factor: float) -> tf.Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfconv import ops
-from tfconv.layers.base import KernelLayer, positive_int, register
+from tfconv.layers.base import KernelLayer, positive_int, register, resolved
 from tfconv.ops.geometry import Padding
 
 
@@ -74,12 +74,12 @@ class DepthwiseConv(KernelLayer):
             dilation_rate=dilation_rate,
             activation=activation,
             use_bias=use_bias,
-            kernel_initializer=depthwise_initializer,
+            kernel_initializer=resolved(depthwise_initializer, "depthwise_initializer"),
             bias_initializer=bias_initializer,
-            kernel_regularizer=depthwise_regularizer,
+            kernel_regularizer=resolved(depthwise_regularizer, "depthwise_regularizer"),
             bias_regularizer=bias_regularizer,
             activity_regularizer=activity_regularizer,
-            kernel_constraint=depthwise_constraint,
+            kernel_constraint=resolved(depthwise_constraint, "depthwise_constraint"),
             bias_constraint=bias_constraint,
             **kwargs,
         )
@@ -105,7 +105,7 @@ class DepthwiseConv(KernelLayer):
         return y
 
     def call(self, inputs):
-        x = self.channels_last(inputs)
+        x = self.fitting(inputs)
         kernel = self.weight(self.depthwise_kernel)
         *size, count, multiplier = kernel.shape
         kernel = tf.reshape(kernel, [*size, 1, count * multiplier])

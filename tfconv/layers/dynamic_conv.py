@@ -8,20 +8,9 @@ from typing import Any
 import tensorflow as tf
 
 from tfconv._compat import keras
-from tfconv.layers.base import ConvLayer, positive_int, register
+from tfconv.layers.base import ConvLayer, positive_int, positive_number, register
 from tfconv.layers.experts import MixedConv, Mixture, mean_axes
 from tfconv.ops.geometry import Padding
-
-
-def positive_number(value: Any, name: str) -> float:
-    """``value`` as a float above zero; ValueError names the argument otherwise."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = float("nan")
-    if not 0 < number < float("inf"):
-        raise ValueError(f"`{name}` must be a positive number. Received: {name}={value!r}")
-    return number
 
 
 class DynamicConv(MixedConv, Mixture, ConvLayer):
@@ -142,7 +131,7 @@ class DynamicConv(MixedConv, Mixture, ConvLayer):
         return tf.nn.softmax(logits / self.weight(self.temperature))
 
     def call(self, inputs):
-        x = self.channels_last(inputs)
+        x = self.fitting(inputs)
         y = self.convolved(x, self._attention(x), self.groups)
         return self.activation(self.restored(y))
 

@@ -15,10 +15,13 @@ import tensorflow as tf
 from tfconv._compat import convert_variable, keras
 from tfconv.layers.base import (
     OptionalInputs,
+    checked,
     dtype_policy_of,
     independent_copies,
     known_channels,
+    one_of,
     positive_int,
+    resolved,
     static_shape,
 )
 from tfconv.ops.per_example_conv import EXECUTIONS, mix, mixed_conv
@@ -73,11 +76,8 @@ class MixedConv:
     """Mixin: convolution with a `Mixture`, in either of the two orders of `mixed_conv`."""
 
     def set_execution(self, execution: str) -> None:
-        if execution not in EXECUTIONS:
-            raise ValueError(
-                f"`execution` must be one of {EXECUTIONS}. Received: execution={execution!r}"
-            )
-        self.execution = execution
+        self.execution = one_of(execution, "execution", EXECUTIONS)
+        self.supports_jit = False  # the native op has no XLA kernel
 
     def convolved(self, x: tf.Tensor, weights: tf.Tensor, groups: int) -> tf.Tensor:
         """Each example of a channels-last x convolved with its own mixture, bias included."""
@@ -100,7 +100,7 @@ class Experts(Mixture, OptionalInputs):
 
     def set_experts(self, num_experts: int, routing_activation: Any) -> None:
         self.num_experts = positive_int(num_experts, "num_experts")
-        self.routing_activation = keras.activations.get(routing_activation)
+        self.routing_activation = resolved(routing_activation, "routing_activation")
         self.routing = None
 
     def experts_config(self) -> dict[str, Any]:
@@ -157,7 +157,15 @@ class Experts(Mixture, OptionalInputs):
                 f"{tf.TensorShape([inputs.shape[0], self.num_experts])}. "
                 f"Received: routing_weights of shape {routing.shape}"
             )
-        return routing
+        if routing.shape.is_fully_defined() and inputs.shape[0] is not None:
+            return routing
+        shape = tf.stack([tf.shape(inputs)[0], self.num_experts])
+        return checked(
+            routing,
+            tf.reduce_all(tf.shape(routing) == shape),
+            "`routing_weights` must have the shape [batch, num_experts]. Received: shape",
+            tf.shape(routing),
+        )
 
     def routing_weights(self, inputs: tf.Tensor) -> tf.Tensor:
         """The routing weights [N, num_experts] that the layer makes for inputs."""

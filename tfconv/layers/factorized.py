@@ -53,7 +53,7 @@ class FactorizedConv(ConvLayer):
         self.built = True
 
     def call(self, inputs):
-        y = self.convolved(self.channels_last(inputs))
+        y = self.convolved(self.fitting(inputs))
         if self.bias is not None:
             y = y + self.weight(self.bias)
         y = self.restored(y)

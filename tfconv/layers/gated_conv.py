@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfconv import ops
 from tfconv._compat import keras
-from tfconv.layers.base import independent_copies, register
+from tfconv.layers.base import independent_copies, one_of, register
 from tfconv.layers.conv import Conv
 from tfconv.ops.geometry import Padding
 
@@ -72,8 +72,7 @@ class GatedConv(Conv):
         gate: str = "glu",
         **kwargs: Any,
     ):
-        if gate not in _GATES:
-            raise ValueError(f"`gate` must be one of {_GATES}. Received: gate={gate!r}")
+        gate = one_of(gate, "gate", _GATES)
         if gate == "feature" and activation is None:
             activation = "elu"
         super().__init__(
@@ -91,7 +90,7 @@ class GatedConv(Conv):
         self.gate = gate
         if gate == "glu" and self.activation is not keras.activations.linear:
             raise ValueError(
-                '`activation` needs gate="feature": a gated linear unit has none. '
+                '`activation` needs `gate` to be "feature": a gated linear unit has none. '
                 f"Received: activation={activation!r}, gate={gate!r}"
             )
 
@@ -105,14 +104,14 @@ class GatedConv(Conv):
         self.built = True
 
     def call(self, inputs):
-        y, gate = self._both(self.channels_last(inputs))
+        y, gate = self._both(self.fitting(inputs))
         y, gate = self.restored(y), self.restored(gate)
         y = y if self.activation is None else self.activation(y)
         return y * tf.sigmoid(gate)
 
     def gates(self, inputs: tf.Tensor) -> tf.Tensor:
         """What the layer multiplies its features by: between 0 and 1, in the outputs' shape."""
-        _, gate = self._both(self.channels_last(inputs))
+        _, gate = self._both(self.fitting(inputs))
         return tf.sigmoid(self.restored(gate))
 
     def _both(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfconv import ops
-from tfconv.layers.base import register
+from tfconv.layers.base import boolean, register
 from tfconv.layers.conv import Conv
 from tfconv.ops.geometry import Padding, spatial_sizes
 from tfconv.ops.windows import product
@@ -81,7 +81,7 @@ class GroupConv(Conv):
             *args,
             **kwargs,
         )
-        self.share_kernel = bool(share_kernel)
+        self.share_kernel = boolean(share_kernel, "share_kernel")
 
     def kernel_shape(self, input_shape):
         shape = super().kernel_shape(input_shape)

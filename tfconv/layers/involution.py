@@ -12,8 +12,10 @@ from tfconv._compat import keras
 from tfconv.layers.base import (
     SpatialLayer,
     independent_copies,
+    number,
     positive_int,
     register,
+    resolved,
     static_shape,
 )
 from tfconv.ops.geometry import Padding, spatial_sizes
@@ -99,13 +101,13 @@ class Involution(SpatialLayer):
         else:
             self.group_channels, self.groups = None, positive_int(groups, "groups")
         self.reduction_ratio = positive_int(reduction_ratio, "reduction_ratio")
-        self.activation = keras.activations.get(activation)
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.bias_initializer = keras.initializers.get(bias_initializer)
-        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
-        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
-        self.batch_norm_momentum = float(batch_norm_momentum)
-        self.batch_norm_epsilon = float(batch_norm_epsilon)
+        self.activation = resolved(activation, "activation")
+        self.kernel_initializer = resolved(kernel_initializer, "kernel_initializer")
+        self.bias_initializer = resolved(bias_initializer, "bias_initializer")
+        self.kernel_regularizer = resolved(kernel_regularizer, "kernel_regularizer")
+        self.bias_regularizer = resolved(bias_regularizer, "bias_regularizer")
+        self.batch_norm_momentum = number(batch_norm_momentum, "batch_norm_momentum", most=1)
+        self.batch_norm_epsilon = number(batch_norm_epsilon, "batch_norm_epsilon")
         self.supports_jit = False  # the native op has no XLA kernel
 
     def build(self, input_shape):
@@ -155,7 +157,7 @@ class Involution(SpatialLayer):
         self.built = True
 
     def call(self, inputs, training=None):
-        x = self.channels_last(inputs)
+        x = self.fitting(inputs)
         kernel = self._generated(x, training)
         y = ops.involution(x, kernel, self.kernel_size, **self.geometry_arguments)
         return self.activation(self.restored(y))
@@ -165,7 +167,7 @@ class Involution(SpatialLayer):
 
         Channels first if the inputs are; the index is ``group * taps + tap``.
         """
-        return self.restored(self._generated(self.channels_last(inputs), training))
+        return self.restored(self._generated(self.fitting(inputs), training))
 
     def _generated(self, x: tf.Tensor, training: bool | None) -> tf.Tensor:
         kernel = self.reduce(self._pooled(x))

@@ -15,6 +15,7 @@ from tfconv.layers.base import (
     kernel_config,
     positive_int,
     register,
+    resolved,
     set_kernel_arguments,
 )
 from tfconv.ops.dispatch import in_float32
@@ -95,6 +96,7 @@ class LocalSelfAttention2D(SpatialLayer):
     ):
         super().__init__(
             kernel_size,
+            strides=1,
             padding="same",
             data_format=data_format,
             dilation_rate=dilation_rate,
@@ -108,7 +110,7 @@ class LocalSelfAttention2D(SpatialLayer):
                 "`filters` must be a multiple of `num_heads`, at least twice as many. "
                 f"Received: filters={filters}, num_heads={num_heads}"
             )
-        self.embedding_initializer = keras.initializers.get(embedding_initializer)
+        self.embedding_initializer = resolved(embedding_initializer, "embedding_initializer")
         self.supports_jit = False  # the native op has no XLA kernel
         set_kernel_arguments(
             self,

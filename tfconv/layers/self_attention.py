@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfconv._compat import keras
 from tfconv.layers.base import (
     SpatialLayer,
+    boolean,
     independent_copies,
     kernel_config,
     positive_int,
@@ -87,13 +88,19 @@ class SelfAttention(SpatialLayer):
         **kwargs: Any,
     ):
         super().__init__(
-            1, data_format=data_format, activity_regularizer=activity_regularizer, **kwargs
+            kernel_size=1,
+            strides=1,
+            padding="valid",
+            data_format=data_format,
+            dilation_rate=1,
+            activity_regularizer=activity_regularizer,
+            **kwargs,
         )
         self.num_heads = positive_int(num_heads, "num_heads")
         self.key_dim = positive_int(key_dim, "key_dim")
         self.value_dim = None if value_dim is None else positive_int(value_dim, "value_dim")
         self.filters = None if filters is None else positive_int(filters, "filters")
-        self.relative_position_bias = bool(relative_position_bias)
+        self.relative_position_bias = boolean(relative_position_bias, "relative_position_bias")
         set_kernel_arguments(
             self,
             activation=activation,

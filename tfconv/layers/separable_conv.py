@@ -7,7 +7,7 @@ from typing import Any
 
 from tfconv import ops
 from tfconv._compat import keras
-from tfconv.layers.base import positive_int, register
+from tfconv.layers.base import positive_int, register, resolved
 from tfconv.layers.depthwise_conv import DepthwiseConv
 from tfconv.ops.geometry import Padding
 
@@ -94,9 +94,9 @@ class SeparableConv(DepthwiseConv):
             **kwargs,
         )
         self.filters = positive_int(filters, "filters")
-        self.pointwise_initializer = keras.initializers.get(pointwise_initializer)
-        self.pointwise_regularizer = keras.regularizers.get(pointwise_regularizer)
-        self.pointwise_constraint = keras.constraints.get(pointwise_constraint)
+        self.pointwise_initializer = resolved(pointwise_initializer, "pointwise_initializer")
+        self.pointwise_regularizer = resolved(pointwise_regularizer, "pointwise_regularizer")
+        self.pointwise_constraint = resolved(pointwise_constraint, "pointwise_constraint")
 
     def output_channels(self, channels):
         return self.filters

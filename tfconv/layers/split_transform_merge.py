@@ -13,6 +13,7 @@ from tfconv._compat import keras
 from tfconv.layers.base import (
     dtype_policy_of,
     known_channels,
+    one_of,
     positive_int,
     register,
     static_shape,
@@ -74,16 +75,14 @@ class SplitTransformMerge(keras.layers.Layer):
             if not transform or groups not in (None, len(transform)):
                 raise ValueError(
                     "`groups` must be the number of layers in `transform`, at least 1. "
-                    f"Received: groups={groups}, transform={transform}"
+                    f"Received: groups={groups!r}, transform={transform!r}"
                 )
-            self._transform = _Serialized([_serialized(layer) for layer in transform])
+            self._transform = _Serialized([_serialized(layer, transform) for layer in transform])
             self.groups = len(transform)
         else:
-            self._transform = _Serialized(_serialized(transform))
+            self._transform = _Serialized(_serialized(transform, transform))
             self.groups = positive_int(groups, "groups")
-        if merge not in _MERGES:
-            raise ValueError(f"`merge` must be one of {_MERGES}. Received: merge={merge!r}")
-        self.merge = merge
+        self.merge = one_of(merge, "merge", _MERGES)
         self.data_format = _compat.standardized_data_format(data_format)
         changes = {"dtype": dtype_policy_of(self).name, "data_format": self.data_format}
         patterns = self._transform.value
@@ -183,14 +182,19 @@ class _Serialized:
     value: Any
 
 
-def _serialized(layer: Any) -> dict[str, Any]:
-    """A layer's configuration; a configuration is given back as it is."""
+def _serialized(layer: Any, transform: Any) -> dict[str, Any]:
+    """A layer's configuration; a configuration is given back as it is.
+
+    Raises:
+        ValueError: If it is neither; shows the ``transform`` that it is from.
+    """
     if isinstance(layer, keras.layers.Layer):
         return keras.layers.serialize(layer)
     if isinstance(layer, dict) and "class_name" in layer:
         return layer
     raise ValueError(
-        f"`transform` must be a Keras layer or a list of Keras layers. Received: transform={layer}"
+        "`transform` must be a Keras layer or a list of Keras layers. "
+        f"Received: transform={transform!r}"
     )
 
 

@@ -9,11 +9,13 @@ import tensorflow as tf
 from tfconv import _compat
 from tfconv._compat import keras
 from tfconv.layers.base import (
+    boolean,
     dtype_policy_of,
     independent_copies,
     known_channels,
     positive_int,
     register,
+    resolved,
     static_shape,
 )
 
@@ -68,14 +70,14 @@ class SqueezeExcite(keras.layers.Layer):
         self.squeeze_channels = (
             None if squeeze_channels is None else positive_int(squeeze_channels, "squeeze_channels")
         )
-        self.activation = keras.activations.get(activation)
-        self.gate_activation = keras.activations.get(gate_activation)
+        self.activation = resolved(activation, "activation")
+        self.gate_activation = resolved(gate_activation, "gate_activation")
         self.data_format = _compat.standardized_data_format(data_format)
-        self.use_bias = bool(use_bias)
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.bias_initializer = keras.initializers.get(bias_initializer)
-        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
-        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        self.use_bias = boolean(use_bias, "use_bias")
+        self.kernel_initializer = resolved(kernel_initializer, "kernel_initializer")
+        self.bias_initializer = resolved(bias_initializer, "bias_initializer")
+        self.kernel_regularizer = resolved(kernel_regularizer, "kernel_regularizer")
+        self.bias_regularizer = resolved(bias_regularizer, "bias_regularizer")
         self.input_spec = keras.layers.InputSpec(min_ndim=3)
 
     def build(self, input_shape):

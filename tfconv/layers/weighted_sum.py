@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfconv import _compat
 from tfconv._compat import keras
-from tfconv.layers.base import register, static_shape
+from tfconv.layers.base import number, one_of, register, resolved, static_shape
 
 _NORMALIZATIONS = (None, "softmax", "fast")
 
@@ -61,20 +61,11 @@ class WeightedSum(keras.layers.Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        if normalization not in _NORMALIZATIONS:
-            raise ValueError(
-                '`normalization` must be None, "softmax" or "fast". '
-                f"Received: normalization={normalization!r}"
-            )
-        if isinstance(epsilon, bool) or not isinstance(epsilon, (int, float)) or epsilon < 0:
-            raise ValueError(
-                f"`epsilon` must be a number of at least 0. Received: epsilon={epsilon!r}"
-            )
-        self.normalization = normalization
-        self.epsilon = float(epsilon)
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
-        self.kernel_constraint = keras.constraints.get(kernel_constraint)
+        self.normalization = one_of(normalization, "normalization", _NORMALIZATIONS)
+        self.epsilon = number(epsilon, "epsilon")
+        self.kernel_initializer = resolved(kernel_initializer, "kernel_initializer", "ones")
+        self.kernel_regularizer = resolved(kernel_regularizer, "kernel_regularizer")
+        self.kernel_constraint = resolved(kernel_constraint, "kernel_constraint")
 
     def build(self, input_shape):
         self.kernel = self.add_weight(

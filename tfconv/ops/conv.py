@@ -154,6 +154,9 @@ def _depthwise(x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry, groups: int)
     else:
         x, padding = _padded(x, geometry)
     weights = tf.reshape(kernel, [*geometry.kernel_size, groups, kernel.shape[-1] // groups])
+    if not x.shape[0] and not _compat.tracing_for_export():
+        # For no examples, TensorFlow leaves the gradient of the weights uninitialised.
+        weights = tf.where(tf.shape(x)[0] > 0, weights, tf.zeros_like(weights))
     if geometry.rank == 1:
         x, weights = tf.expand_dims(x, 1), tf.expand_dims(weights, 0)
         strides, dilations = strides * 2, (1, *dilations)

@@ -258,7 +258,10 @@ def _padded_or_cropped(x: tf.Tensor, amounts: Sequence[tuple[int, int]]) -> tf.T
         begin = [max(-before, 0) for before, _ in amounts]
         ends = [max(-after, 0) for _, after in amounts]
         sizes = [n - first - last for n, first, last in zip(spatial_sizes(x), begin, ends)]
+        known = [n if isinstance(n, int) else None for n in sizes]
+        batch, channels = x.shape[0], x.shape[-1]
         x = tf.slice(x, [0, *begin, 0], [-1, *sizes, -1])
+        x.set_shape([batch, *known, channels])  # which a slice of unknown sizes loses
     return x
 
 

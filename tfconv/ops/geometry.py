@@ -7,17 +7,36 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any, Union
 
+import numpy as np
 import tensorflow as tf
 
 Padding = Union[str, int, Sequence[Sequence[int]], Sequence[int]]
 _NAMES = ("valid", "same", "full", "causal")
 
 
-def _is_int(value: Any) -> bool:
-    return hasattr(value, "__index__") and not isinstance(value, bool)
+def is_int(value: Any) -> bool:
+    """Whether ``value`` is an integer of any kind, but no boolean."""
+    if isinstance(value, (bool, np.bool_)):
+        return False
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _ints(values: Any, count: int, minimum: int) -> tuple[int, ...] | None:
+    """``count`` ints of at least ``minimum`` as a tuple; None if ``values`` are something else."""
+    values = values.tolist() if isinstance(values, np.ndarray) else values
+    if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
+        return None
+    if len(values) != count or not all(is_int(v) and v >= minimum for v in values):
+        return None
+    return tuple(int(v) for v in values)
 
 
 def per_axis(value: Any, rank: int, name: str, minimum: int = 1) -> tuple[int, ...]:
@@ -26,18 +45,13 @@ def per_axis(value: Any, rank: int, name: str, minimum: int = 1) -> tuple[int, .
     Raises:
         ValueError: If it is neither an int nor ``rank`` ints, or one is below ``minimum``.
     """
-    values: Any = (value,) * rank if _is_int(value) else value
-    if (
-        isinstance(values, (str, bytes))
-        or not hasattr(values, "__len__")
-        or len(values) != rank
-        or not all(_is_int(v) and v >= minimum for v in values)
-    ):
+    values = _ints((value,) * rank if is_int(value) else value, rank, minimum)
+    if values is None:
         raise ValueError(
             f"`{name}` must be an int or {rank} ints (one per spatial axis), "
             f"each at least {minimum}. Received: {name}={value!r}"
         )
-    return tuple(int(v) for v in values)
+    return values
 
 
 def standardized_padding(padding: Padding, rank: int) -> str | int | tuple[tuple[int, int], ...]:
@@ -50,20 +64,17 @@ def standardized_padding(padding: Padding, rank: int) -> str | int | tuple[tuple
     if isinstance(padding, str) and padding.lower() in _NAMES:
         if padding.lower() == "causal" and rank != 1:
             raise ValueError(
-                '`padding="causal"` is defined for one spatial axis only. '
+                '`padding` may be "causal" with one spatial axis only. '
                 f"Received: padding={padding!r} with {rank} spatial axes"
             )
         return padding.lower()
-    if _is_int(padding) and padding >= 0:
+    if is_int(padding) and padding >= 0:
         return int(padding)
-    try:
-        pairs = tuple(tuple(pair) for pair in padding)  # type: ignore[union-attr]
-        if len(pairs) == rank and all(
-            len(pair) == 2 and all(_is_int(v) and v >= 0 for v in pair) for pair in pairs
-        ):
-            return tuple((int(before), int(after)) for before, after in pairs)
-    except TypeError:
-        pass
+    pairs: Any = padding.tolist() if isinstance(padding, np.ndarray) else padding
+    if isinstance(pairs, Sequence) and len(pairs) == rank:
+        pairs = tuple(_ints(pair, 2, minimum=0) for pair in pairs)
+        if None not in pairs:
+            return pairs
     raise ValueError(
         '`padding` must be "valid", "same", "full", "causal" (one spatial axis), a non-negative '
         f"int, or {rank} pairs (before, after) of non-negative ints, one per spatial axis. "
@@ -147,6 +158,13 @@ class Geometry:
         """Pixels from a window's first tap to its last, both included, per spatial axis."""
         return tuple((k - 1) * d + 1 for k, d in zip(self.kernel_size, self.dilation_rate))
 
+    @property
+    def least_sizes(self) -> tuple[int, ...]:
+        """Pixels that the input needs along each spatial axis for one output."""
+        if self.pads is None:
+            return (1,) * self.rank
+        return tuple(extent - sum(pads) for extent, pads in zip(self.extent, self.pads))
+
     def output_size(self, size: Any, axis: int) -> Any:
         """Outputs along ``axis`` for ``size`` pixels; either may be an int, None or a tensor."""
         if size is None:
@@ -166,8 +184,8 @@ class Geometry:
         for axis, (size, out) in enumerate(zip(spatial, sizes)):
             if out is not None and self.pads is not None and out < 1:
                 raise ValueError(
-                    f"The kernel spans {self.extent[axis]} pixels along spatial axis {axis}, more "
-                    f"than the padded input has. Received: size {size} with padding "
+                    f"The `kernel_size` spans {self.extent[axis]} pixels along spatial axis "
+                    f"{axis}, more than the padded input has. Received: size {size} with padding "
                     f"{self.pads[axis]}, kernel_size={self.kernel_size}, "
                     f"dilation_rate={self.dilation_rate}"
                 )
