@@ -9,7 +9,12 @@ from tests import recorded, reference
 from tests.ops.geometries import assert_numeric_gradients, gradients
 from tfconv._compat import keras
 from tfconv.ops.per_example_conv import cheaper_execution, mixed_conv
-from tfconv.testing import randomize
+from tfconv.testing import check_keeps_native, randomize
+
+
+def test_native_ops_are_kept_on_demand():
+    check_keeps_native(tfconv.CondConv2D, (7, 6, 4), filters=3, kernel_size=3, num_experts=2)
+
 
 # What it computes.
 

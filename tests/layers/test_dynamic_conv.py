@@ -32,6 +32,13 @@ def attention_by_hand(layer, x, temperature):
     return powers / powers.sum(axis=1, keepdims=True)
 
 
+def test_weights_have_the_documented_names():
+    layer = tfconv.DynamicConv2D(5, 3, num_kernels=2, use_bias=False)
+    layer(tf.ones([1, 4, 4, 3]))
+    assert tuple(layer.kernel.shape) == (2, 3 * 3 * 3 * 5)
+    assert layer.bias is None
+
+
 @pytest.mark.parametrize("execution", ["auto", "mix_kernels", "mix_outputs"])
 @pytest.mark.parametrize("groups", [1, 2])
 def test_by_hand(groups, execution, rng):

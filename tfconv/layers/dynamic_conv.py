@@ -115,6 +115,16 @@ class DynamicConv(MixedConv, Mixture, ConvLayer):
         )
         self.built = True
 
+    @property
+    def kernel(self) -> Any:
+        """The kernels, one a row."""
+        return self.expert_kernels
+
+    @property
+    def bias(self) -> Any:
+        """The biases, one a row; None without."""
+        return self.expert_biases
+
     def set_temperature(self, temperature: float) -> None:
         """Sets the attention's temperature, in functions that were compiled before too."""
         self._last_temperature = positive_number(temperature, "temperature")

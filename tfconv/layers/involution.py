@@ -52,6 +52,11 @@ class Involution(SpatialLayer):
 
     Output shape: [N, *output spatial, C].
 
+    Weights:
+        reduce: a 1x1 convolution C -> C // reduction_ratio, without bias.
+        normalization: a batch normalization of these channels.
+        span: a 1x1 convolution C // reduction_ratio -> groups * prod(kernel_size).
+
     Raises:
         ValueError: If an argument is not what is described above, or the channels cannot be
             put into groups.

@@ -41,6 +41,9 @@ class SqueezeExcite(keras.layers.Layer):
 
     Output shape: The input's.
 
+    Weights:
+        squeeze, excite: dense layers C -> C // ratio -> C.
+
     Raises:
         ValueError: If an argument is not what is described above.
 
