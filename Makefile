@@ -21,6 +21,8 @@ STAMP_ADDONS := $(VENV_ADDONS)/.tfconv-stamp
 STAMP_DOCS := $(VENV)/.tfconv-docs-stamp
 PICTURES := build/pictures
 LOGS := build/logs
+# Tests that have nothing to do with Keras: twice is enough.
+WITHOUT_KERAS := ops kernels test_build.py test_pictures.py
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -87,14 +89,14 @@ format: $(STAMP) ## Format Python with ruff and C++ with clang-format, if there 
 test: build build-addons lint ## Lint, then all tests under Keras 3, Keras 2 and tf_keras
 	@mkdir -p $(LOGS)
 	failed=0
-	run() {  # name, python, then variables for env
+	run() {  # name, python, TF_USE_LEGACY_KERAS, further arguments
 	  echo "== pytest: $$1"
-	  env "$${@:3}" "$$2" -m pytest -q -n $(PYTEST_WORKERS) $(TESTS) $(PYTEST_ARGS) \
-	    2>&1 | tee "$(LOGS)/$$1.log" || failed=1
+	  TF_USE_LEGACY_KERAS=$$3 "$$2" -m pytest -q -n $(PYTEST_WORKERS) $(TESTS) $(PYTEST_ARGS) \
+	    "$${@:4}" 2>&1 | tee "$(LOGS)/$$1.log" || failed=1
 	}
-	run keras-3 $(VENV)/bin/python TF_USE_LEGACY_KERAS=0
-	run keras-2-addons $(VENV_ADDONS)/bin/python TF_USE_LEGACY_KERAS=0
-	run legacy-keras $(VENV)/bin/python TF_USE_LEGACY_KERAS=1
+	run keras-3 $(VENV)/bin/python 0
+	run keras-2-addons $(VENV_ADDONS)/bin/python 0
+	run legacy-keras $(VENV)/bin/python 1 $(addprefix --ignore=tests/,$(WITHOUT_KERAS))
 	echo "== summary"
 	for name in keras-3 keras-2-addons legacy-keras; do
 	  printf '%-16s %s\n' "$$name" "$$(grep -E '[0-9]+ (passed|failed|error)' "$(LOGS)/$$name.log" | tail -n 1)"

@@ -120,7 +120,7 @@ def files():
             yield pytest.param(layer, "keras-2", ".h5", id=f"{layer}-keras-2.h5")
 
 
-@pytest.mark.parametrize("layer, writer, suffix", files())
+@pytest.mark.parametrize("layer, writer, suffix", list(files()))
 def test_files(layer, writer, suffix, tmp_path):
     """Files that were written when the layer was recorded still give its results."""
     record = golden.load(layer)

@@ -159,8 +159,15 @@ class Row(NamedTuple):
     call: dict[str, tuple[int, ...]]
 
     def __str__(self):
-        words = [f"{k}={getattr(v, 'name', v)}" for k, v in self.arguments.items()]
+        words = [f"{name}={_word(value)}" for name, value in self.arguments.items()]
         return f"{self.name}({', '.join([*words, *self.call])})-{self.shapes}".replace(" ", "")
+
+
+def _word(value):
+    """An argument as text, the same in every process."""
+    if isinstance(value, list):
+        return [_word(element) for element in value]
+    return type(value).__name__ if isinstance(value, keras.layers.Layer) else value
 
 
 def row(name, arguments, *shapes, **call):
