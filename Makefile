@@ -21,7 +21,7 @@ STAMP_ADDONS := $(VENV_ADDONS)/.tfconv-stamp
 STAMP_DOCS := $(VENV)/.tfconv-docs-stamp
 PICTURES := build/pictures
 LOGS := build/logs
-# Tests that have nothing to do with Keras: twice is enough.
+# Tests that have nothing to do with Keras: not under tf_keras as well.
 WITHOUT_KERAS := ops kernels test_build.py test_pictures.py
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
@@ -30,7 +30,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TFCONV_WERROR ?= 1
 export TFCONV_REQUIRE_NATIVE ?= 1
 
-.PHONY: help demo test coverage bench docs lint format build build-addons env env-addons clean
+.PHONY: help demo test test-sanitize coverage bench docs lint format
+.PHONY: build build-addons kernels env env-addons clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1 \t/' | expand -t 16
@@ -72,6 +73,11 @@ build-addons: $(STAMP_ADDONS) ## Build the native ops for .venv-addons
 	@echo "== native ops for $(VENV_ADDONS)"
 	$(VENV_ADDONS)/bin/python -I tfconv/_build.py
 
+# What the kernels' own tests import. It takes the objects of `build`.
+kernels: $(STAMP)
+	@echo "== kernels for their tests"
+	$(VENV)/bin/python tests/kernels/build.py plain
+
 lint: $(STAMP) ## Check the Python code with ruff
 	@echo "== ruff"
 	$(VENV)/bin/ruff check .
@@ -86,7 +92,8 @@ format: $(STAMP) ## Format Python with ruff and C++ with clang-format, if there 
 	  echo "clang-format is not installed: C++ left as it is"
 	fi
 
-test: build build-addons lint ## Lint, then all tests under Keras 3, Keras 2 and tf_keras
+# The kernels' own tests know neither TensorFlow nor Keras: once is enough.
+test: build build-addons kernels lint ## Lint, then all tests under Keras 3, Keras 2 and tf_keras
 	@mkdir -p $(LOGS)
 	failed=0
 	run() {  # name, python, TF_USE_LEGACY_KERAS, further arguments
@@ -95,7 +102,7 @@ test: build build-addons lint ## Lint, then all tests under Keras 3, Keras 2 and
 	    "$${@:4}" 2>&1 | tee "$(LOGS)/$$1.log" || failed=1
 	}
 	run keras-3 $(VENV)/bin/python 0
-	run keras-2-addons $(VENV_ADDONS)/bin/python 0
+	run keras-2-addons $(VENV_ADDONS)/bin/python 0 --ignore=tests/kernels
 	run legacy-keras $(VENV)/bin/python 1 $(addprefix --ignore=tests/,$(WITHOUT_KERAS))
 	echo "== summary"
 	for name in keras-3 keras-2-addons legacy-keras; do
@@ -103,7 +110,27 @@ test: build build-addons lint ## Lint, then all tests under Keras 3, Keras 2 and
 	done
 	exit $$failed
 
-coverage: build ## Run all tests under Keras 3 and list the lines that none of them reaches
+# Examples of the fuzzer for each family.
+FUZZ_EXAMPLES ?= 300
+
+# Sanitizers see only what is compiled with them: no TensorFlow here, hence no tests/conftest.py.
+test-sanitize: $(STAMP) ## Test and fuzz the kernels under the address, UB and thread sanitizers
+	@echo "== kernels with sanitizers"
+	$(VENV)/bin/python tests/kernels/build.py asan tsan
+	export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1
+	run() {  # variant, the sanitizers' libraries, then arguments for pytest
+	  echo "== pytest: $$1"
+	  preload=
+	  for library in $$2; do preload+="$$($${CXX:-g++} -print-file-name=$$library) "; done
+	  rm -f build/kernels/$$1/last_case*.txt
+	  env LD_PRELOAD="$$preload" TFCONV_KERNELS="$$1" $(VENV)/bin/python -m pytest -q --capture=sys \
+	    --confcutdir=tests/kernels -p no:cacheprovider -n $(PYTEST_WORKERS) "$${@:3}" $(PYTEST_ARGS) \
+	    || { tail -n 1 build/kernels/$$1/last_case*.txt; exit 1; }
+	}
+	TFCONV_FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) run asan "libasan.so libubsan.so" tests/kernels
+	run tsan libtsan.so tests/kernels/test_module.py tests/kernels/test_families.py -k "not reference"
+
+coverage: build kernels ## Run all tests under Keras 3 and list the lines that none of them reaches
 	@mkdir -p build/coverage
 	env TF_USE_LEGACY_KERAS=0 $(VENV)/bin/python -m pytest -q -n $(PYTEST_WORKERS) $(TESTS) \
 	  --cov=tfconv --cov-report=term --cov-fail-under=95 $(PYTEST_ARGS)

@@ -1,0 +1,787 @@
+// The numeric kernels for Python, without TensorFlow: what their tests import.
+//
+// Each function runs the passes of one op in the order in which the op runs them, on memory of
+// exactly the size that they ask for. What they must not read is filled with NaN, and what
+// surrounds the memory is checked, here or by AddressSanitizer.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <new>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "common/convert_kernel.h"
+#include "common/geometry.h"
+#include "common/isa.h"
+#include "common/pass.h"
+#include "deformable/deformable_kernel.h"
+#include "involution/involution_kernel.h"
+#include "per_example/per_example_kernel.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
+namespace tfconv {
+namespace {
+
+namespace py = pybind11;
+using Shape = std::vector<int64_t>;
+// Output size, kernel size, stride, dilation and padding before, for each spatial axis.
+using Axes = std::vector<std::array<int64_t, 5>>;
+
+// How the kernels are run.
+struct Run {
+  Isa isa;
+  int64_t slices;  // ranges that the units of a pass are cut into, each with new scratch memory
+  bool reversed;   // the last range first
+  int threads;     // that the ranges are dealt out to
+  int64_t offset;  // elements from the last 64-byte boundary to a tensor
+};
+
+const std::pair<const char*, Isa> kIsas[] = {
+    {"base", Isa::kBase}, {"avx2", Isa::kAvx2}, {"avx512", Isa::kAvx512}};
+
+std::vector<std::string> Available() {
+  std::vector<std::string> names;
+  for (const auto& [name, isa] : kIsas) {
+    if (isa <= ActiveIsa()) names.push_back(name);
+  }
+  return names;
+}
+
+Run MakeRun(const std::string& isa, int64_t slices, bool reversed, int threads, int64_t offset) {
+  if (slices < 1 || threads < 1 || offset < 0) {
+    throw py::value_error("slices and threads must be positive, offset not negative");
+  }
+  for (const auto& [name, value] : kIsas) {
+    if (isa == name && value <= ActiveIsa()) return {value, slices, reversed, threads, offset};
+  }
+  throw py::value_error("no such instruction set here. Received: " + isa);
+}
+
+// The table of one instruction set.
+template <typename Table>
+Table KernelsOf(Isa isa) {
+  Table table;
+#if defined(__x86_64__)
+  if (isa == Isa::kAvx512) {
+    isa_avx512::GetKernels(&table);
+    return table;
+  }
+  if (isa == Isa::kAvx2) {
+    isa_avx2::GetKernels(&table);
+    return table;
+  }
+#endif
+  (void)isa;
+  isa_base::GetKernels(&table);
+  return table;
+}
+
+// Memory between guards.
+
+constexpr int64_t kAlignment = 64;
+constexpr unsigned char kGuard = 0xa5;
+constexpr unsigned char kUnwritten = 0xff;  // NaN, in every type; not the one that arithmetic makes
+
+#if defined(__SANITIZE_ADDRESS__)
+// The allocation ends where the data end: the sanitizer guards what follows.
+constexpr int64_t kGuardAfter = 0;
+#else
+constexpr int64_t kGuardAfter = 256;
+#endif
+
+// `bytes` bytes, `shift` beyond a 64-byte boundary.
+class Memory {
+ public:
+  Memory(std::string name, int64_t bytes, int64_t shift)
+      : name_(std::move(name)), bytes_(bytes), before_(kAlignment + shift) {
+    void* block = nullptr;
+    if (posix_memalign(&block, kAlignment, static_cast<size_t>(before_ + bytes + kGuardAfter))) {
+      throw std::bad_alloc();
+    }
+    block_ = static_cast<unsigned char*>(block);
+    std::fill_n(block_, before_, kGuard);
+    std::fill_n(data(), bytes, kUnwritten);
+    std::fill_n(data() + bytes, kGuardAfter, kGuard);
+#if defined(__SANITIZE_ADDRESS__)
+    __asan_poison_memory_region(block_, static_cast<size_t>(before_));
+#endif
+  }
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+  ~Memory() {
+    Unpoison();
+    std::free(block_);
+  }
+
+  unsigned char* data() { return block_ + before_; }
+  const std::string& name() const { return name_; }
+
+  // Call once at the end.
+  void Check() {
+    Unpoison();
+    const auto intact = [](unsigned char byte) { return byte == kGuard; };
+    if (!std::all_of(block_, block_ + before_, intact)) {
+      throw std::runtime_error(name_ + ": written before its beginning");
+    }
+    if (!std::all_of(data() + bytes_, data() + bytes_ + kGuardAfter, intact)) {
+      throw std::runtime_error(name_ + ": written beyond its end");
+    }
+  }
+
+ private:
+  void Unpoison() {
+#if defined(__SANITIZE_ADDRESS__)
+    __asan_unpoison_memory_region(block_, static_cast<size_t>(before_));
+#endif
+  }
+
+  std::string name_;
+  int64_t bytes_;
+  int64_t before_;
+  unsigned char* block_ = nullptr;
+};
+
+int64_t Product(const Shape& shape) {
+  int64_t product = 1;
+  for (const int64_t size : shape) product *= size;
+  return product;
+}
+
+std::string ToString(const Shape& shape) {
+  std::string text;
+  for (const int64_t size : shape) text += (text.empty() ? "" : ",") + std::to_string(size);
+  return "[" + text + "]";
+}
+
+Shape ShapeOf(const py::array& array) {
+  return Shape(array.shape(), array.shape() + array.ndim());
+}
+
+// A tensor that kernels read.
+template <typename T>
+class Input {
+ public:
+  Input(const char* name, const py::array& array, const Shape& shape, const Run& run)
+      : array_(array),
+        bytes_(Product(shape) * static_cast<int64_t>(sizeof(T))),
+        memory_(name, bytes_, run.offset * static_cast<int64_t>(sizeof(T))) {
+    if (!py::isinstance<py::array_t<T>>(array) || !(array.flags() & py::array::c_style)) {
+      throw py::value_error(std::string(name) +
+                            " must be contiguous and of the type of the others");
+    }
+    if (ShapeOf(array) != shape) {
+      throw py::value_error(std::string(name) + " must have the shape " + ToString(shape) +
+                            ". Received: " + ToString(ShapeOf(array)));
+    }
+    if (bytes_ > 0) std::memcpy(memory_.data(), array_.data(), static_cast<size_t>(bytes_));
+  }
+
+  const T* data() { return reinterpret_cast<const T*>(memory_.data()); }
+
+  void Check() {
+    memory_.Check();
+    if (bytes_ > 0 &&
+        std::memcmp(memory_.data(), array_.data(), static_cast<size_t>(bytes_)) != 0) {
+      throw std::runtime_error(memory_.name() + ": an input was written");
+    }
+  }
+
+ private:
+  py::array array_;
+  int64_t bytes_;
+  Memory memory_;
+};
+
+// A tensor that kernels write.
+template <typename T>
+class Output {
+ public:
+  Output(const char* name, const Shape& shape, const Run& run)
+      : shape_(shape),
+        size_(Product(shape)),
+        memory_(name, size_ * static_cast<int64_t>(sizeof(T)),
+                run.offset * static_cast<int64_t>(sizeof(T))) {}
+
+  T* data() { return reinterpret_cast<T*>(memory_.data()); }
+  int64_t size() const { return size_; }
+  void Clear() { std::fill_n(data(), size_, T(0)); }
+  void CheckGuards() { memory_.Check(); }
+
+  // Call once all is computed.
+  py::array_t<T> Take() {
+    memory_.Check();
+    T unwritten;
+    std::memset(&unwritten, kUnwritten, sizeof(T));
+    for (int64_t i = 0; i < size_; ++i) {
+      if (std::memcmp(data() + i, &unwritten, sizeof(T)) == 0) {
+        throw std::runtime_error(memory_.name() + ": element " + std::to_string(i) + " of " +
+                                 std::to_string(size_) +
+                                 " was not written, or comes from memory that was not");
+      }
+    }
+    py::array_t<T> result(shape_);
+    std::copy_n(data(), size_, result.mutable_data());
+    return result;
+  }
+
+ private:
+  Shape shape_;
+  int64_t size_;
+  Memory memory_;
+};
+
+// Running passes.
+
+// Calls work(slice) for all slices, as `run` says.
+void ForEachSlice(int64_t slices, const Run& run, const std::function<void(int64_t)>& work) {
+  const auto of_thread = [&](int thread) {
+    for (int64_t i = thread; i < slices; i += run.threads) work(run.reversed ? slices - 1 - i : i);
+  };
+  if (run.threads == 1) return of_thread(0);
+  std::vector<std::exception_ptr> errors(static_cast<size_t>(run.threads));
+  std::vector<std::thread> threads;
+  for (int t = 0; t < run.threads; ++t) {
+    threads.emplace_back([&, t] {
+      try {
+        of_thread(t);
+      } catch (...) {
+        errors[static_cast<size_t>(t)] = std::current_exception();
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (const std::exception_ptr& error : errors) {
+    if (error) std::rethrow_exception(error);
+  }
+}
+
+template <typename Args>
+void RunPass(const Args& args, const Pass<Args>& pass, const Run& run) {
+  py::gil_scoped_release release;
+  const PassPlan plan = pass.plan(args);
+  if (plan.units <= 0) return;
+  if (plan.cycles_per_unit < 0 || plan.scratch_bytes < 0) {
+    throw std::runtime_error("a plan with negative numbers");
+  }
+  const int64_t slices = std::min(run.slices, plan.units);
+  ForEachSlice(slices, run, [&](int64_t slice) {
+    Memory scratch("scratch memory", plan.scratch_bytes, 0);
+    pass.run(args, plan.units * slice / slices, plan.units * (slice + 1) / slices, scratch.data());
+    scratch.Check();
+  });
+}
+
+// Calls function(T()) for the type of an array.
+template <typename Function>
+py::object ByType(const py::array& array, const Function& function) {
+  if (py::isinstance<py::array_t<float>>(array)) return function(float());
+  if (py::isinstance<py::array_t<double>>(array)) return function(double());
+  throw py::value_error("tensors must be float32 or float64");
+}
+
+// Sizes of an operation, with the shapes that follow from them.
+struct Sizes {
+  Sizes(const py::array& x_array, const Axes& axes, size_t min_rank, size_t max_rank)
+      : x(ShapeOf(x_array)) {
+    const size_t rank = axes.size();
+    if (rank < min_rank || rank > max_rank || x.size() != rank + 2) {
+      throw py::value_error("x must have one dimension for each axis and two more. Received: " +
+                            ToString(x));
+    }
+    geometry.batch = x.front();
+    geometry.channels = x.back();
+    for (ConvAxis& axis : geometry.axis) axis = {1, 1, 1, 1, 1, 0};
+    for (size_t i = 0; i < rank; ++i) {
+      const auto [output, kernel, stride, dilation, pad] = axes[i];
+      for (const int64_t value : {output, kernel - 1, stride - 1, dilation - 1, pad}) {
+        if (value < 0 || value > std::numeric_limits<int32_t>::max()) {
+          throw py::value_error("axes out of range");
+        }
+      }
+      geometry.axis[kMaxSpatialAxes - rank + i] = {x[i + 1], output, kernel, stride, dilation, pad};
+      outputs.push_back(output);
+      kernels.push_back(kernel);
+    }
+    taps = Product(kernels);
+    if (taps > std::numeric_limits<int32_t>::max()) throw py::value_error("too many taps");
+  }
+
+  // [N, *output, ...].
+  Shape Outputs(std::initializer_list<int64_t> last) const {
+    Shape shape = {geometry.batch};
+    shape.insert(shape.end(), outputs.begin(), outputs.end());
+    shape.insert(shape.end(), last);
+    return shape;
+  }
+
+  ConvGeometry geometry = {};
+  int64_t taps = 1;
+  Shape x;
+  Shape outputs;
+  Shape kernels;
+};
+
+// The last dimension, in units of `unit` elements.
+int64_t CountLast(const char* name, const py::array& array, int64_t unit) {
+  const Shape shape = ShapeOf(array);
+  if (shape.empty() || shape.back() <= 0 || shape.back() % unit != 0) {
+    throw py::value_error(std::string("the last dimension of ") + name + " must be a multiple of " +
+                          std::to_string(unit) + ". Received: " + ToString(shape));
+  }
+  return shape.back() / unit;
+}
+
+void CheckDivides(const char* what, int64_t groups, int64_t size) {
+  if (groups < 1 || size % groups != 0) {
+    throw py::value_error(std::to_string(groups) + " " + what + " do not divide " +
+                          std::to_string(size));
+  }
+}
+
+// Involution.
+
+template <typename T>
+InvolutionArgs<T> MakeInvolutionArgs(const Sizes& sizes, const py::array& kernel) {
+  InvolutionArgs<T> args = {};
+  args.geometry = sizes.geometry;
+  args.groups = CountLast("kernel", kernel, sizes.taps);
+  CheckDivides("groups", args.groups, sizes.geometry.channels);
+  return args;
+}
+
+py::object Involution(const Run& run, const py::array& x, const py::array& kernel,
+                      const Axes& axes) {
+  return ByType(x, [&](auto type) -> py::object {
+    using T = decltype(type);
+    const Sizes sizes(x, axes, 1, 3);
+    InvolutionArgs<T> args = MakeInvolutionArgs<T>(sizes, kernel);
+    Input<T> in("x", x, sizes.x, run);
+    Input<T> weights("kernel", kernel, sizes.Outputs({args.groups * sizes.taps}), run);
+    Output<T> y("y", sizes.Outputs({sizes.geometry.channels}), run);
+    args.x = in.data();
+    args.kernel = weights.data();
+    args.y = y.data();
+    RunPass(args, KernelsOf<InvolutionKernels<T>>(run.isa).forward, run);
+    in.Check();
+    weights.Check();
+    return y.Take();
+  });
+}
+
+py::object InvolutionGradients(const Run& run, const py::array& x, const py::array& kernel,
+                               const py::array& dy, const Axes& axes) {
+  return ByType(x, [&](auto type) -> py::object {
+    using T = decltype(type);
+    const Sizes sizes(x, axes, 1, 3);
+    InvolutionArgs<T> args = MakeInvolutionArgs<T>(sizes, kernel);
+    const Shape kernel_shape = sizes.Outputs({args.groups * sizes.taps});
+    Input<T> in("x", x, sizes.x, run);
+    Input<T> weights("kernel", kernel, kernel_shape, run);
+    Input<T> upstream("dy", dy, sizes.Outputs({sizes.geometry.channels}), run);
+    Output<T> dx("dx", sizes.x, run);
+    Output<T> dkernel("dkernel", kernel_shape, run);
+    args.x = in.data();
+    args.kernel = weights.data();
+    args.dy = upstream.data();
+    args.dx = dx.data();
+    args.dkernel = dkernel.data();
+    const auto kernels = KernelsOf<InvolutionKernels<T>>(run.isa);
+    RunPass(args, kernels.backward_input, run);
+    RunPass(args, kernels.backward_kernel, run);
+    in.Check();
+    weights.Check();
+    upstream.Check();
+    return py::make_tuple(dx.Take(), dkernel.Take());
+  });
+}
+
+// Deformable sampling and convolution.
+
+template <typename T>
+struct Deformable {
+  using Args = DeformableArgs<T>;
+
+  Deformable(const Run& run_, const py::array& x, const py::array& offset,
+             const std::optional<py::array>& mask_, const Axes& axes)
+      : run(run_),
+        sizes(x, axes, 2, 2),
+        offset_groups(CountLast("offset", offset, 2 * sizes.taps)),
+        offset_shape(sizes.Outputs({offset_groups * sizes.taps * 2})),
+        mask_shape(sizes.Outputs({offset_groups * sizes.taps})),
+        columns_shape(sizes.Outputs({sizes.taps, sizes.geometry.channels})),
+        in(new Input<T>("x", x, sizes.x, run)),
+        offsets(new Input<T>("offset", offset, offset_shape, run)) {
+    CheckDivides("offset groups", offset_groups, sizes.geometry.channels);
+    if (mask_) mask.reset(new Input<T>("mask", *mask_, mask_shape, run));
+    args.geometry = sizes.geometry;
+    args.offset_groups = offset_groups;
+    args.groups = args.filters = -1;
+    args.x = in->data();
+    args.offset = offsets->data();
+    args.mask = mask ? mask->data() : nullptr;
+  }
+
+  void SetFilter(const py::array& filter_) {
+    filter_shape = ShapeOf(filter_);
+    const int64_t channels = sizes.geometry.channels;
+    if (filter_shape.size() != 4) throw py::value_error("filter must have four dimensions");
+    const int64_t width = filter_shape[2];
+    args.filters = filter_shape[3];
+    args.groups = channels == 0 && width == 0 ? 1 : channels / std::max<int64_t>(width, 1);
+    filter_shape = {sizes.kernels[0], sizes.kernels[1], width, args.filters};
+    if (args.groups * width != channels) throw py::value_error("filter has other channels");
+    CheckDivides("groups", args.groups, args.filters);
+    filter.reset(new Input<T>("filter", filter_, filter_shape, run));
+    args.filter = filter->data();
+  }
+
+  std::unique_ptr<Output<T>> Temporary(const char* name, int64_t size, T** data) const {
+    auto result = std::make_unique<Output<T>>(name, Shape{size}, run);
+    *data = result->data();
+    return result;
+  }
+
+  void CheckInputs() {
+    for (auto* input : {in.get(), offsets.get(), mask.get(), filter.get()}) {
+      if (input != nullptr) input->Check();
+    }
+  }
+
+  // All gradients; that for the filter only if there is one.
+  py::tuple Gradients() {
+    Output<T> dx("dx", sizes.x, run);
+    Output<T> doffset("doffset", offset_shape, run);
+    Output<T> dmask("dmask", mask ? mask_shape : Shape{0}, run);
+    Output<T> dfilter("dfilter", filter ? filter_shape : Shape{0}, run);
+    args.dx = dx.data();
+    args.doffset = doffset.data();
+    args.dmask = mask ? dmask.data() : nullptr;
+    args.dfilter = filter ? dfilter.data() : nullptr;
+    if (doffset.size() == 0 || sizes.geometry.channels == 0 || (filter && args.filters == 0)) {
+      for (Output<T>* output : {&dx, &doffset, &dmask, &dfilter}) output->Clear();
+    } else {
+      SamplingGradients();
+      if (filter) FilterGradient();
+    }
+    CheckInputs();
+    return py::make_tuple(dx.Take(), doffset.Take(),
+                          mask ? py::object(dmask.Take()) : py::object(py::none()),
+                          filter ? py::object(dfilter.Take()) : py::object(py::none()));
+  }
+
+  void SamplingGradients() {
+    const auto sampling = KernelsOf<DeformableSampleKernels<T>>(run.isa);
+    const auto partial = Temporary("partial", sampling.partial_size(args), &args.partial);
+    if (filter) {
+      const auto kernels = KernelsOf<DeformableConvKernels<T>>(run.isa);
+      const auto packed = Temporary(
+          "packed_filter", kernels.packed_filter_transposed_size(args), &args.packed_filter);
+      RunPass(args, kernels.pack_filter_transposed, run);
+      RunPass(args, kernels.backward_input, run);
+      packed->CheckGuards();
+    } else {
+      RunPass(args, sampling.backward, run);
+    }
+    RunPass(args, sampling.sum_partial, run);
+    partial->CheckGuards();
+  }
+
+  void FilterGradient() {
+    const auto kernels = KernelsOf<DeformableConvKernels<T>>(run.isa);
+    const auto packed = Temporary("packed_dy", kernels.packed_dy_size(args), &args.packed_dy);
+    RunPass(args, kernels.pack_dy, run);
+    RunPass(args, kernels.backward_filter, run);
+    packed->CheckGuards();
+  }
+
+  Run run;
+  Sizes sizes;
+  int64_t offset_groups;
+  Shape offset_shape;
+  Shape mask_shape;
+  Shape columns_shape;
+  Shape filter_shape;
+  std::unique_ptr<Input<T>> in;
+  std::unique_ptr<Input<T>> offsets;
+  std::unique_ptr<Input<T>> mask;
+  std::unique_ptr<Input<T>> filter;
+  Args args = {};
+};
+
+py::object DeformableSample(const Run& run, const py::array& x, const py::array& offset,
+                            const std::optional<py::array>& mask, const Axes& axes) {
+  return ByType(x, [&](auto type) -> py::object {
+    using T = decltype(type);
+    Deformable<T> op(run, x, offset, mask, axes);
+    Output<T> columns("columns", op.columns_shape, run);
+    op.args.columns = columns.data();
+    RunPass(op.args, KernelsOf<DeformableSampleKernels<T>>(run.isa).sample, run);
+    op.CheckInputs();
+    return columns.Take();
+  });
+}
+
+py::object DeformableSampleGradients(const Run& run, const py::array& x, const py::array& offset,
+                                     const std::optional<py::array>& mask,
+                                     const py::array& dcolumns, const Axes& axes) {
+  return ByType(x, [&](auto type) -> py::object {
+    using T = decltype(type);
+    Deformable<T> op(run, x, offset, mask, axes);
+    Input<T> upstream("dcolumns", dcolumns, op.columns_shape, run);
+    op.args.dcolumns = upstream.data();
+    py::tuple all = op.Gradients();
+    upstream.Check();
+    return py::make_tuple(all[0], all[1], all[2]);
+  });
+}
+
+py::object DeformableConv(const Run& run, const py::array& x, const py::array& offset,
+                          const std::optional<py::array>& mask, const py::array& filter,
+                          const Axes& axes) {
+  return ByType(x, [&](auto type) -> py::object {
+    using T = decltype(type);
+    Deformable<T> op(run, x, offset, mask, axes);
+    op.SetFilter(filter);
+    Output<T> y("y", op.sizes.Outputs({op.args.filters}), run);
+    op.args.y = y.data();
+    if (op.sizes.geometry.channels == 0) {
+      y.Clear();
+    } else if (y.size() > 0) {
+      const auto kernels = KernelsOf<DeformableConvKernels<T>>(run.isa);
+      const auto packed = op.Temporary("packed_filter", kernels.packed_filter_size(op.args),
+                                       &op.args.packed_filter);
+      RunPass(op.args, kernels.pack_filter, run);
+      RunPass(op.args, kernels.convolve, run);
+      packed->CheckGuards();
+    }
+    op.CheckInputs();
+    return y.Take();
+  });
+}
+
+py::object DeformableConvGradients(const Run& run, const py::array& x, const py::array& offset,
+                                   const std::optional<py::array>& mask, const py::array& filter,
+                                   const py::array& dy, const Axes& axes) {
+  return ByType(x, [&](auto type) -> py::object {
+    using T = decltype(type);
+    Deformable<T> op(run, x, offset, mask, axes);
+    op.SetFilter(filter);
+    Input<T> upstream("dy", dy, op.sizes.Outputs({op.args.filters}), run);
+    op.args.dy = upstream.data();
+    py::tuple all = op.Gradients();
+    upstream.Check();
+    return std::move(all);
+  });
+}
+
+// Convolution with a filter for each example.
+
+template <typename T>
+struct PerExample {
+  PerExample(const Run& run, const py::array& x, const py::array& filter, const Axes& axes)
+      : sizes(x, axes, 1, 3), filter_shape(ShapeOf(filter)) {
+    const size_t rank = axes.size();
+    if (filter_shape.size() != rank + 3) throw py::value_error("filter has another rank");
+    const int64_t channels = sizes.geometry.channels;
+    const int64_t width = filter_shape[rank + 1];
+    const int64_t filters = filter_shape[rank + 2];
+    Shape expected = {sizes.geometry.batch};
+    expected.insert(expected.end(), sizes.kernels.begin(), sizes.kernels.end());
+    expected.insert(expected.end(), {width, filters});
+    args.geometry = sizes.geometry;
+    args.groups = channels == 0 && width == 0 ? 1 : channels / std::max<int64_t>(width, 1);
+    args.filters = filters;
+    if (args.groups * width != channels) throw py::value_error("filter has other channels");
+    CheckDivides("groups", args.groups, filters);
+    in = std::make_unique<Input<T>>("x", x, sizes.x, run);
+    weights = std::make_unique<Input<T>>("filter", filter, expected, run);
+    y_shape = sizes.Outputs({filters});
+    empty = Product(sizes.x) == 0 || Product(filter_shape) == 0 || Product(y_shape) == 0;
+  }
+
+  Sizes sizes;
+  Shape filter_shape;
+  Shape y_shape;
+  PerExampleArgs<T> args = {};
+  std::unique_ptr<Input<T>> in;
+  std::unique_ptr<Input<T>> weights;
+  bool empty = false;
+};
+
+py::object PerExampleConv(const Run& run, const py::array& x, const py::array& filter,
+                          const Axes& axes) {
+  return ByType(x, [&](auto type) -> py::object {
+    using T = decltype(type);
+    PerExample<T> op(run, x, filter, axes);
+    Output<T> y("y", op.y_shape, run);
+    op.args.x = op.in->data();
+    op.args.filter = op.weights->data();
+    op.args.y = y.data();
+    if (op.empty) {
+      y.Clear();
+    } else {
+      RunPass(op.args, KernelsOf<PerExampleKernels<T>>(run.isa).convolve, run);
+    }
+    op.in->Check();
+    op.weights->Check();
+    return y.Take();
+  });
+}
+
+py::object PerExampleGradients(const Run& run, const py::array& x, const py::array& filter,
+                               const py::array& dy, const Axes& axes) {
+  return ByType(x, [&](auto type) -> py::object {
+    using T = decltype(type);
+    PerExample<T> op(run, x, filter, axes);
+    Input<T> upstream("dy", dy, op.y_shape, run);
+    Output<T> dx("dx", op.sizes.x, run);
+    Output<T> dfilter("dfilter", op.filter_shape, run);
+    if (op.empty) {
+      dx.Clear();
+      dfilter.Clear();
+    } else {
+      const auto kernels = KernelsOf<PerExampleKernels<T>>(run.isa);
+      // Two ops, which have no more than they need.
+      PerExampleArgs<T> of_input = op.args;
+      of_input.filter = op.weights->data();
+      of_input.dy = upstream.data();
+      of_input.dx = dx.data();
+      RunPass(of_input, kernels.backward_input, run);
+      PerExampleArgs<T> of_filter = op.args;
+      of_filter.x = op.in->data();
+      of_filter.dy = upstream.data();
+      of_filter.dfilter = dfilter.data();
+      RunPass(of_filter, kernels.backward_filter, run);
+    }
+    op.in->Check();
+    op.weights->Check();
+    upstream.Check();
+    return py::make_tuple(dx.Take(), dfilter.Take());
+  });
+}
+
+// Conversions.
+
+template <typename In, typename Out>
+py::object ConvertWith(void (*convert)(const In*, Out*, int64_t), const Run& run,
+                       const py::array& array) {
+  Input<In> in("input", array, ShapeOf(array), run);
+  Output<Out> out("output", ShapeOf(array), run);
+  const int64_t count = out.size();
+  const int64_t slices = std::min(run.slices, count);
+  {
+    py::gil_scoped_release release;
+    ForEachSlice(slices, run, [&](int64_t slice) {
+      const int64_t begin = count * slice / slices;
+      convert(in.data() + begin, out.data() + begin, count * (slice + 1) / slices - begin);
+    });
+  }
+  in.Check();
+  return out.Take();
+}
+
+py::object Convert(const Run& run, const std::string& name, const py::array& array) {
+  const auto kernels = KernelsOf<ConvertKernels>(run.isa);
+  if (name == "half_to_float") return ConvertWith(kernels.half_to_float, run, array);
+  if (name == "float_to_half") return ConvertWith(kernels.float_to_half, run, array);
+  if (name == "bfloat16_to_float") return ConvertWith(kernels.bfloat16_to_float, run, array);
+  if (name == "float_to_bfloat16") return ConvertWith(kernels.float_to_bfloat16, run, array);
+  throw py::value_error("no such conversion. Received: " + name);
+}
+
+// Passes with one defect each, which show that what runs them would notice.
+
+struct FaultyArgs {
+  std::string fault;
+  float* x;
+  float* y;  // one element for each unit
+  int64_t size;
+};
+
+PassPlan PlanFaulty(const FaultyArgs& args) {
+  return {args.size, 1, static_cast<int64_t>(sizeof(float))};
+}
+
+void RunFaulty(const FaultyArgs& args, int64_t begin, int64_t end, void* scratch) {
+  const std::string& fault = args.fault;
+  float* memory = static_cast<float*>(scratch);
+  int32_t number = std::numeric_limits<int32_t>::max();
+  for (int64_t i = begin; i < end; ++i) {
+    if (fault == "gap" && i == args.size - 1) continue;
+    args.y[i] = fault == "scratch" ? memory[0] : args.x[i];
+    if (fault == "beyond" && i == args.size - 1) args.y[i + 1] = 0;
+    if (fault == "before" && i == 0) args.y[i - 1] = 0;
+    if (fault == "read" && i == args.size - 1) args.y[i] += args.x[i + 1];
+    if (fault == "beyond scratch") memory[1] = 0;
+    if (fault == "input" && i == 0) args.x[i] += 1;
+    if (fault == "order" && i > 0) args.y[i] += args.y[i - 1] > 0 ? 1.0f : 2.0f;
+    if (fault == "race" && i > 0) args.y[0] += 1;
+    if (fault == "overflow") args.y[i] = static_cast<float>(number += static_cast<int32_t>(i) + 1);
+    if (fault == "cast") args.y[i] = static_cast<float>(static_cast<int32_t>(1e20f * args.x[i]));
+  }
+}
+
+py::object Faulty(const Run& run, const std::string& fault, const py::array& x) {
+  const Shape shape = ShapeOf(x);
+  Input<float> in("x", x, shape, run);
+  Output<float> y("y", shape, run);
+  const FaultyArgs args = {fault, const_cast<float*>(in.data()), y.data(), y.size()};
+  RunPass(args, Pass<FaultyArgs>{PlanFaulty, RunFaulty}, run);
+  in.Check();
+  return y.Take();
+}
+
+const char* Sanitizer() {
+#if defined(__SANITIZE_ADDRESS__)
+  return "address";
+#elif defined(__SANITIZE_THREAD__)
+  return "thread";
+#else
+  return "";
+#endif
+}
+
+PYBIND11_MODULE(_kernels, module) {
+  using namespace pybind11::literals;  // NOLINT
+  module.doc() = "The numeric kernels on NumPy arrays.";
+  module.attr("sanitizer") = Sanitizer();
+  module.def("available", Available, "Instruction sets that can be run here.");
+  py::class_<Run>(module, "Run", "How the kernels are run.")
+      .def(py::init(&MakeRun), "isa"_a, py::kw_only(), "slices"_a = 1, "reversed"_a = false,
+           "threads"_a = 1, "offset"_a = 0);
+  module.def("involution", Involution, "run"_a, "x"_a, "kernel"_a, "axes"_a);
+  module.def("involution_gradients", InvolutionGradients, "run"_a, "x"_a, "kernel"_a, "dy"_a,
+             "axes"_a);
+  module.def("deformable_sample", DeformableSample, "run"_a, "x"_a, "offset"_a, "mask"_a, "axes"_a);
+  module.def("deformable_sample_gradients", DeformableSampleGradients, "run"_a, "x"_a, "offset"_a,
+             "mask"_a, "dcolumns"_a, "axes"_a);
+  module.def("deformable_conv", DeformableConv, "run"_a, "x"_a, "offset"_a, "mask"_a, "filter"_a,
+             "axes"_a);
+  module.def("deformable_conv_gradients", DeformableConvGradients, "run"_a, "x"_a, "offset"_a,
+             "mask"_a, "filter"_a, "dy"_a, "axes"_a);
+  module.def("per_example_conv", PerExampleConv, "run"_a, "x"_a, "filter"_a, "axes"_a);
+  module.def("per_example_gradients", PerExampleGradients, "run"_a, "x"_a, "filter"_a, "dy"_a,
+             "axes"_a);
+  module.def("convert", Convert, "run"_a, "name"_a, "array"_a);
+  module.def("faulty", Faulty, "run"_a, "fault"_a, "x"_a);
+}
+
+}  // namespace
+}  // namespace tfconv

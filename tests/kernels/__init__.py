@@ -1,0 +1,1 @@
+"""Tests of the numeric kernels on their own, without TensorFlow."""

@@ -1,0 +1,252 @@
+"""The families of kernels behind one interface: inputs, what the kernels give, what is right."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from tests import reference
+from tests.kernels import gradients
+from tests.sliding_windows import Geometry
+
+Arrays = dict[str, np.ndarray]
+
+TOLERANCES = {np.dtype(np.float32): 2e-5, np.dtype(np.float64): 1e-12}
+OUTSIDE = 1e6  # pixels from every image of these tests
+
+
+class Case(NamedTuple):
+    """Sizes of one test."""
+
+    geometry: Geometry
+    batch: int
+    groups: int
+    width: int  # channels of a group
+    filters: int = 1  # of a group
+    offset_groups: int = 1
+    masked: bool = True
+
+    @property
+    def channels(self) -> int:
+        return self.groups * self.width
+
+    @property
+    def taps(self) -> int:
+        return len(self.geometry.window.taps)
+
+    def outputs(self, *last: int) -> tuple[int, ...]:
+        return (self.batch, *self.geometry.outputs, *last)
+
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        return (self.batch, *self.geometry.sizes, self.channels)
+
+    @property
+    def axes(self) -> list[tuple[int, ...]]:
+        w = self.geometry.window
+        before = [pair[0] for pair in w.pads]
+        return list(zip(self.geometry.outputs, w.kernel_size, w.strides, w.dilations, before))
+
+
+class Involution:
+    ranks = (1, 2, 3)
+
+    @staticmethod
+    def draw(rng, case: Case) -> Arrays:
+        return {
+            "x": rng.standard_normal(case.inputs),
+            "kernel": rng.standard_normal(case.outputs(case.groups * case.taps)),
+            "dy": rng.standard_normal(case.outputs(case.channels)),
+        }
+
+    @staticmethod
+    def run(kernels, run, case: Case, x, kernel, dy) -> Arrays:
+        y = kernels.involution(run, x, kernel, case.axes)
+        dx, dkernel = kernels.involution_gradients(run, x, kernel, dy, case.axes)
+        return {"y": y, "dx": dx, "dkernel": dkernel}
+
+    @staticmethod
+    def expected(case: Case, x, kernel, dy) -> Arrays:
+        w = case.geometry.window
+        if case.channels == 0:
+            return {"y": np.zeros(dy.shape), "dx": np.zeros(x.shape), "dkernel": 0.0 * kernel}
+        dx, dkernel = gradients.involution(x, kernel, dy, w)
+        return {"y": reference.involution(x, kernel, w), "dx": dx, "dkernel": dkernel}
+
+
+class PerExample:
+    ranks = (1, 2, 3)
+
+    @staticmethod
+    def draw(rng, case: Case) -> Arrays:
+        kernel = (*case.geometry.window.kernel_size, case.width, case.groups * case.filters)
+        return {
+            "x": rng.standard_normal(case.inputs),
+            "filter": rng.standard_normal((case.batch, *kernel)),
+            "dy": rng.standard_normal(case.outputs(case.groups * case.filters)),
+        }
+
+    @staticmethod
+    def run(kernels, run, case: Case, x, filter, dy) -> Arrays:
+        y = kernels.per_example_conv(run, x, filter, case.axes)
+        dx, dfilter = kernels.per_example_gradients(run, x, filter, dy, case.axes)
+        return {"y": y, "dx": dx, "dfilter": dfilter}
+
+    @staticmethod
+    def expected(case: Case, x, filter, dy) -> Arrays:
+        w = case.geometry.window
+        if case.width == 0:
+            return {"y": np.zeros(dy.shape), "dx": np.zeros(x.shape), "dfilter": 0.0 * filter}
+        dx, dfilter = gradients.per_example_conv(x, filter, dy, w)
+        return {"y": reference.per_example_conv(x, filter, w), "dx": dx, "dfilter": dfilter}
+
+
+class DeformableSample:
+    ranks = (2,)
+
+    @staticmethod
+    def draw(rng, case: Case) -> Arrays:
+        count = case.offset_groups * case.taps
+        inputs = {
+            "x": rng.standard_normal(case.inputs),
+            "offset": 2 * rng.standard_normal(case.outputs(2 * count)),
+            "mask": rng.uniform(-1, 1, case.outputs(count)) if case.masked else None,
+            "dcolumns": rng.standard_normal(case.outputs(case.taps, case.channels)),
+        }
+        return inputs
+
+    @staticmethod
+    def run(kernels, run, case: Case, x, offset, mask, dcolumns) -> Arrays:
+        columns = kernels.deformable_sample(run, x, offset, mask, case.axes)
+        dx, doffset, dmask = kernels.deformable_sample_gradients(
+            run, x, offset, mask, dcolumns, case.axes
+        )
+        results = {"columns": columns, "dx": dx, "doffset": doffset, "dmask": dmask}
+        return {name: value for name, value in results.items() if value is not None}
+
+    @staticmethod
+    def expected(case: Case, x, offset, mask, dcolumns) -> Arrays:
+        w = case.geometry.window
+        columns, far = columns_of(case, x, offset, mask)
+        dx, doffset, dmask = gradients.deformable_sample(x, far, mask, dcolumns, w)
+        own = {"doffset": doffset, "dmask": dmask} if case.masked else {"doffset": doffset}
+        forget_undefined(case, offset, own)
+        return {"columns": columns, "dx": dx, **own}
+
+
+class DeformableConv:
+    ranks = (2,)
+
+    @staticmethod
+    def draw(rng, case: Case) -> Arrays:
+        inputs = DeformableSample.draw(rng, case)
+        del inputs["dcolumns"]
+        kernel = (*case.geometry.window.kernel_size, case.width, case.groups * case.filters)
+        inputs["filter"] = rng.standard_normal(kernel)
+        inputs["dy"] = rng.standard_normal(case.outputs(case.groups * case.filters))
+        return inputs
+
+    @staticmethod
+    def run(kernels, run, case: Case, x, offset, mask, filter, dy) -> Arrays:
+        y = kernels.deformable_conv(run, x, offset, mask, filter, case.axes)
+        dx, doffset, dmask, dfilter = kernels.deformable_conv_gradients(
+            run, x, offset, mask, filter, dy, case.axes
+        )
+        results = {"y": y, "dx": dx, "doffset": doffset, "dmask": dmask, "dfilter": dfilter}
+        return {name: value for name, value in results.items() if value is not None}
+
+    @staticmethod
+    def expected(case: Case, x, offset, mask, filter, dy) -> Arrays:
+        if case.width == 0:
+            zeros = {"y": dy, "dx": x, "doffset": offset, "dfilter": filter}
+            if case.masked:
+                zeros["dmask"] = mask
+            return {name: np.zeros(value.shape) for name, value in zeros.items()}
+        columns, far = columns_of(case, x, offset, mask)
+        dcolumns, dfilter = gradients.of_columns_times_filter(columns, filter, dy)
+        dx, doffset, dmask = gradients.deformable_sample(
+            x, far, mask, dcolumns, case.geometry.window
+        )
+        own = {"doffset": doffset, "dmask": dmask} if case.masked else {"doffset": doffset}
+        forget_undefined(case, offset, own)
+        y = gradients.columns_times_filter(columns, filter)
+        return {"y": y, "dx": dx, "dfilter": dfilter, **own}
+
+
+FAMILIES = {
+    "involution": Involution,
+    "per_example": PerExample,
+    "deformable_sample": DeformableSample,
+    "deformable_conv": DeformableConv,
+}
+
+
+def tap_positions(case: Case) -> np.ndarray:
+    """Where the taps lie without offsets: [*output, 1, taps, 2]."""
+    w = case.geometry.window
+    positions = np.zeros((*case.geometry.outputs, 1, case.taps, 2))
+    for at in np.ndindex(*case.geometry.outputs):
+        for number, tap in enumerate(w.taps):
+            positions[(*at, 0, number)] = w.pixel(at, tap)
+    return positions
+
+
+def as_taps(case: Case, offset: np.ndarray) -> np.ndarray:
+    """Offsets as [N, *output, offset groups, taps, 2]."""
+    return offset.reshape(case.outputs(case.offset_groups, case.taps, 2))
+
+
+def columns_of(case: Case, x, offset, mask) -> tuple[np.ndarray, np.ndarray]:
+    """The columns, and finite offsets that mean the same.
+
+    Positions are rounded to the offsets' type, as in the kernels: on which side of a pixel they
+    lie decides about gradients. Where an offset is NaN, the columns are.
+    """
+    base = tap_positions(case)
+    positions = (base.astype(offset.dtype) + as_taps(case, offset)).astype(np.float64)
+    undefined = np.isnan(positions).any(axis=-1)  # [N, *output, offset groups, taps]
+    positions = np.clip(np.nan_to_num(positions, nan=OUTSIDE), -OUTSIDE, OUTSIDE)
+    far = (positions - base).reshape(offset.shape)
+    columns = reference.deformable_sample(x, far, mask, case.geometry.window)
+    width = case.channels // case.offset_groups
+    grouped = columns.reshape(case.outputs(case.taps, case.offset_groups, width))
+    grouped[np.swapaxes(undefined, -1, -2)] = np.nan
+    return columns, far
+
+
+def forget_undefined(case: Case, offset, gradients_: Arrays) -> None:
+    """The gradients of a tap whose offset is NaN may be anything."""
+    undefined = np.isnan(as_taps(case, offset)).any(axis=-1)
+    for gradient in gradients_.values():
+        last = gradient.shape[-1] // (case.offset_groups * case.taps)
+        by_taps = gradient.reshape(case.outputs(case.offset_groups, case.taps, last))
+        by_taps[undefined] = np.nan
+
+
+def cast(inputs: Arrays, dtype) -> Arrays:
+    return {k: None if v is None else np.ascontiguousarray(v, dtype) for k, v in inputs.items()}
+
+
+def assert_matches(actual: Arrays, expected: Arrays, dtype, what: str = "") -> None:
+    """Equal, up to rounding, wherever the expected values are finite."""
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        assert actual[name].shape == value.shape, name
+        assert actual[name].dtype == dtype, name
+        finite = np.isfinite(value)
+        if not finite.any():
+            continue
+        scale = max(1.0, np.abs(value[finite]).max())
+        np.testing.assert_allclose(
+            actual[name][finite].astype(np.float64),
+            value[finite].astype(np.float64),
+            rtol=0,
+            atol=TOLERANCES[np.dtype(dtype)] * scale,
+            err_msg=f"{name} {what}",
+        )
+
+
+def assert_same_bits(actual: Arrays, expected: Arrays, what: str) -> None:
+    for name, value in expected.items():
+        assert actual[name].tobytes() == value.tobytes(), f"{name} depends on {what}"

@@ -1,0 +1,125 @@
+"""Gradients of `tests/reference.py`, as slow and obvious: a loop for every sum, in float64.
+
+`test_gradients.py` holds them against numeric differences.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from tests.reference import Ints, Window
+
+
+def _pixels(sizes: Ints, w: Window) -> Iterator[tuple[Ints, int, Ints | None]]:
+    """(output position, number of the tap, pixel or None outside)."""
+    for position in np.ndindex(*w.outputs(sizes)):
+        for number, tap in enumerate(w.taps):
+            at = w.pixel(position, tap)
+            inside = all(0 <= i < n for i, n in zip(at, sizes))
+            yield position, number, at if inside else None
+
+
+def involution(x, kernel, dy, w: Window) -> tuple[np.ndarray, np.ndarray]:
+    """Gradients of `reference.involution` for x and kernel."""
+    x, kernel, dy = (t.astype(np.float64) for t in (x, kernel, dy))
+    taps = len(w.taps)
+    groups = kernel.shape[-1] // taps
+    dx, dkernel = np.zeros_like(x), np.zeros_like(kernel)
+    for position, tap, at in _pixels(x.shape[1:-1], w):
+        here = (slice(None), *position)
+        upstream = dy[here]
+        pixel = np.zeros_like(upstream) if at is None else x[(slice(None), *at)]
+        products = (upstream * pixel).reshape(len(x), groups, x.shape[-1] // groups)
+        dkernel[(*here, slice(tap, None, taps))] = products.sum(axis=2)
+        if at is not None:
+            weights = kernel[(*here, slice(tap, None, taps))]
+            weights = np.repeat(weights, x.shape[-1] // groups, axis=1)
+            dx[(slice(None), *at)] += weights * upstream
+    return dx, dkernel
+
+
+def per_example_conv(x, kernels, dy, w: Window) -> tuple[np.ndarray, np.ndarray]:
+    """Gradients of `reference.per_example_conv` for x and kernels."""
+    x, kernels, dy = (t.astype(np.float64) for t in (x, kernels, dy))
+    width, filters = kernels.shape[-2:]
+    groups = x.shape[-1] // width
+    per_group = filters // groups
+    flat = kernels.reshape(len(kernels), len(w.taps), width, filters)
+    dx, dflat = np.zeros_like(x), np.zeros_like(flat)
+    for position, tap, at in _pixels(x.shape[1:-1], w):
+        upstream = dy[(slice(None), *position)]
+        pixel = np.zeros((len(x), x.shape[-1])) if at is None else x[(slice(None), *at)]
+        for g in range(groups):
+            c, f = slice(g * width, (g + 1) * width), slice(g * per_group, (g + 1) * per_group)
+            dflat[:, tap, :, f] += pixel[:, c, None] * upstream[:, None, f]
+            if at is not None:
+                products = flat[:, tap, :, f] * upstream[:, None, f]
+                dx[(slice(None), *at, c)] += products.sum(axis=2)
+    return dx, dflat.reshape(kernels.shape)
+
+
+def columns_times_filter(columns, filter_) -> np.ndarray:
+    """``y[n, p, f] = sum_{t, c} filter[t, c, f] * columns[n, p, t, c]`` within f's group."""
+    width, filters = filter_.shape[2:]
+    groups = columns.shape[-1] // width
+    per_group = filters // groups
+    flat = filter_.astype(np.float64).reshape(columns.shape[3], width, filters)
+    y = np.zeros((*columns.shape[:3], filters))
+    for g in range(groups):
+        c, f = slice(g * width, (g + 1) * width), slice(g * per_group, (g + 1) * per_group)
+        y[..., f] = np.einsum("nhwtc,tcf->nhwf", columns[..., c], flat[..., f])
+    return y
+
+
+def of_columns_times_filter(columns, filter_, dy) -> tuple[np.ndarray, np.ndarray]:
+    """Gradients of `columns_times_filter`."""
+    width, filters = filter_.shape[2:]
+    groups = columns.shape[-1] // width
+    per_group = filters // groups
+    dy = dy.astype(np.float64)
+    flat = filter_.astype(np.float64).reshape(columns.shape[3], width, filters)
+    dcolumns, dflat = np.zeros(columns.shape), np.zeros_like(flat)
+    for g in range(groups):
+        c, f = slice(g * width, (g + 1) * width), slice(g * per_group, (g + 1) * per_group)
+        dcolumns[..., c] = np.einsum("nhwf,tcf->nhwtc", dy[..., f], flat[..., f])
+        dflat[..., f] = np.einsum("nhwtc,nhwf->tcf", columns[..., c], dy[..., f])
+    return dcolumns, dflat.reshape(filter_.shape)
+
+
+def deformable_sample(
+    x, offset, mask, dcolumns, w: Window
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Gradients of `reference.deformable_sample` for x, offset and mask (ones if it is None).
+
+    At integer positions they are those towards the pixels below and to the right.
+    """
+    x, offset, dcolumns = (t.astype(np.float64) for t in (x, offset, dcolumns))
+    height, columns, channels = x.shape[1:]
+    taps = len(w.taps)
+    groups = offset.shape[-1] // (2 * taps)
+    width = channels // groups
+    mask = np.ones((*offset.shape[:3], groups * taps)) if mask is None else mask.astype(np.float64)
+    dx, doffset, dmask = np.zeros_like(x), np.zeros_like(offset), np.zeros_like(mask)
+    for n, i, j in np.ndindex(*offset.shape[:3]):
+        for o, (t, tap) in ((o, pair) for o in range(groups) for pair in enumerate(w.taps)):
+            number = o * taps + t
+            c = slice(o * width, (o + 1) * width)
+            row, column = w.pixel((i, j), tap) + offset[n, i, j, 2 * number : 2 * number + 2]
+            top, left = math.floor(row), math.floor(column)
+            weight = mask[n, i, j, number]
+            upstream = dcolumns[n, i, j, t, c]
+            for a, down in ((top, 0), (top + 1, 1)):
+                for b, right in ((left, 0), (left + 1, 1)):
+                    along_y, along_x = 1 - abs(row - a), 1 - abs(column - b)
+                    pixel = np.zeros(width)
+                    if 0 <= a < height and 0 <= b < columns:
+                        pixel = x[n, a, b, c]
+                        dx[n, a, b, c] += weight * along_y * along_x * upstream
+                    product = np.sum(pixel * upstream)
+                    dmask[n, i, j, number] += along_y * along_x * product
+                    doffset[n, i, j, 2 * number] += weight * (2 * down - 1) * along_x * product
+                    doffset[n, i, j, 2 * number + 1] += weight * (2 * right - 1) * along_y * product
+    return dx, doffset, dmask

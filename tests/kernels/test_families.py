@@ -1,0 +1,134 @@
+"""Every family of kernels on every instruction set, in both types, against the references."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from tests.kernels.families import FAMILIES, Case, assert_matches, assert_same_bits, cast
+from tests.sliding_windows import GEOMETRIES, Geometry
+
+# Batch, groups, channels of a group, filters of a group, offset groups.
+SIZES = [
+    (2, 1, 1, 1, 1),
+    (1, 3, 1, 2, 3),
+    (3, 1, 5, 3, 1),
+    (1, 2, 8, 4, 4),
+    (2, 4, 5, 1, 2),
+    (1, 1, 33, 17, 3),
+    (2, 1, 16, 33, 1),
+]
+# Sizes at which blocks end within a row, a group, the channels or the filters.
+BLOCKS = {
+    "involution": [
+        Case(Geometry((150,), 7), 1, 2, 16),  # rows in several segments
+        Case(Geometry((67,), 5, 1, "full"), 2, 1, 24),
+        Case(Geometry((4, 13), 9), 1, 3, 4),
+        Case(Geometry((5, 11), 3), 2, 2, 36),  # vectors of half the width
+        Case(Geometry((6, 9), 3, 2, "same", 2), 1, 1, 72),
+    ],
+    "per_example": [
+        Case(Geometry((31, 33), 3), 1, 1, 20, 18),  # tiles of rows
+        Case(Geometry((9, 8), 3, 2), 2, 1, 420, 40),  # channels of a tap in blocks
+        Case(Geometry((5, 6), (2, 3)), 2, 1, 24, 1100),  # filters in blocks
+        Case(Geometry((6, 5), 3, (3, 2)), 2, 1, 1100, 8),
+        Case(Geometry((11,), 2, 4, "valid"), 2, 1, 4, 4),  # pixels that no tap meets
+        Case(Geometry((6, 6), 3), 3, 40, 2, 2),
+    ],
+    "deformable_sample": [
+        Case(Geometry((16, 15), (1, 2)), 1, 1, 40),  # several tiles of positions
+        Case(Geometry((4, 4), 2), 1, 1, 200),  # partial sums of offset gradients
+        Case(Geometry((4, 4), 2), 1, 1, 204, offset_groups=3, masked=False),
+        Case(Geometry((3, 3), 1), 20, 1, 7),  # more images than units
+    ],
+    "deformable_conv": [
+        Case(Geometry((16, 15), (1, 2)), 1, 1, 40, 20),
+        Case(Geometry((4, 4), 2), 1, 1, 420, 40, masked=False),  # depth in blocks
+        Case(Geometry((3, 4), 2), 2, 2, 60, 300, offset_groups=3),  # groups in blocks
+        Case(Geometry((3, 3), 2), 1, 3, 100, 5, offset_groups=2),  # blocks across both groups
+        Case(Geometry((3, 3), 2), 1, 40, 4, 2, offset_groups=5),
+        Case(Geometry((2, 3), 1), 1, 1, 6, 1100),
+    ],
+}
+
+# What the ops accept: no examples, no pixels, only padding, no positions, no channels, no filters.
+EMPTY = [
+    Case(Geometry((3, 4), 2), 0, 2, 3, 2),
+    Case(Geometry((0, 4), 3), 2, 2, 3, 2),
+    Case(Geometry((0, 4), (3, 1), 1, ((2, 3), (0, 0))), 2, 2, 3, 2),
+    Case(Geometry((3, 4), 2), 2, 1, 0, 2, masked=False),
+    Case(Geometry((3, 4), 2), 2, 2, 3, 0),
+]
+
+
+def table():
+    result = []
+    for name, family in FAMILIES.items():
+        sizes = itertools.cycle(SIZES)
+        for rank in family.ranks:
+            for number, geometry in enumerate(GEOMETRIES[rank]):
+                case = Case(geometry, *next(sizes), masked=number % 2 == 0)
+                result.append(pytest.param(name, case, id=f"{name} {geometry}"))
+    return result
+
+
+def rows(cases):
+    return [
+        pytest.param(name, case, id=f"{name} {case.geometry} {case[1:6]}")
+        for name, mine in cases.items()
+        for case in mine
+    ]
+
+
+@pytest.mark.parametrize(
+    "name, case", table() + rows(BLOCKS) + rows(dict.fromkeys(FAMILIES, EMPTY))
+)
+def test_matches_reference(name, case, rng, kernels):
+    family = FAMILIES[name]
+    drawn = family.draw(rng, case)
+    for dtype in (np.float32, np.float64):
+        inputs = cast(drawn, dtype)
+        expected = family.expected(case, **inputs)
+        for isa in kernels.available():
+            results = family.run(kernels, kernels.Run(isa), case, **inputs)
+            assert_matches(results, expected, dtype, isa)
+
+
+# Of every family, sizes with enough units to be cut in many ways.
+DIVIDED = {
+    "involution": [Case(Geometry((5, 70), 3), 2, 2, 5), Case(Geometry((9, 8), 4, 2), 1, 1, 24)],
+    "per_example": [
+        Case(Geometry((30, 29), 3), 2, 2, 3, 4),
+        Case(Geometry((9, 8), 3, (2, 3)), 2, 1, 130, 70),
+    ],
+    "deformable_sample": [
+        Case(Geometry((9, 8), 3), 2, 1, 12, offset_groups=3),
+        Case(Geometry((9, 8), 3, 2), 1, 1, 200),
+    ],
+    "deformable_conv": [
+        Case(Geometry((9, 8), 3), 2, 3, 4, 5, offset_groups=2),
+        Case(Geometry((9, 8), 3, 2), 1, 1, 200, 40, masked=False),
+    ],
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name, case", rows(DIVIDED))
+def test_bits_do_not_depend_on_the_division_of_the_work(name, case, dtype, rng, kernels):
+    """Nor on its order, on threads, or on where the tensors lie in memory."""
+    family = FAMILIES[name]
+    inputs = cast(family.draw(rng, case), dtype)
+    for isa in kernels.available():
+        expected = family.run(kernels, kernels.Run(isa), case, **inputs)
+        for options in (
+            {"slices": 2},
+            {"slices": 3, "reversed": True},
+            {"slices": 10**6},
+            {"slices": 10**6, "reversed": True},
+            {"slices": 10**6, "threads": 2},
+            {"slices": 5, "threads": 4, "reversed": True},
+            {"offset": 1},
+            {"offset": 7, "slices": 2},
+        ):
+            results = family.run(kernels, kernels.Run(isa, **options), case, **inputs)
+            assert_same_bits(results, expected, f"{isa} {options}")
