@@ -34,7 +34,7 @@ export TFCONV_REQUIRE_NATIVE ?= 1
 .PHONY: build build-addons kernels env env-addons clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1 \t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1 \t/' | expand -t 20
 
 demo: build ## Show on this machine what the layers do
 	@$(VENV)/bin/python -m tfconv demo
