@@ -13,11 +13,14 @@ import pytest
 
 from tfconv._compat import KERAS_3
 
+# Keras 3 cannot fit under MultiWorkerMirroredStrategy, whatever the layers; a loop can.
+LOOPS_OF_WORKERS = ["loop"] if KERAS_3 else ["fit", "loop"]
 
-def start(how, **variables):
+
+def start(how, loop="fit", **variables):
     """Starts tests/distributed_training.py."""
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.distributed_training", how],
+        [sys.executable, "-m", "tests.distributed_training", how, loop],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -44,18 +47,19 @@ def free_ports(count):
         return [one.getsockname()[1] for one in sockets]
 
 
-def test_two_replicas_train_as_one_device():
-    one, two = finished(start("one")), finished(start("mirrored"))
+@pytest.mark.parametrize("loop", ["fit", "loop"])
+def test_two_replicas_train_as_one_device(loop):
+    one, two = finished(start("one")), finished(start("mirrored", loop))
     assert one["native"] == two["native"] == "native"
     np.testing.assert_allclose(two["losses"], one["losses"], rtol=1e-4)
     assert one["losses"][2] < one["losses"][0]
 
 
-@pytest.mark.skipif(KERAS_3, reason="Keras 3 cannot fit under MultiWorkerMirroredStrategy")
-def test_two_workers_train_as_one_device():
+@pytest.mark.parametrize("loop", LOOPS_OF_WORKERS)
+def test_two_workers_train_as_one_device(loop):
     workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
     running = [
-        start("worker", TF_CONFIG=json.dumps({"cluster": {"worker": workers}, "task": task}))
+        start("worker", loop, TF_CONFIG=json.dumps({"cluster": {"worker": workers}, "task": task}))
         for task in ({"type": "worker", "index": i} for i in range(2))
     ]
     one, *two = finished(start("one")), *(finished(process) for process in running)

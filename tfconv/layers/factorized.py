@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,17 +24,17 @@ class FactorizedConv(ConvLayer):
         **kwargs: Those of `ConvLayer`.
     """
 
+    @abstractmethod
     def factor_shapes(self, channels: int) -> dict[str, tuple[int, ...]]:
         """Shapes of the factors, by the names of the weights, for an input's channels."""
-        raise NotImplementedError
 
+    @abstractmethod
     def convolved(self, x: tf.Tensor) -> tf.Tensor:
         """The channels-last outputs before bias and activation."""
-        raise NotImplementedError
 
+    @abstractmethod
     def effective_kernel(self) -> tf.Tensor:
         """The dense kernel [*kernel_size, C / groups, filters] that the factors stand for."""
-        raise NotImplementedError
 
     def parameter_count(self, channels: int) -> int:
         """Weights, bias included, of the layer for an input of ``channels`` channels."""
