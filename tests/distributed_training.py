@@ -4,7 +4,8 @@ A program of its own, since devices are set up before anything runs:
 
     python -m tests.distributed_training (one | mirrored | worker) (fit | loop)
 
-With "loop" it trains in a loop of its own instead of `fit`. A worker finds its cluster in the environment variable TF_CONFIG.
+With "loop" it trains in a loop of its own instead of `fit`. A worker finds its cluster in the
+environment variable TF_CONFIG.
 """
 
 import json
