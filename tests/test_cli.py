@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 import tfconv
-from tfconv import _build, catalog, cli, demo, testing
+from tfconv import _build, catalog, catalog_tables, cli, demo, testing
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -145,7 +145,7 @@ def test_layers_that_fail(capfd, monkeypatch):
     ],
 )
 def test_listed(names, listed):
-    assert cli._listed(names) == listed
+    assert catalog_tables.listed(names) == listed
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_listed(names, listed):
     ],
 )
 def test_cited(source, cited):
-    assert cli._cited(source) == cited
+    assert catalog_tables.cited(source) == cited
 
 
 @pytest.mark.parametrize(

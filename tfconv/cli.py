@@ -11,7 +11,6 @@ import dataclasses
 import json
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -311,6 +310,7 @@ def _status(arguments: argparse.Namespace) -> int:
 def _layers(arguments: argparse.Namespace) -> int:
     _quiet_tensorflow()
     from tfconv import catalog
+    from tfconv import catalog_tables as tables
 
     try:
         families = catalog.families(arguments.names)
@@ -331,101 +331,15 @@ def _layers(arguments: argparse.Namespace) -> int:
         return int(bool(failures))
     console = Console()
     if not arguments.run_checks:
-        console.print(_table_of_layers(families))
+        console.print(tables.layers_table(families))
         console.print()
-    console.print(_table_of_checks(families))
+    console.print(tables.checks_table(families))
     console.print()
-    console.print(_legend(), _explanation(arguments.run_checks), sep="\n")
+    console.print(tables.legend(), tables.explanation(arguments.run_checks), sep="\n")
     for text in failures:
         console.print()
         console.print(text, style="red", markup=False, highlight=False)
     return int(bool(failures))
-
-
-def _table_of_layers(families: Sequence[Any]) -> Any:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    table.add_column("layer", no_wrap=True)
-    for title in ("axes", "can stand in for", "source"):
-        table.add_column(title, overflow="fold")
-    for family in families:
-        axes = ", ".join(map(str, family.ranks)) or "any"
-        source = "\n".join(map(_cited, (family.source or "").rstrip(".").split("; ")))
-        table.add_row(family.family, axes, _listed(family.replaces), source)
-    return table
-
-
-def _listed(names: Sequence[str]) -> str:
-    """Names of layers, with the axes only for the others of a family: "Conv1D, 2D, 3D"."""
-    from tfconv.catalog import family_name
-
-    together: dict[str, list[str]] = {}
-    for name in names:
-        others = together.setdefault(family_name(name), [])
-        axes = re.search("[123]D", name)
-        others.append(axes.group() if axes and others else name)
-    return ", ".join(name for others in together.values() for name in others)
-
-
-def _cited(source: str) -> str:
-    """A paper by its authors and its number at arXiv, where it has one."""
-    number = re.search(r"arXiv:[0-9.]*[0-9]", source)
-    if number is None:
-        return source
-    authors, comma, _ = source[: number.start()].partition(", ")
-    return f"{authors}{comma}{number.group()}"
-
-
-def _table_of_checks(families: Sequence[Any]) -> Any:
-    """A row for each family and a column for each check; `_explanation` says what stands there."""
-    from rich.table import Table
-    from rich.text import Text
-
-    from tfconv.testing import CHECKS
-
-    table = Table(box=None, pad_edge=False)
-    table.add_column("layer", no_wrap=True)
-    for number in range(len(CHECKS)):
-        table.add_column(str(number + 1), justify="right", no_wrap=True)
-    for family in families:
-        cells = []
-        for check in CHECKS:
-            count = family.checks[check.name]
-            failed = len(family.failures.get(check.name, []))
-            style = "red" if failed else "green" if check.name in family.failures else ""
-            text = f"{count - failed}/{count}" if failed else str(count)
-            cells.append(Text(text if count else "-", style=style))
-        table.add_row(family.family, *cells)
-    return table
-
-
-def _legend() -> Any:
-    """What the numbers of the checks stand for."""
-    from rich.table import Table
-
-    from tfconv.testing import CHECKS
-
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(justify="right")
-    table.add_column(no_wrap=True)
-    table.add_column()
-    for number, check in enumerate(CHECKS, 1):
-        table.add_row(str(number), check.name, check.description)
-    return table
-
-
-def _explanation(were_run: bool) -> str:
-    if were_run:
-        return (
-            "\nThe numbers are configurations of the layer that passed the check, of how many "
-            'where some failed ("-": it has not what is checked).'
-        )
-    return (
-        "\nThe numbers are configurations of the layer that go through the check "
-        '("-": it has not what is checked).\n'
-        "To run the checks: python -m tfconv layers --check"
-    )
 
 
 # tfconv build
