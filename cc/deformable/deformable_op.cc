@@ -1,55 +1,167 @@
 // Tfconv>DeformableSample, Tfconv>DeformableConv and their gradients: interface, shapes and CPU
 // kernels. The numeric part is in deformable_sample_cpu.cc and deformable_conv_cpu.cc.
-#define EIGEN_USE_THREADS
+#include "deformable/deformable_op.h"
 
-#include <algorithm>
-#include <cstdint>
+#include <cstddef>
 
-#include "absl/status/status.h"
-#include "common/compute.h"
-#include "common/op_geometry.h"
+#include "common/cpu_kernel.h"
 #include "deformable/deformable_kernel.h"
-#include "deformable/deformable_shapes.h"
 #include "tensorflow/core/framework/op.h"
-#include "tensorflow/core/framework/op_kernel.h"
-#include "tensorflow/core/framework/shape_inference.h"
 
 namespace tfconv {
 namespace {
 
 using Kind = DeformableKind;
-using ::tensorflow::DEVICE_CPU;
-using ::tensorflow::OpKernel;
-using ::tensorflow::OpKernelConstruction;
-using ::tensorflow::OpKernelContext;
-using ::tensorflow::Tensor;
-using ::tensorflow::shape_inference::InferenceContext;
+
+// One of the ops on memory: its kernels in their order.
+template <typename T, Kind kKind>
+class Runner {
+ public:
+  using Compute = typename ComputeType<T>::Type;
+
+  Runner(Executor* executor, const DeformableSizes& sizes) : executor_(executor) {
+    args_.geometry = sizes.geometry;
+    args_.offset_groups = sizes.offset_groups;
+    args_.groups = sizes.groups;
+    args_.filters = sizes.filters;
+  }
+
+  absl::Status Run(const std::vector<Buffer>& inputs, const std::vector<Buffer>& outputs) {
+    ComputeInput<T> x, offset, mask, filter, dy, dcolumns;
+    const auto read = [&](int input, ComputeInput<T>* in, const Compute** data) {
+      if (input < 0 || input >= static_cast<int>(inputs.size())) return absl::OkStatus();
+      if (auto s = in->Read(executor_, inputs[input]); !s.ok()) return s;
+      *data = in->data();
+      return absl::OkStatus();
+    };
+    if (auto s = read(kX, &x, &args_.x); !s.ok()) return s;
+    if (auto s = read(kOffset, &offset, &args_.offset); !s.ok()) return s;
+    if (auto s = read(MaskInput(kKind), &mask, &args_.mask); !s.ok()) return s;
+    if (auto s = read(FilterInput(kKind), &filter, &args_.filter); !s.ok()) return s;
+    if (auto s = read(DyInput(kKind), &dy, &args_.dy); !s.ok()) return s;
+    if (auto s = read(DcolumnsInput(kKind), &dcolumns, &args_.dcolumns); !s.ok()) return s;
+    if constexpr (kKind == Kind::kSample) return Sample(outputs[0]);
+    if constexpr (kKind == Kind::kConv) return Convolve(outputs[0]);
+    return Gradients(outputs);
+  }
+
+ private:
+  using SampleKernels = DeformableSampleKernels<Compute>;
+  using ConvKernels = DeformableConvKernels<Compute>;
+
+  absl::Status Sample(const Buffer& output) {
+    ComputeOutput<T> columns;
+    if (auto s = columns.Open(executor_, output); !s.ok()) return s;
+    args_.columns = columns.data();
+    if (auto s = RunPass(executor_, args_, ActiveKernels<SampleKernels>().sample); !s.ok()) {
+      return s;
+    }
+    columns.Finish(executor_);
+    return absl::OkStatus();
+  }
+
+  absl::Status Convolve(const Buffer& output) {
+    ComputeOutput<T> y;
+    if (auto s = y.Open(executor_, output); !s.ok()) return s;
+    args_.y = y.data();
+    if (args_.geometry.channels == 0) {
+      y.FillZero();
+    } else if (y.size() > 0) {
+      const auto kernels = ActiveKernels<ConvKernels>();
+      Temporary<Compute> packed_filter;
+      if (auto s = packed_filter.Allocate(executor_, kernels.packed_filter_size(args_)); !s.ok()) {
+        return s;
+      }
+      args_.packed_filter = packed_filter.data();
+      if (auto s = RunPass(executor_, args_, kernels.pack_filter); !s.ok()) return s;
+      if (auto s = RunPass(executor_, args_, kernels.convolve); !s.ok()) return s;
+    }
+    y.Finish(executor_);
+    return absl::OkStatus();
+  }
+
+  // All gradients of either op.
+  absl::Status Gradients(const std::vector<Buffer>& outputs) {
+    ComputeOutput<T> gradients[4];
+    Compute** const wanted[] = {&args_.dx, &args_.doffset,
+                                HasFilter(kKind) ? &args_.dfilter : &args_.dmask, &args_.dmask};
+    for (size_t i = 0; i < outputs.size(); ++i) {
+      if (auto s = gradients[i].Open(executor_, outputs[i]); !s.ok()) return s;
+      *wanted[i] = gradients[i].data();
+    }
+    // Without positions, channels or filters nothing is summed.
+    const bool empty = outputs[1].size == 0 || args_.geometry.channels == 0 ||
+                       (HasFilter(kKind) && args_.filters == 0);
+    if (empty) {
+      for (size_t i = 0; i < outputs.size(); ++i) gradients[i].FillZero();
+    } else {
+      if (auto s = SamplingGradients(); !s.ok()) return s;
+      if constexpr (HasFilter(kKind)) {
+        if (auto s = FilterGradient(); !s.ok()) return s;
+      }
+    }
+    for (size_t i = 0; i < outputs.size(); ++i) gradients[i].Finish(executor_);
+    return absl::OkStatus();
+  }
+
+  absl::Status SamplingGradients() {
+    const auto sampling = ActiveKernels<SampleKernels>();
+    Temporary<Compute> partial, packed_filter;
+    if (auto s = partial.Allocate(executor_, sampling.partial_size(args_)); !s.ok()) return s;
+    args_.partial = partial.data();
+    if constexpr (HasFilter(kKind)) {
+      const auto kernels = ActiveKernels<ConvKernels>();
+      const int64_t size = kernels.packed_filter_transposed_size(args_);
+      if (auto s = packed_filter.Allocate(executor_, size); !s.ok()) return s;
+      args_.packed_filter = packed_filter.data();
+      if (auto s = RunPass(executor_, args_, kernels.pack_filter_transposed); !s.ok()) return s;
+      if (auto s = RunPass(executor_, args_, kernels.backward_input); !s.ok()) return s;
+    } else {
+      if (auto s = RunPass(executor_, args_, sampling.backward); !s.ok()) return s;
+    }
+    return RunPass(executor_, args_, sampling.sum_partial);
+  }
+
+  absl::Status FilterGradient() {
+    const auto kernels = ActiveKernels<ConvKernels>();
+    Temporary<Compute> packed_dy;
+    if (auto s = packed_dy.Allocate(executor_, kernels.packed_dy_size(args_)); !s.ok()) return s;
+    args_.packed_dy = packed_dy.data();
+    if (auto s = RunPass(executor_, args_, kernels.pack_dy); !s.ok()) return s;
+    return RunPass(executor_, args_, kernels.backward_filter);
+  }
+
+  Executor* executor_;
+  DeformableArgs<Compute> args_ = {};
+};
+
+}  // namespace
 
 template <Kind kKind>
-absl::Status ShapeFunction(InferenceContext* c) {
-  DeformableAttributes attributes;
-  if (auto status = attributes.Read(kKind, c); !status.ok()) return status;
-  DeformableSizes sizes;
-  if (auto status = MakeDeformableSizes(
-          kKind, attributes, [c](int i) { return Dims::Of(c, i); }, &sizes);
-      !status.ok()) {
+absl::Status DeformableOp<kKind>::Infer(const std::function<Dims(int)>& input, Sizes* sizes,
+                                        std::vector<Dims>* outputs) const {
+  DeformableShapes shapes;
+  if (auto status = MakeDeformableSizes(kKind, attributes, input, sizes, &shapes); !status.ok()) {
     return status;
   }
-  const DeformableShapes& shapes = sizes.shapes;
   if (kKind == Kind::kSample) {
-    c->set_output(0, shapes.columns.ToHandle(c));
-    return absl::OkStatus();
+    *outputs = {shapes.columns};
+  } else if (kKind == Kind::kConv) {
+    *outputs = {shapes.y};
+  } else {
+    *outputs = {shapes.x, shapes.offset};
+    if (HasFilter(kKind)) outputs->push_back(shapes.filter);
+    if (attributes.modulation > 0) outputs->push_back(shapes.mask);
   }
-  if (kKind == Kind::kConv) {
-    c->set_output(0, shapes.y.ToHandle(c));
-    return absl::OkStatus();
-  }
-  int output = 0;
-  c->set_output(output++, shapes.x.ToHandle(c));
-  c->set_output(output++, shapes.offset.ToHandle(c));
-  if (HasFilter(kKind)) c->set_output(output++, shapes.filter.ToHandle(c));
-  if (attributes.modulation > 0) c->set_output(output, shapes.mask.ToHandle(c));
   return absl::OkStatus();
+}
+
+template <Kind kKind>
+template <typename T>
+absl::Status DeformableOp<kKind>::Run(Executor* executor, const Sizes& sizes,
+                                      const std::vector<Buffer>& inputs,
+                                      const std::vector<Buffer>& outputs) {
+  return Runner<T, kKind>(executor, sizes).Run(inputs, outputs);
 }
 
 REGISTER_OP("Tfconv>DeformableSample")
@@ -64,7 +176,7 @@ REGISTER_OP("Tfconv>DeformableSample")
     .Attr("dilations: list(int)")
     .Attr("padding: {'SAME', 'VALID', 'EXPLICIT'}")
     .Attr("explicit_paddings: list(int) = []")
-    .SetShapeFn(ShapeFunction<Kind::kSample>)
+    .SetShapeFn(ShapeFunction<DeformableOp<Kind::kSample>>)
     .Doc(R"doc(
 Samples an image at the taps of a kernel, each moved by an offset.
 
@@ -92,7 +204,7 @@ REGISTER_OP("Tfconv>DeformableSampleGrad")
     .Attr("dilations: list(int)")
     .Attr("padding: {'SAME', 'VALID', 'EXPLICIT'}")
     .Attr("explicit_paddings: list(int) = []")
-    .SetShapeFn(ShapeFunction<Kind::kSampleGrad>)
+    .SetShapeFn(ShapeFunction<DeformableOp<Kind::kSampleGrad>>)
     .Doc("Gradients of Tfconv>DeformableSample, given the gradient dcolumns of its output.");
 
 REGISTER_OP("Tfconv>DeformableConv")
@@ -107,7 +219,7 @@ REGISTER_OP("Tfconv>DeformableConv")
     .Attr("dilations: list(int)")
     .Attr("padding: {'SAME', 'VALID', 'EXPLICIT'}")
     .Attr("explicit_paddings: list(int) = []")
-    .SetShapeFn(ShapeFunction<Kind::kConv>)
+    .SetShapeFn(ShapeFunction<DeformableOp<Kind::kConv>>)
     .Doc(R"doc(
 Convolution whose taps are moved by offsets: the columns of Tfconv>DeformableSample times a filter.
 
@@ -134,201 +246,12 @@ REGISTER_OP("Tfconv>DeformableConvGrad")
     .Attr("dilations: list(int)")
     .Attr("padding: {'SAME', 'VALID', 'EXPLICIT'}")
     .Attr("explicit_paddings: list(int) = []")
-    .SetShapeFn(ShapeFunction<Kind::kConvGrad>)
+    .SetShapeFn(ShapeFunction<DeformableOp<Kind::kConvGrad>>)
     .Doc("Gradients of Tfconv>DeformableConv, given the gradient dy of its output.");
 
-template <typename T, Kind kKind>
-class DeformableOp : public OpKernel {
- public:
-  explicit DeformableOp(OpKernelConstruction* context) : OpKernel(context) {
-    OP_REQUIRES_OK(context, attributes_.Read(kKind, context));
-  }
+TFCONV_REGISTER_CPU("Tfconv>DeformableSample", DeformableOp<Kind::kSample>)
+TFCONV_REGISTER_CPU("Tfconv>DeformableSampleGrad", DeformableOp<Kind::kSampleGrad>)
+TFCONV_REGISTER_CPU("Tfconv>DeformableConv", DeformableOp<Kind::kConv>)
+TFCONV_REGISTER_CPU("Tfconv>DeformableConvGrad", DeformableOp<Kind::kConvGrad>)
 
-  void Compute(OpKernelContext* context) override {
-    DeformableSizes sizes;
-    OP_REQUIRES_OK(context, MakeDeformableSizes(
-                                kKind, attributes_,
-                                [context](int i) { return Dims::Of(context->input(i)); }, &sizes));
-    OP_REQUIRES_OK(context, Run(context, sizes));
-  }
-
- private:
-  using Compute_ = typename ComputeType<T>::Type;
-  using Args = DeformableArgs<Compute_>;
-  using SampleKernels = DeformableSampleKernels<Compute_>;
-  using ConvKernels = DeformableConvKernels<Compute_>;
-
-  // An input in the type that is computed in, kept alive while the op runs.
-  struct Inputs {
-    Tensor x, offset, mask, filter, dcolumns, dy;
-  };
-
-  static absl::Status Read(OpKernelContext* context, int input, Tensor* tensor,
-                           const Compute_** data) {
-    if (input < 0) return absl::OkStatus();
-    if (auto status = ToComputeType<T>(context, context->input(input), tensor); !status.ok()) {
-      return status;
-    }
-    *data = tensor->flat<Compute_>().data();
-    return absl::OkStatus();
-  }
-
-  static absl::Status AllocateTemporary(OpKernelContext* context, int64_t size, Tensor* tensor,
-                                        Compute_** data) {
-    if (auto status = context->allocate_temp(tensorflow::DataTypeToEnum<Compute_>::value,
-                                             tensorflow::TensorShape({size}), tensor);
-        !status.ok()) {
-      return status;
-    }
-    *data = tensor->flat<Compute_>().data();
-    return absl::OkStatus();
-  }
-
-  absl::Status Run(OpKernelContext* context, const DeformableSizes& sizes) const {
-    Args args = {};
-    args.geometry = sizes.geometry;
-    args.offset_groups = sizes.offset_groups;
-    args.groups = sizes.groups;
-    args.filters = sizes.filters;
-    Inputs in;
-    const int mask = attributes_.modulation > 0 ? MaskInput(kKind) : -1;
-    if (auto s = Read(context, kX, &in.x, &args.x); !s.ok()) return s;
-    if (auto s = Read(context, kOffset, &in.offset, &args.offset); !s.ok()) return s;
-    if (auto s = Read(context, mask, &in.mask, &args.mask); !s.ok()) return s;
-    if (auto s = Read(context, FilterInput(kKind), &in.filter, &args.filter); !s.ok()) return s;
-    if (auto s = Read(context, DyInput(kKind), &in.dy, &args.dy); !s.ok()) return s;
-    if (auto s = Read(context, DcolumnsInput(kKind), &in.dcolumns, &args.dcolumns); !s.ok()) {
-      return s;
-    }
-    if constexpr (kKind == Kind::kSample) return Sample(context, sizes, &args);
-    if constexpr (kKind == Kind::kConv) return Convolve(context, sizes, &args);
-    return Gradients(context, sizes, &args);
-  }
-
-  static absl::Status Sample(OpKernelContext* context, const DeformableSizes& sizes, Args* args) {
-    ComputeOutput<T> columns;
-    if (auto s = columns.Allocate(context, 0, sizes.shapes.columns.sizes()); !s.ok()) return s;
-    args->columns = columns.data();
-    const auto kernels = ActiveKernels<SampleKernels>();
-    if (auto s = RunPass(context, *args, kernels.sample); !s.ok()) return s;
-    columns.Finish(context);
-    return absl::OkStatus();
-  }
-
-  static absl::Status Convolve(OpKernelContext* context, const DeformableSizes& sizes, Args* args) {
-    ComputeOutput<T> y;
-    if (auto s = y.Allocate(context, 0, sizes.shapes.y.sizes()); !s.ok()) return s;
-    args->y = y.data();
-    if (args->geometry.channels == 0) {
-      std::fill_n(args->y, y.size(), Compute_(0));
-    } else if (y.size() > 0) {
-      const auto kernels = ActiveKernels<ConvKernels>();
-      Tensor packed_filter;
-      if (auto s = AllocateTemporary(context, kernels.packed_filter_size(*args), &packed_filter,
-                                     &args->packed_filter);
-          !s.ok()) {
-        return s;
-      }
-      if (auto s = RunPass(context, *args, kernels.pack_filter); !s.ok()) return s;
-      if (auto s = RunPass(context, *args, kernels.convolve); !s.ok()) return s;
-    }
-    y.Finish(context);
-    return absl::OkStatus();
-  }
-
-  // All gradients of either op.
-  absl::Status Gradients(OpKernelContext* context, const DeformableSizes& sizes, Args* args) const {
-    const DeformableShapes& shapes = sizes.shapes;
-    ComputeOutput<T> dx, doffset, dfilter, dmask;
-    int output = 0;
-    if (auto s = dx.Allocate(context, output++, shapes.x.sizes()); !s.ok()) return s;
-    if (auto s = doffset.Allocate(context, output++, shapes.offset.sizes()); !s.ok()) return s;
-    args->dx = dx.data();
-    args->doffset = doffset.data();
-    if constexpr (HasFilter(kKind)) {
-      if (auto s = dfilter.Allocate(context, output++, shapes.filter.sizes()); !s.ok()) return s;
-      args->dfilter = dfilter.data();
-    }
-    if (attributes_.modulation > 0) {
-      if (auto s = dmask.Allocate(context, output, shapes.mask.sizes()); !s.ok()) return s;
-      args->dmask = dmask.data();
-    }
-
-    // Without positions, channels or filters nothing is summed.
-    const bool empty = doffset.size() == 0 || args->geometry.channels == 0 ||
-                       (HasFilter(kKind) && args->filters == 0);
-    if (empty) {
-      std::fill_n(args->dx, dx.size(), Compute_(0));
-      std::fill_n(args->doffset, doffset.size(), Compute_(0));
-      if (args->dfilter != nullptr) std::fill_n(args->dfilter, dfilter.size(), Compute_(0));
-      if (args->dmask != nullptr) std::fill_n(args->dmask, dmask.size(), Compute_(0));
-    } else {
-      if (auto s = SamplingGradients(context, args); !s.ok()) return s;
-      if constexpr (HasFilter(kKind)) {
-        if (auto s = FilterGradient(context, args); !s.ok()) return s;
-      }
-    }
-    dx.Finish(context);
-    doffset.Finish(context);
-    if constexpr (HasFilter(kKind)) dfilter.Finish(context);
-    if (attributes_.modulation > 0) dmask.Finish(context);
-    return absl::OkStatus();
-  }
-
-  static absl::Status SamplingGradients(OpKernelContext* context, Args* args) {
-    const auto sampling = ActiveKernels<SampleKernels>();
-    Tensor partial, packed_filter;
-    if (auto s = AllocateTemporary(context, sampling.partial_size(*args), &partial, &args->partial);
-        !s.ok()) {
-      return s;
-    }
-    if constexpr (HasFilter(kKind)) {
-      const auto kernels = ActiveKernels<ConvKernels>();
-      if (auto s = AllocateTemporary(context, kernels.packed_filter_transposed_size(*args),
-                                     &packed_filter, &args->packed_filter);
-          !s.ok()) {
-        return s;
-      }
-      if (auto s = RunPass(context, *args, kernels.pack_filter_transposed); !s.ok()) return s;
-      if (auto s = RunPass(context, *args, kernels.backward_input); !s.ok()) return s;
-    } else {
-      if (auto s = RunPass(context, *args, sampling.backward); !s.ok()) return s;
-    }
-    return RunPass(context, *args, sampling.sum_partial);
-  }
-
-  static absl::Status FilterGradient(OpKernelContext* context, Args* args) {
-    const auto kernels = ActiveKernels<ConvKernels>();
-    Tensor packed_dy;
-    if (auto s =
-            AllocateTemporary(context, kernels.packed_dy_size(*args), &packed_dy, &args->packed_dy);
-        !s.ok()) {
-      return s;
-    }
-    if (auto s = RunPass(context, *args, kernels.pack_dy); !s.ok()) return s;
-    return RunPass(context, *args, kernels.backward_filter);
-  }
-
-  DeformableAttributes attributes_;
-};
-
-#define TFCONV_REGISTER(T)                                                                         \
-  REGISTER_KERNEL_BUILDER(                                                                         \
-      Name("Tfconv>DeformableSample").Device(DEVICE_CPU).TypeConstraint<T>("T"),                   \
-      DeformableOp<T, Kind::kSample>);                                                             \
-  REGISTER_KERNEL_BUILDER(                                                                         \
-      Name("Tfconv>DeformableSampleGrad").Device(DEVICE_CPU).TypeConstraint<T>("T"),               \
-      DeformableOp<T, Kind::kSampleGrad>);                                                         \
-  REGISTER_KERNEL_BUILDER(Name("Tfconv>DeformableConv").Device(DEVICE_CPU).TypeConstraint<T>("T"), \
-                          DeformableOp<T, Kind::kConv>);                                           \
-  REGISTER_KERNEL_BUILDER(                                                                         \
-      Name("Tfconv>DeformableConvGrad").Device(DEVICE_CPU).TypeConstraint<T>("T"),                 \
-      DeformableOp<T, Kind::kConvGrad>);
-TFCONV_REGISTER(Eigen::half)
-TFCONV_REGISTER(Eigen::bfloat16)
-TFCONV_REGISTER(float)
-TFCONV_REGISTER(double)
-#undef TFCONV_REGISTER
-
-}  // namespace
 }  // namespace tfconv

@@ -61,8 +61,10 @@ absl::Status CheckFilter(const std::string& name, const DeformableShapes& in,
 // Checks all shapes as far as they are known, those of upstream gradients (`columns`, `y`)
 // included. The kernel's size is the attribute's, or the filter's where the op has one.
 absl::Status MakeSizes(const ConvAttributes& attributes, bool has_filter, bool has_mask,
-                       const DeformableShapes& in, DeformableSizes* sizes) {
+                       const DeformableShapes& in, DeformableSizes* sizes,
+                       DeformableShapes* shapes) {
   const std::string& name = attributes.op_name;
+  sizes->taps = sizes->offset_groups = sizes->groups = sizes->filters = kUnknown;
   const std::pair<const char*, const Dims*> tensors[] = {
       {"x", &in.x},           {"offset", &in.offset},    {"mask", &in.mask},
       {"filter", &in.filter}, {"dcolumns", &in.columns}, {"dy", &in.y}};
@@ -169,13 +171,13 @@ absl::Status MakeSizes(const ConvAttributes& attributes, bool has_filter, bool h
   for (int i = 0; i < kDeformableRank; ++i) {
     geometry.axis[CanonicalAxis(i, kDeformableRank)].output = positions[i + 1];
   }
-  sizes->shapes.x = Dims({positions[0], in.x[1], in.x[2], columns.back()});
-  sizes->shapes.offset = Dims(extended({offset.back()}));
-  if (has_mask) sizes->shapes.mask = Dims(extended({mask.back()}));
-  sizes->shapes.columns = Dims(extended({sizes->taps, columns.back()}));
-  sizes->shapes.y = Dims(extended({y.back()}));
+  shapes->x = Dims({positions[0], in.x[1], in.x[2], columns.back()});
+  shapes->offset = Dims(extended({offset.back()}));
+  if (has_mask) shapes->mask = Dims(extended({mask.back()}));
+  shapes->columns = Dims(extended({sizes->taps, columns.back()}));
+  shapes->y = Dims(extended({y.back()}));
   if (has_filter) {
-    sizes->shapes.filter = Dims({in.filter[0], in.filter[1], in.filter[2], y.back()});
+    shapes->filter = Dims({in.filter[0], in.filter[1], in.filter[2], y.back()});
   }
   return absl::OkStatus();
 }
@@ -197,7 +199,8 @@ const char* NameOf(DeformableKind kind) {
 }
 
 absl::Status MakeDeformableSizes(DeformableKind kind, const DeformableAttributes& attributes,
-                                 const std::function<Dims(int)>& dims_of, DeformableSizes* sizes) {
+                                 const std::function<Dims(int)>& dims_of, DeformableSizes* sizes,
+                                 DeformableShapes* shapes) {
   const auto dims_or_unknown = [&](int input) { return input < 0 ? Dims() : dims_of(input); };
   DeformableShapes in;
   in.x = dims_of(kX);
@@ -206,7 +209,8 @@ absl::Status MakeDeformableSizes(DeformableKind kind, const DeformableAttributes
   in.columns = dims_or_unknown(DcolumnsInput(kind));
   in.y = dims_or_unknown(DyInput(kind));
   if (attributes.modulation > 0) in.mask = dims_of(MaskInput(kind));
-  return MakeSizes(attributes.conv, HasFilter(kind), attributes.modulation > 0, in, sizes);
+  return MakeSizes(attributes.conv, HasFilter(kind), attributes.modulation > 0, in, sizes,
+                   shapes);
 }
 
 }  // namespace tfconv

@@ -28,11 +28,10 @@ struct DeformableShapes {
 // What the inputs' shapes say once they are checked.
 struct DeformableSizes {
   ConvGeometry geometry;  // complete if all sizes are known
-  int64_t taps = kUnknown;
-  int64_t offset_groups = kUnknown;
-  int64_t groups = kUnknown;
-  int64_t filters = kUnknown;
-  DeformableShapes shapes;  // as complete as possible
+  int64_t taps;
+  int64_t offset_groups;
+  int64_t groups;
+  int64_t filters;
 };
 
 // Which of the four ops; they differ in what follows x and offset.
@@ -79,10 +78,11 @@ struct DeformableAttributes {
   }
 };
 
-// Checks all shapes as far as they are known, those of upstream gradients included. `dims_of(i)`
-// are the dimensions of input i.
+// Checks all shapes as far as they are known, those of upstream gradients included, and makes them
+// as complete as possible. `dims_of(i)` are the dimensions of input i.
 absl::Status MakeDeformableSizes(DeformableKind kind, const DeformableAttributes& attributes,
-                                 const std::function<Dims(int)>& dims_of, DeformableSizes* sizes);
+                                 const std::function<Dims(int)>& dims_of, DeformableSizes* sizes,
+                                 DeformableShapes* shapes);
 
 }  // namespace tfconv
 

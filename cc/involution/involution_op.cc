@@ -1,6 +1,6 @@
 // Tfconv>Involution and Tfconv>InvolutionGrad: interface, shapes and CPU kernels. The numeric part
 // is in involution_cpu.cc.
-#define EIGEN_USE_THREADS
+#include "involution/involution_op.h"
 
 #include <cstdint>
 #include <limits>
@@ -8,31 +8,18 @@
 #include <utility>
 #include <vector>
 
-#include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "common/compute.h"
-#include "common/op_geometry.h"
+#include "common/cpu_kernel.h"
 #include "involution/involution_kernel.h"
 #include "tensorflow/core/framework/op.h"
-#include "tensorflow/core/framework/op_kernel.h"
-#include "tensorflow/core/framework/shape_inference.h"
 
 namespace tfconv {
 namespace {
-
-using ::tensorflow::DEVICE_CPU;
-using ::tensorflow::OpKernel;
-using ::tensorflow::OpKernelConstruction;
-using ::tensorflow::OpKernelContext;
-using ::tensorflow::Tensor;
-using ::tensorflow::shape_inference::InferenceContext;
 
 // Offsets within the kernels of one position are 32-bit.
 constexpr int64_t kMaxKernelChannels = std::numeric_limits<int32_t>::max();
 
 struct InvolutionShapes {
-  ConvGeometry geometry;  // complete if all sizes are known
-  int64_t groups = kUnknown;
   Dims x;
   Dims kernel;
   Dims y;
@@ -40,17 +27,18 @@ struct InvolutionShapes {
 
 // Checks all shapes as far as they are known. `dy` is of unknown rank for the forward op.
 absl::Status MakeShapes(const ConvAttributes& attributes, const Dims& x, const Dims& kernel,
-                        const Dims& dy, InvolutionShapes* shapes) {
+                        const Dims& dy, InvolutionSizes* sizes, InvolutionShapes* shapes) {
   const std::string& name = attributes.op_name;
   const int rank = static_cast<int>(attributes.kernel_size.size());
   for (const auto& [tensor, dims] :
        {std::pair<const char*, const Dims&>("x", x), {"kernel", kernel}, {"dy", dy}}) {
     if (auto status = CheckRank(name, tensor, dims, rank + 2); !status.ok()) return status;
   }
+  sizes->groups = kUnknown;
   int64_t taps;
   if (auto status = CountTaps(name, attributes.kernel_size, &taps); !status.ok()) return status;
 
-  ConvGeometry& geometry = shapes->geometry;
+  ConvGeometry& geometry = sizes->geometry;
   for (ConvAxis& axis : geometry.axis) axis = TrivialAxis();
   std::vector<int64_t> expected = {x[0]};
   for (int i = 0; i < rank; ++i) {
@@ -68,7 +56,7 @@ absl::Status MakeShapes(const ConvAttributes& attributes, const Dims& x, const D
   const int64_t kernel_channels = kernel[rank + 1];
   if (kernel_channels != kUnknown) {
     agree = agree && kernel_channels > 0 && kernel_channels % taps == 0;
-    shapes->groups = kernel_channels / taps;
+    sizes->groups = kernel_channels / taps;
   }
   if (!agree) {
     std::string wanted = SizesToString(expected);
@@ -83,9 +71,9 @@ absl::Status MakeShapes(const ConvAttributes& attributes, const Dims& x, const D
                                                    kMaxKernelChannels));
   }
   int64_t channels = x[rank + 1];
-  if (channels != kUnknown && shapes->groups != kUnknown && channels % shapes->groups != 0) {
+  if (channels != kUnknown && sizes->groups != kUnknown && channels % sizes->groups != 0) {
     return absl::InvalidArgumentError(
-        absl::StrCat(name, ": the ", shapes->groups, " groups (", kernel_channels, " / ", taps,
+        absl::StrCat(name, ": the ", sizes->groups, " groups (", kernel_channels, " / ", taps,
                      ") of kernel of shape ", kernel.ToString(), " must divide the ", channels,
                      " channels of x of shape ", x.ToString()));
   }
@@ -114,30 +102,55 @@ absl::Status MakeShapes(const ConvAttributes& attributes, const Dims& x, const D
   return absl::OkStatus();
 }
 
-absl::Status InvolutionShape(InferenceContext* c) {
-  ConvAttributes attributes;
-  attributes.op_name = "Involution";
-  if (auto status = attributes.Read(c, true); !status.ok()) return status;
+}  // namespace
+
+template <bool kIsGrad>
+absl::Status InvolutionOp<kIsGrad>::Infer(const std::function<Dims(int)>& input, Sizes* sizes,
+                                          std::vector<Dims>* outputs) const {
   InvolutionShapes shapes;
-  if (auto status = MakeShapes(attributes, Dims::Of(c, 0), Dims::Of(c, 1), Dims(), &shapes);
+  if (auto status =
+          MakeShapes(attributes, input(0), input(1), kIsGrad ? input(2) : Dims(), sizes, &shapes);
       !status.ok()) {
     return status;
   }
-  c->set_output(0, shapes.y.ToHandle(c));
+  *outputs = kIsGrad ? std::vector<Dims>{shapes.x, shapes.kernel} : std::vector<Dims>{shapes.y};
   return absl::OkStatus();
 }
 
-absl::Status InvolutionGradShape(InferenceContext* c) {
-  ConvAttributes attributes;
-  attributes.op_name = "InvolutionGrad";
-  if (auto status = attributes.Read(c, true); !status.ok()) return status;
-  InvolutionShapes shapes;
-  if (auto status = MakeShapes(attributes, Dims::Of(c, 0), Dims::Of(c, 1), Dims::Of(c, 2), &shapes);
-      !status.ok()) {
-    return status;
+template <bool kIsGrad>
+template <typename T>
+absl::Status InvolutionOp<kIsGrad>::Run(Executor* executor, const Sizes& sizes,
+                                        const std::vector<Buffer>& inputs,
+                                        const std::vector<Buffer>& outputs) {
+  using Compute = typename ComputeType<T>::Type;
+  ComputeInput<T> x, kernel, dy;
+  if (auto s = x.Read(executor, inputs[0]); !s.ok()) return s;
+  if (auto s = kernel.Read(executor, inputs[1]); !s.ok()) return s;
+  InvolutionArgs<Compute> args = {};
+  args.geometry = sizes.geometry;
+  args.groups = sizes.groups;
+  args.x = x.data();
+  args.kernel = kernel.data();
+  const auto kernels = ActiveKernels<InvolutionKernels<Compute>>();
+  if constexpr (kIsGrad) {
+    if (auto s = dy.Read(executor, inputs[2]); !s.ok()) return s;
+    ComputeOutput<T> dx, dkernel;
+    if (auto s = dx.Open(executor, outputs[0]); !s.ok()) return s;
+    if (auto s = dkernel.Open(executor, outputs[1]); !s.ok()) return s;
+    args.dy = dy.data();
+    args.dx = dx.data();
+    args.dkernel = dkernel.data();
+    if (auto s = RunPass(executor, args, kernels.backward_input); !s.ok()) return s;
+    if (auto s = RunPass(executor, args, kernels.backward_kernel); !s.ok()) return s;
+    dx.Finish(executor);
+    dkernel.Finish(executor);
+  } else {
+    ComputeOutput<T> y;
+    if (auto s = y.Open(executor, outputs[0]); !s.ok()) return s;
+    args.y = y.data();
+    if (auto s = RunPass(executor, args, kernels.forward); !s.ok()) return s;
+    y.Finish(executor);
   }
-  c->set_output(0, shapes.x.ToHandle(c));
-  c->set_output(1, shapes.kernel.ToHandle(c));
   return absl::OkStatus();
 }
 
@@ -151,7 +164,7 @@ REGISTER_OP("Tfconv>Involution")
     .Attr("dilations: list(int)")
     .Attr("padding: {'SAME', 'VALID', 'EXPLICIT'}")
     .Attr("explicit_paddings: list(int) = []")
-    .SetShapeFn(InvolutionShape)
+    .SetShapeFn(ShapeFunction<InvolutionOp<false>>)
     .Doc(R"doc(
 Convolution with a kernel per output position, shared by the channels of a group.
 
@@ -175,98 +188,10 @@ REGISTER_OP("Tfconv>InvolutionGrad")
     .Attr("dilations: list(int)")
     .Attr("padding: {'SAME', 'VALID', 'EXPLICIT'}")
     .Attr("explicit_paddings: list(int) = []")
-    .SetShapeFn(InvolutionGradShape)
+    .SetShapeFn(ShapeFunction<InvolutionOp<true>>)
     .Doc("Gradients of Tfconv>Involution for both inputs, given the gradient dy of its output.");
 
-template <typename T>
-class InvolutionOp : public OpKernel {
- public:
-  explicit InvolutionOp(OpKernelConstruction* context) : OpKernel(context) {
-    attributes_.op_name = "Involution";
-    OP_REQUIRES_OK(context, attributes_.Read(context, true));
-  }
+TFCONV_REGISTER_CPU("Tfconv>Involution", InvolutionOp<false>)
+TFCONV_REGISTER_CPU("Tfconv>InvolutionGrad", InvolutionOp<true>)
 
-  void Compute(OpKernelContext* context) override {
-    using Compute = typename ComputeType<T>::Type;
-    const Tensor& x = context->input(0);
-    const Tensor& kernel = context->input(1);
-    InvolutionShapes shapes;
-    OP_REQUIRES_OK(context,
-                   MakeShapes(attributes_, Dims::Of(x), Dims::Of(kernel), Dims(), &shapes));
-    ComputeOutput<T> y;
-    OP_REQUIRES_OK(context, y.Allocate(context, 0, shapes.y.sizes()));
-    Tensor x_compute, kernel_compute;
-    OP_REQUIRES_OK(context, ToComputeType<T>(context, x, &x_compute));
-    OP_REQUIRES_OK(context, ToComputeType<T>(context, kernel, &kernel_compute));
-
-    InvolutionArgs<Compute> args = {};
-    args.geometry = shapes.geometry;
-    args.groups = shapes.groups;
-    args.x = x_compute.flat<Compute>().data();
-    args.kernel = kernel_compute.flat<Compute>().data();
-    args.y = y.data();
-    const auto kernels = ActiveKernels<InvolutionKernels<Compute>>();
-    OP_REQUIRES_OK(context, RunPass(context, args, kernels.forward));
-    y.Finish(context);
-  }
-
- private:
-  ConvAttributes attributes_;
-};
-
-template <typename T>
-class InvolutionGradOp : public OpKernel {
- public:
-  explicit InvolutionGradOp(OpKernelConstruction* context) : OpKernel(context) {
-    attributes_.op_name = "InvolutionGrad";
-    OP_REQUIRES_OK(context, attributes_.Read(context, true));
-  }
-
-  void Compute(OpKernelContext* context) override {
-    using Compute = typename ComputeType<T>::Type;
-    const Tensor& x = context->input(0);
-    const Tensor& kernel = context->input(1);
-    const Tensor& dy = context->input(2);
-    InvolutionShapes shapes;
-    OP_REQUIRES_OK(context,
-                   MakeShapes(attributes_, Dims::Of(x), Dims::Of(kernel), Dims::Of(dy), &shapes));
-    ComputeOutput<T> dx, dkernel;
-    OP_REQUIRES_OK(context, dx.Allocate(context, 0, shapes.x.sizes()));
-    OP_REQUIRES_OK(context, dkernel.Allocate(context, 1, shapes.kernel.sizes()));
-    Tensor x_compute, kernel_compute, dy_compute;
-    OP_REQUIRES_OK(context, ToComputeType<T>(context, x, &x_compute));
-    OP_REQUIRES_OK(context, ToComputeType<T>(context, kernel, &kernel_compute));
-    OP_REQUIRES_OK(context, ToComputeType<T>(context, dy, &dy_compute));
-
-    InvolutionArgs<Compute> args = {};
-    args.geometry = shapes.geometry;
-    args.groups = shapes.groups;
-    args.x = x_compute.flat<Compute>().data();
-    args.kernel = kernel_compute.flat<Compute>().data();
-    args.dy = dy_compute.flat<Compute>().data();
-    args.dx = dx.data();
-    args.dkernel = dkernel.data();
-    const auto kernels = ActiveKernels<InvolutionKernels<Compute>>();
-    OP_REQUIRES_OK(context, RunPass(context, args, kernels.backward_input));
-    OP_REQUIRES_OK(context, RunPass(context, args, kernels.backward_kernel));
-    dx.Finish(context);
-    dkernel.Finish(context);
-  }
-
- private:
-  ConvAttributes attributes_;
-};
-
-#define TFCONV_REGISTER(T)                                                                         \
-  REGISTER_KERNEL_BUILDER(Name("Tfconv>Involution").Device(DEVICE_CPU).TypeConstraint<T>("T"),     \
-                          InvolutionOp<T>);                                                        \
-  REGISTER_KERNEL_BUILDER(Name("Tfconv>InvolutionGrad").Device(DEVICE_CPU).TypeConstraint<T>("T"), \
-                          InvolutionGradOp<T>);
-TFCONV_REGISTER(Eigen::half)
-TFCONV_REGISTER(Eigen::bfloat16)
-TFCONV_REGISTER(float)
-TFCONV_REGISTER(double)
-#undef TFCONV_REGISTER
-
-}  // namespace
 }  // namespace tfconv

@@ -1,49 +1,23 @@
 // Tfconv>PerExampleConv and its gradients: interface, shapes and CPU kernels. The numeric part is
 // in per_example_cpu.cc.
-#define EIGEN_USE_THREADS
+#include "per_example/per_example_op.h"
 
-#include <algorithm>
 #include <cstdint>
+#include <string>
 #include <utility>
 #include <vector>
 
-#include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "common/compute.h"
-#include "common/op_geometry.h"
+#include "common/cpu_kernel.h"
 #include "per_example/per_example_kernel.h"
 #include "tensorflow/core/framework/op.h"
-#include "tensorflow/core/framework/op_kernel.h"
-#include "tensorflow/core/framework/shape_inference.h"
 
 namespace tfconv {
 namespace {
 
-using ::tensorflow::DEVICE_CPU;
-using ::tensorflow::OpKernel;
-using ::tensorflow::OpKernelConstruction;
-using ::tensorflow::OpKernelContext;
-using ::tensorflow::Tensor;
-using ::tensorflow::shape_inference::InferenceContext;
-
-enum class Kind { kConv, kInputGrad, kFilterGrad };
-
-const char* NameOf(Kind kind) {
-  switch (kind) {
-    case Kind::kConv:
-      return "PerExampleConv";
-    case Kind::kInputGrad:
-      return "PerExampleConvInputGrad";
-    case Kind::kFilterGrad:
-      break;
-  }
-  return "PerExampleConvFilterGrad";
-}
+using Kind = PerExampleKind;
 
 struct PerExampleShapes {
-  ConvGeometry geometry;  // complete if all sizes are known
-  int64_t groups = kUnknown;
-  int64_t filters = kUnknown;
   Dims x;
   Dims filter;
   Dims y;
@@ -51,7 +25,8 @@ struct PerExampleShapes {
 
 // Checks all shapes as far as they are known. `dy` is of unknown rank for the forward op.
 absl::Status MakeShapes(const ConvAttributes& attributes, const Dims& x, const Dims& filter,
-                        const Dims& dy, PerExampleShapes* shapes) {
+                        const Dims& dy, PerExampleSizes* sizes, PerExampleShapes* shapes) {
+  sizes->groups = kUnknown;
   const std::string& name = attributes.op_name;
   const int rank = attributes.rank();
   if (auto status = CheckRank(name, "x", x, rank + 2); !status.ok()) return status;
@@ -59,7 +34,7 @@ absl::Status MakeShapes(const ConvAttributes& attributes, const Dims& x, const D
   if (auto status = CheckRank(name, "dy", dy, rank + 2); !status.ok()) return status;
 
   std::vector<int64_t> known_kernel;
-  ConvGeometry& geometry = shapes->geometry;
+  ConvGeometry& geometry = sizes->geometry;
   for (ConvAxis& axis : geometry.axis) axis = TrivialAxis();
   int64_t batch = x[0];
   if (!MergeSize(&batch, filter[0])) {
@@ -85,18 +60,18 @@ absl::Status MakeShapes(const ConvAttributes& attributes, const Dims& x, const D
   const int64_t group_channels = filter[rank + 1];
   const int64_t filters = filter[rank + 2];
   if (channels == 0 && group_channels == 0) {
-    shapes->groups = 1;
+    sizes->groups = 1;
   } else if (channels != kUnknown && group_channels != kUnknown) {
     if (group_channels == 0 || channels == 0 || channels % group_channels != 0) {
       return absl::InvalidArgumentError(absl::StrCat(
           name, ": the ", group_channels, " input channels of filter of shape ", filter.ToString(),
           " must divide the ", channels, " channels of x of shape ", x.ToString()));
     }
-    shapes->groups = channels / group_channels;
+    sizes->groups = channels / group_channels;
   }
-  if (shapes->groups != kUnknown && filters != kUnknown && filters % shapes->groups != 0) {
+  if (sizes->groups != kUnknown && filters != kUnknown && filters % sizes->groups != 0) {
     return absl::InvalidArgumentError(absl::StrCat(
-        name, ": the ", shapes->groups, " groups (", channels, " channels of x of shape ",
+        name, ": the ", sizes->groups, " groups (", channels, " channels of x of shape ",
         x.ToString(), " / ", group_channels, ") must divide the ", filters,
         " filters of filter of shape ", filter.ToString()));
   }
@@ -110,7 +85,7 @@ absl::Status MakeShapes(const ConvAttributes& attributes, const Dims& x, const D
           attributes.ToString()));
     }
   }
-  shapes->filters = output[rank + 1];
+  sizes->filters = output[rank + 1];
   geometry.batch = output[0];
   geometry.channels = channels;
   std::vector<int64_t> x_sizes = {output[0]};
@@ -128,23 +103,79 @@ absl::Status MakeShapes(const ConvAttributes& attributes, const Dims& x, const D
   return absl::OkStatus();
 }
 
-const Dims& OutputOf(Kind kind, const PerExampleShapes& shapes) {
-  if (kind == Kind::kConv) return shapes.y;
-  return kind == Kind::kInputGrad ? shapes.x : shapes.filter;
+}  // namespace
+
+const char* NameOf(Kind kind) {
+  switch (kind) {
+    case Kind::kConv:
+      return "PerExampleConv";
+    case Kind::kInputGrad:
+      return "PerExampleConvInputGrad";
+    case Kind::kFilterGrad:
+      break;
+  }
+  return "PerExampleConvFilterGrad";
 }
 
 template <Kind kKind>
-absl::Status ShapeFunction(InferenceContext* c) {
-  ConvAttributes attributes;
-  attributes.op_name = NameOf(kKind);
-  if (auto status = attributes.Read(c, false); !status.ok()) return status;
+absl::Status PerExampleOp<kKind>::Infer(const std::function<Dims(int)>& input, Sizes* sizes,
+                                        std::vector<Dims>* outputs) const {
   PerExampleShapes shapes;
-  if (auto status = MakeShapes(attributes, Dims::Of(c, 0), Dims::Of(c, 1),
-                               kKind == Kind::kConv ? Dims() : Dims::Of(c, 2), &shapes);
+  if (auto status = MakeShapes(attributes, input(0), input(1),
+                               kKind == Kind::kConv ? Dims() : input(2), sizes, &shapes);
       !status.ok()) {
     return status;
   }
-  c->set_output(0, OutputOf(kKind, shapes).ToHandle(c));
+  *outputs = {kKind == Kind::kConv ? shapes.y
+                                   : (kKind == Kind::kInputGrad ? shapes.x : shapes.filter)};
+  return absl::OkStatus();
+}
+
+template <Kind kKind>
+template <typename T>
+absl::Status PerExampleOp<kKind>::Run(Executor* executor, const Sizes& sizes,
+                                      const std::vector<Buffer>& inputs,
+                                      const std::vector<Buffer>& outputs) {
+  using Compute = typename ComputeType<T>::Type;
+  ComputeOutput<T> output;
+  if (auto s = output.Open(executor, outputs[0]); !s.ok()) return s;
+  bool empty = output.size() == 0;
+  for (const Buffer& input : inputs) empty = empty || input.size == 0;
+  if (empty) {
+    output.FillZero();
+    output.Finish(executor);
+    return absl::OkStatus();
+  }
+  ComputeInput<T> x, filter, dy;
+  PerExampleArgs<Compute> args = {};
+  args.geometry = sizes.geometry;
+  args.groups = sizes.groups;
+  args.filters = sizes.filters;
+  if constexpr (kKind != Kind::kInputGrad) {
+    if (auto s = x.Read(executor, inputs[0]); !s.ok()) return s;
+    args.x = x.data();
+  }
+  if constexpr (kKind != Kind::kFilterGrad) {
+    if (auto s = filter.Read(executor, inputs[1]); !s.ok()) return s;
+    args.filter = filter.data();
+  }
+  if constexpr (kKind != Kind::kConv) {
+    if (auto s = dy.Read(executor, inputs[2]); !s.ok()) return s;
+    args.dy = dy.data();
+  }
+  const auto kernels = ActiveKernels<PerExampleKernels<Compute>>();
+  auto pass = kernels.convolve;
+  if constexpr (kKind == Kind::kConv) {
+    args.y = output.data();
+  } else if constexpr (kKind == Kind::kInputGrad) {
+    args.dx = output.data();
+    pass = kernels.backward_input;
+  } else {
+    args.dfilter = output.data();
+    pass = kernels.backward_filter;
+  }
+  if (auto s = RunPass(executor, args, pass); !s.ok()) return s;
+  output.Finish(executor);
   return absl::OkStatus();
 }
 
@@ -157,7 +188,7 @@ REGISTER_OP("Tfconv>PerExampleConv")
     .Attr("dilations: list(int)")
     .Attr("padding: {'SAME', 'VALID', 'EXPLICIT'}")
     .Attr("explicit_paddings: list(int) = []")
-    .SetShapeFn(ShapeFunction<Kind::kConv>)
+    .SetShapeFn(ShapeFunction<PerExampleOp<Kind::kConv>>)
     .Doc(R"doc(
 Convolution with a filter of its own for every example, in one to three dimensions.
 
@@ -179,7 +210,7 @@ REGISTER_OP("Tfconv>PerExampleConvInputGrad")
     .Attr("dilations: list(int)")
     .Attr("padding: {'SAME', 'VALID', 'EXPLICIT'}")
     .Attr("explicit_paddings: list(int) = []")
-    .SetShapeFn(ShapeFunction<Kind::kInputGrad>)
+    .SetShapeFn(ShapeFunction<PerExampleOp<Kind::kInputGrad>>)
     .Doc("Gradient of Tfconv>PerExampleConv for x, of which only the shape is used.");
 
 REGISTER_OP("Tfconv>PerExampleConvFilterGrad")
@@ -192,81 +223,11 @@ REGISTER_OP("Tfconv>PerExampleConvFilterGrad")
     .Attr("dilations: list(int)")
     .Attr("padding: {'SAME', 'VALID', 'EXPLICIT'}")
     .Attr("explicit_paddings: list(int) = []")
-    .SetShapeFn(ShapeFunction<Kind::kFilterGrad>)
+    .SetShapeFn(ShapeFunction<PerExampleOp<Kind::kFilterGrad>>)
     .Doc("Gradient of Tfconv>PerExampleConv for the filter, of which only the shape is used.");
 
-template <typename T, Kind kKind>
-class PerExampleOp : public OpKernel {
- public:
-  explicit PerExampleOp(OpKernelConstruction* context) : OpKernel(context) {
-    attributes_.op_name = NameOf(kKind);
-    OP_REQUIRES_OK(context, attributes_.Read(context, false));
-  }
+TFCONV_REGISTER_CPU("Tfconv>PerExampleConv", PerExampleOp<Kind::kConv>)
+TFCONV_REGISTER_CPU("Tfconv>PerExampleConvInputGrad", PerExampleOp<Kind::kInputGrad>)
+TFCONV_REGISTER_CPU("Tfconv>PerExampleConvFilterGrad", PerExampleOp<Kind::kFilterGrad>)
 
-  void Compute(OpKernelContext* context) override {
-    using Compute = typename ComputeType<T>::Type;
-    const Dims dy = kKind == Kind::kConv ? Dims() : Dims::Of(context->input(context->num_inputs() - 1));
-    PerExampleShapes shapes;
-    OP_REQUIRES_OK(context, MakeShapes(attributes_, Dims::Of(context->input(0)),
-                                       Dims::Of(context->input(1)), dy, &shapes));
-    ComputeOutput<T> output;
-    OP_REQUIRES_OK(context, output.Allocate(context, 0, OutputOf(kKind, shapes).sizes()));
-    bool empty = false;
-    for (const Dims* dims : {&shapes.x, &shapes.filter, &shapes.y}) {
-      for (const int64_t size : dims->sizes()) empty = empty || size == 0;
-    }
-    if (empty) {
-      std::fill_n(output.data(), output.size(), Compute(0));
-      output.Finish(context);
-      return;
-    }
-    PerExampleArgs<Compute> args = {};
-    args.geometry = shapes.geometry;
-    args.groups = shapes.groups;
-    args.filters = shapes.filters;
-    Tensor inputs[3];
-    const auto read = [&](int input, const Compute** data) {
-      if (auto s = ToComputeType<T>(context, context->input(input), &inputs[input]); !s.ok()) {
-        return s;
-      }
-      *data = inputs[input].flat<Compute>().data();
-      return absl::OkStatus();
-    };
-    const auto kernels = ActiveKernels<PerExampleKernels<Compute>>();
-    if (kKind != Kind::kInputGrad) OP_REQUIRES_OK(context, read(0, &args.x));
-    if (kKind != Kind::kFilterGrad) OP_REQUIRES_OK(context, read(1, &args.filter));
-    if (kKind != Kind::kConv) OP_REQUIRES_OK(context, read(2, &args.dy));
-    if constexpr (kKind == Kind::kConv) {
-      args.y = output.data();
-      OP_REQUIRES_OK(context, RunPass(context, args, kernels.convolve));
-    } else if constexpr (kKind == Kind::kInputGrad) {
-      args.dx = output.data();
-      OP_REQUIRES_OK(context, RunPass(context, args, kernels.backward_input));
-    } else {
-      args.dfilter = output.data();
-      OP_REQUIRES_OK(context, RunPass(context, args, kernels.backward_filter));
-    }
-    output.Finish(context);
-  }
-
- private:
-  ConvAttributes attributes_;
-};
-
-#define TFCONV_REGISTER(T)                                                                         \
-  REGISTER_KERNEL_BUILDER(Name("Tfconv>PerExampleConv").Device(DEVICE_CPU).TypeConstraint<T>("T"), \
-                          PerExampleOp<T, Kind::kConv>);                                           \
-  REGISTER_KERNEL_BUILDER(                                                                         \
-      Name("Tfconv>PerExampleConvInputGrad").Device(DEVICE_CPU).TypeConstraint<T>("T"),            \
-      PerExampleOp<T, Kind::kInputGrad>);                                                          \
-  REGISTER_KERNEL_BUILDER(                                                                         \
-      Name("Tfconv>PerExampleConvFilterGrad").Device(DEVICE_CPU).TypeConstraint<T>("T"),           \
-      PerExampleOp<T, Kind::kFilterGrad>);
-TFCONV_REGISTER(Eigen::half)
-TFCONV_REGISTER(Eigen::bfloat16)
-TFCONV_REGISTER(float)
-TFCONV_REGISTER(double)
-#undef TFCONV_REGISTER
-
-}  // namespace
 }  // namespace tfconv
