@@ -264,7 +264,8 @@ class Sampling {
       const xla::XlaOp inside = xla::Clamp(low, numbers, high);
       const xla::XlaOp floor = xla::Floor(inside);
       fraction_[axis] = xla::Select(missing, position, xla::Sub(inside, floor));
-      moves_[axis] = xla::Or(missing, xla::Eq(inside, position));
+      is_inside_[axis] = xla::Eq(inside, position);
+      beyond_[axis] = xla::Select(missing, position, xla::ZerosLike(position));
       corner[axis] = xla::Add(xla::ConvertElementType(floor, index_type_), Index(2));
     }
     // Row of the table for the upper left corner.
@@ -311,7 +312,7 @@ class Sampling {
     for (int axis = 0; axis < 2; ++axis) {
       xla::XlaOp change = *dfraction[axis];
       if (mask) change = xla::Mul(change, xla::Reshape(*mask, shape_));
-      change = xla::Select(moves_[axis], change, xla::ZerosLike(change));
+      change = xla::Select(is_inside_[axis], change, beyond_[axis]);
       doffset.push_back(xla::Reshape(change, {shape_[0], shape_[1], shape_[2], shape_[3], 1}));
     }
     xla::XlaOp dx = xla::Reshape(
@@ -385,7 +386,8 @@ class Sampling {
   std::vector<int64_t> shape_;
   xla::PrimitiveType index_type_;
   xla::XlaOp x_, corner_;
-  xla::XlaOp fraction_[2], moves_[2];
+  xla::XlaOp fraction_[2], is_inside_[2];
+  xla::XlaOp beyond_[2];  // gradient for an offset that leads outside: zero, or NaN if it is
 };
 
 template <DeformableKind kKind>

@@ -50,6 +50,8 @@ const XLA_FFI_Api* GetXlaFfiApi();
 namespace tfconv {
 namespace {
 
+using ::tensorflow::DEVICE_CPU_XLA_JIT;
+using ::tensorflow::DEVICE_GPU_XLA_JIT;
 using ::tensorflow::DataType;
 using ::tensorflow::DeviceBase;
 
@@ -213,7 +215,7 @@ constexpr auto kApiVersion = xla::CustomCallApiVersion::API_VERSION_STATUS_RETUR
 // The environment variable TFCONV_XLA=lower has XLA's operations used on the CPU, too.
 bool CallsKernels(absl::string_view device_type) {
   const char* variable = std::getenv("TFCONV_XLA");
-  return device_type == tensorflow::DEVICE_CPU_XLA_JIT &&
+  return device_type == DEVICE_CPU_XLA_JIT &&
          (variable == nullptr || absl::string_view(variable) != "lower");
 }
 
@@ -312,10 +314,16 @@ class XlaKernel : public tensorflow::XlaOpKernel {
   const bool calls_kernels_;
 };
 
-#define TFCONV_REGISTER_XLA(name, ...)                                                         \
-  REGISTER_XLA_OP(Name(name).TypeConstraint("T", {tensorflow::DT_HALF, tensorflow::DT_BFLOAT16, \
-                                                  tensorflow::DT_FLOAT, tensorflow::DT_DOUBLE}), \
-                  XlaKernel<__VA_ARGS__>);
+// REGISTER_XLA_OP is too late once TensorFlow has started: it makes kernels of XLA's ops only then.
+#define TFCONV_REGISTER_XLA(name, ...)                                      \
+  TFCONV_REGISTER_XLA_DEVICE(name, DEVICE_CPU_XLA_JIT, XlaKernel<__VA_ARGS__>) \
+  TFCONV_REGISTER_XLA_DEVICE(name, DEVICE_GPU_XLA_JIT, XlaKernel<__VA_ARGS__>) \
+  TFCONV_REGISTER_XLA_DEVICE(name, "XLA_TPU_JIT", XlaKernel<__VA_ARGS__>)
+#define TFCONV_REGISTER_XLA_DEVICE(name, device, ...)                                         \
+  REGISTER_KERNEL_BUILDER(Name(name).Device(device).TypeConstraint(                           \
+                              "T", {tensorflow::DT_HALF, tensorflow::DT_BFLOAT16,             \
+                                    tensorflow::DT_FLOAT, tensorflow::DT_DOUBLE}),            \
+                          __VA_ARGS__);
 TFCONV_REGISTER_XLA("Tfconv>Involution", InvolutionOp<false>)
 TFCONV_REGISTER_XLA("Tfconv>InvolutionGrad", InvolutionOp<true>)
 TFCONV_REGISTER_XLA("Tfconv>DeformableSample", DeformableOp<DeformableKind::kSample>)
