@@ -47,9 +47,10 @@ def draw(results: Sequence[Result]) -> Figure:
         direction = result.row.rival.case.direction
         height = places[result.row.section, label(result)] + HEIGHTS[direction]
         axes.plot(of_target(result), height, "o", color=COLOURS[direction], markersize=5, alpha=0.8)
-    axes.set_xscale("log")
+    axes.set_xscale("log", base=2)
     low, high = axes.get_xlim()
     axes.set_xlim(low, max(high, 1.5))
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}" if x >= 1 else f"1/{1 / x:g}")
     axes.axvspan(1, axes.get_xlim()[1], color="tab:red", alpha=0.12, linewidth=0)
     axes.axvline(1, color="tab:red", linewidth=1)
     axes.set_ylim(len(places) - 0.5, -0.5)

@@ -95,7 +95,7 @@ Group = list[Row]
 
 SECTIONS = {
     "peers": "Against peers",
-    "shapes": "No cliffs: time per multiply-add over the best of the rows in a block",
+    "shapes": "Growth without cliffs: time per multiply-add over the best of the same kind",
     "types": "Half and bfloat16 over float32",
     "threads": "Time on one thread over the time on two",
     "memory": "Memory above inputs and outputs, over the size of the columns",

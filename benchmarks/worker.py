@@ -15,8 +15,10 @@ from typing import Any
 
 from benchmarks.cases import Rival
 
-# Seconds that a turn takes unless a single call takes longer.
+# Seconds that a turn's calls are repeated for.
 TURN = 0.03
+# Seconds from which a call needs no other to warm up for it.
+LONG = 0.2
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -26,16 +28,19 @@ def seconds(run: Callable[[], object]) -> float:
 
 
 def turn(run: Callable[[], object]) -> float:
-    """Seconds of a call: the median of what fits into a turn.
+    """Seconds of a call: the median of those of a turn.
 
-    The first call wakes threads and fills caches; it counts only if it fills the turn alone.
+    The first call wakes threads and fills caches; it counts only if it is so long that this does
+    not matter.
     """
-    end = time.perf_counter() + TURN
     first = seconds(run)
-    times = []
+    if first > LONG:
+        return first
+    times = [seconds(run)]
+    end = time.perf_counter() + TURN
     while time.perf_counter() < end:
         times.append(seconds(run))
-    return statistics.median(times or [first])
+    return statistics.median(times)
 
 
 def rest() -> None:
