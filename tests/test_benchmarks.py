@@ -320,6 +320,6 @@ def test_interrupted(tiny_program, monkeypatch, capsys):
 
 def test_files_are_written_whole_or_not_at_all(tmp_path):
     report.write(tmp_path / "kept", "old")
-    with pytest.raises(TypeError):
-        report.write(tmp_path / "kept", None)
+    with pytest.raises(UnicodeEncodeError):
+        report.write(tmp_path / "kept", "no character: \ud800")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
