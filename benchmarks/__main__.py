@@ -41,7 +41,7 @@ def main() -> int:
         print(f"no row matches {arguments.only!r}", file=sys.stderr)
         return 2
     console = Console(stderr=True)
-    results, times = [], {}
+    results, times = [], []
     try:
         with Workers() as workers, Progress(console=console, transient=True) as progress:
             task = progress.add_task("rates of the machine", total=len(groups) + 1)
@@ -50,7 +50,7 @@ def main() -> int:
                 progress.update(task, advance=1, description=group[0].name)
                 found, turns = measure(workers, group, rounds)
                 results += found
-                times.update(turns)
+                times.append(turns)
             facts = machine.description(
                 shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]), workers.descriptions()
             )

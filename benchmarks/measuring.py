@@ -10,9 +10,9 @@ from benchmarks.cases import Rival
 from benchmarks.rows import Group, Row
 from benchmarks.worker import Workers
 
-# Who is slow sits out rounds so as not to use more seconds than this in all.
+# Who is slow sits out the last rounds so as not to use more seconds than this in all, at two calls
+# a turn, but takes part in the first few.
 LIMIT = 4.0
-# But takes part in so many.
 FEWEST_TURNS = 5
 
 
@@ -20,8 +20,8 @@ def take_turns(workers: Workers, rivals: Iterable[Rival], rounds: int) -> dict[R
     """Seconds of each rival by round; a rival that sits out leaves the last rounds out."""
     turns = {}
     for rival in dict.fromkeys(rivals):
-        _, second = workers.of(rival).ask("prepare", rival)
-        turns[rival] = min(rounds, max(FEWEST_TURNS, int(LIMIT / second)))
+        call = workers.of(rival).ask("prepare", rival)
+        turns[rival] = min(rounds, max(FEWEST_TURNS, int(LIMIT / (2 * call))))
     times = {rival: [] for rival in turns}
     for number in range(rounds):
         for rival, count in turns.items():
@@ -58,7 +58,9 @@ class Result:
         return self.ratio >= target if self.row.at_least else self.ratio <= target
 
 
-def measure(workers: Workers, group: Group, rounds: int) -> tuple[list[Result], dict]:
+def measure(
+    workers: Workers, group: Group, rounds: int
+) -> tuple[list[Result], dict[Rival, list[float]]]:
     """The results of a group, and the seconds of each of its rivals."""
     if group[0].memory:
         return [_memory(workers, row) for row in group], {}

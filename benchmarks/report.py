@@ -188,11 +188,11 @@ def _section(title: str, columns: Sequence[str], rows: Lines) -> str:
 
 def as_json(
     results: Sequence[Result],
-    times: Mapping[Rival, Sequence[float]],
+    times: Sequence[Mapping[Rival, Sequence[float]]],
     rates: Rates,
     facts: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Every figure, each turn's included."""
+    """Every figure; `times` has the turns of each group."""
     return {
         "machine": dict(facts),
         "rows": [
@@ -211,8 +211,11 @@ def as_json(
             for result in results
         ],
         "turns": [
-            {**dataclasses.asdict(rival), "seconds": list(seconds)}
-            for rival, seconds in times.items()
+            [
+                {**dataclasses.asdict(rival), "seconds": list(seconds)}
+                for rival, seconds in group.items()
+            ]
+            for group in times
         ],
         "floors": dict(
             products=[{**dataclasses.asdict(p), "rate": r} for p, r in rates.products.items()],

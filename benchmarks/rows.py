@@ -19,7 +19,7 @@ STOCK = {
 }
 WORK = {
     "involution": "involution",
-    "deformable": "deformable, v2",
+    "deformable": "deformable v2",
     "per_example": "per example",
     "condconv": "8 experts mixed",
 }
