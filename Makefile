@@ -22,7 +22,7 @@ STAMP_DOCS := $(VENV)/.tfconv-docs-stamp
 PICTURES := build/pictures
 LOGS := build/logs
 # Tests that have nothing to do with Keras: not under tf_keras as well.
-WITHOUT_KERAS := ops kernels test_build.py test_pictures.py
+WITHOUT_KERAS := ops kernels test_benchmarks.py test_build.py test_pictures.py
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -135,8 +135,13 @@ coverage: build kernels ## Run all tests under Keras 3 and list the lines that n
 	env TF_USE_LEGACY_KERAS=0 $(VENV)/bin/python -m pytest -q -n $(PYTEST_WORKERS) $(TESTS) \
 	  --cov=tfconv --cov-report=term --cov-fail-under=95 $(PYTEST_ARGS)
 
-bench: build ## Time the native ops against the nearest stock TensorFlow ops
-	@$(VENV)/bin/python benchmarks/native_ops.py
+# BENCH_PYTHON: of an environment with tfconv and, for its rivals, PyTorch.
+BENCH_PYTHON ?= $(VENV)/bin/python
+# Such as BENCH_ARGS=--quick; `$(BENCH_PYTHON) -m benchmarks --help` lists them.
+BENCH_ARGS ?=
+
+bench: build ## Time the native ops beside their peers, into benchmarks/RESULTS.md
+	@$(BENCH_PYTHON) -m benchmarks $(BENCH_ARGS)
 
 $(STAMP_DOCS): $(STAMP)
 	@echo "== $(VENV): what the site needs"
