@@ -81,6 +81,14 @@ void DenseBlock(const Row<typename S::Scalar>& row, int64_t position) {
   const int64_t gathered = row.gathered;
   int64_t group_end = row.channels_per_group;
   int64_t group_offset = 0;
+  // Every weight is read once: the next block's are fetched meanwhile, a few at every step.
+  const char* fetched = nullptr;
+  int64_t fetched_per_step = 0;
+  if (!kTransposed) {
+    fetched = reinterpret_cast<const char*>(row.lines[0].weights + (position + kCount) * kernel_stride);
+    const int64_t steps = CeilDiv(channels, S::kLanes) * row.num_lines;
+    fetched_per_step = CeilDiv(kCount * kernel_stride * static_cast<int64_t>(sizeof(T)), 64 * steps);
+  }
   for (int64_t c = 0; c < channels; c += S::kLanes) {
     if (c == group_end) {
       group_end += row.channels_per_group;
@@ -90,7 +98,10 @@ void DenseBlock(const Row<typename S::Scalar>& row, int64_t position) {
     for (int64_t l = 0; l < row.num_lines; ++l) {
       const T* in = row.lines[l].in + c;
       const T* weights = row.lines[l].weights + group_offset;
-      if (!kTransposed) weights += position * kernel_stride;
+      if (!kTransposed) {
+        weights += position * kernel_stride;
+        for (int64_t i = 0; i < fetched_per_step; ++i, fetched += 64) __builtin_prefetch(fetched);
+      }
 #pragma GCC unroll 16
       for (int j = 0; j < kColumns; ++j) {
         const int64_t column = first + j;
