@@ -131,7 +131,7 @@ class BuildPy(build_py):
         """Everything in cc/ but tests: sources, headers and the files that build them."""
         root = ROOT / "cc"
         files = (p.relative_to(root) for p in root.rglob("*") if p.is_file())
-        return sorted(p.as_posix() for p in files if not p.name.endswith(_build._TEST_SUFFIXES))
+        return sorted(p.as_posix() for p in files if not p.name.endswith("_test.cc"))
 
     def get_outputs(self, include_bytecode: bool = True) -> list[str]:
         outputs = list(super().get_outputs(include_bytecode))

@@ -27,6 +27,12 @@ cc_library(
     srcs = ["libtensorflow_framework.so.2"],
 )
 
+# XLA's bridge is in it.
+cc_library(
+    name = "xla",
+    srcs = glob(["libtensorflow_cc.so.2"]),
+)
+
 py_runtime(
     name = "python",
     interpreter_path = "%s",
@@ -57,8 +63,9 @@ def _tf_configure_impl(repository):
         fail("No TensorFlow for " + python + " (set TF_PYTHON):\n" + result.stderr)
     words = result.stdout.split("@@")[1].split("\n")
     repository.symlink(words[0], "include")
-    name = "libtensorflow_framework.so.2"
-    repository.symlink(words[1] + "/" + name, name)
+    for name in ["libtensorflow_framework.so.2", "libtensorflow_cc.so.2"]:
+        if repository.path(words[1] + "/" + name).exists:
+            repository.symlink(words[1] + "/" + name, name)
     includes = ["include"]
     for folder in _EXTERNAL_INCLUDES:
         if repository.path("include/" + folder).exists:

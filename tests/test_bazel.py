@@ -78,10 +78,10 @@ def units_of_setup(root):
 def tree(tmp_path):
     """Bazel's files and new sources of every kind."""
     shutil.copytree(ROOT / "bazel", tmp_path / "bazel")
-    for name in ("xla/new.cc", "new_test.cc", "a/new_cpu.cc", "a/new_op.cc", "a/new_gpu.cc"):
+    for name in ("tf2xla/new.cc", "new_test.cc", "a/new_cpu.cc", "a/new_op.cc"):
         (tmp_path / "cc" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "cc" / name).touch()
-    for name in ("a/new_test.cc", "a/new_cpu_test.cc", "a/new_gpu.cu.cc", "xla/new_test.cc"):
+    for name in ("a/new_test.cc", "a/new_cpu_test.cc", "a/new.cu.cc", "tf2xla/new_test.cc"):
         (tmp_path / "cc" / name).touch()
     shutil.copy(ROOT / "cc" / "BUILD", tmp_path / "cc")
     return tmp_path
@@ -100,9 +100,8 @@ def test_new_sources_are_found(tree):
         ("cc/a/new_cpu.cc", "avx2"),
         ("cc/a/new_cpu.cc", "avx512"),
         ("cc/a/new_cpu.cc", "base"),
-        ("cc/a/new_gpu.cc", None),
         ("cc/a/new_op.cc", None),
-        ("cc/xla/new.cc", None),
+        ("cc/tf2xla/new.cc", None),
     ]
     assert units == units_of_setup(tree)
 
@@ -110,7 +109,7 @@ def test_new_sources_are_found(tree):
 def test_a_server_gets_all_but_xla(tree):
     bazel = Bazel(tree)
     whole, server = bazel.units("libtfconv_ops.so"), bazel.units("tfconv_ops")
-    assert whole.keys() - server.keys() == {("cc/xla/new.cc", None)}
+    assert whole.keys() - server.keys() == {("cc/tf2xla/new.cc", None)}
     for name in ("tfconv_ops", "tfconv_xla"):
         assert bazel.rules[name]["alwayslink"], name
 
@@ -121,7 +120,7 @@ def test_every_test_is_run(tree):
         "a/new_cpu_test.cc",
         "a/new_test.cc",
         "new_test.cc",
-        "xla/new_test.cc",
+        "tf2xla/new_test.cc",
     ]
 
 

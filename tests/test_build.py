@@ -549,7 +549,7 @@ def test_stale_libraries(tree):
     assert not module.is_stale(good)
     assert module.is_stale({**good, "tfconv_version": "0.0.1"})
     assert module.sources_hash(tree.sources) == module.sources_hash()  # in `cc` as in `_cc`
-    write(tree.package / "_cc", {"a/a_test.cc": "tests change", "a/a_test.h": "nothing"})
+    write(tree.package / "_cc", {"a/a_test.cc": "a test changes nothing"})
     assert not module.is_stale(good)
     write(tree.package / "_cc", {"a/a.h": "#define A_VALUE 4\n"})
     assert module.is_stale(good)
@@ -654,7 +654,7 @@ def test_wheel_without_library_is_pure_and_has_the_sources(project, tmp_path):
         names = set(archive.namelist())
         archive.extractall(tmp_path / "site")
     expected = {f.replace("cc/", "tfconv/_cc/", 1) for f in cc_files(project)}
-    tests = {f for f in expected if f.endswith(("_test.cc", "_test.h"))}
+    tests = {f for f in expected if f.endswith("_test.cc")}
     assert expected - tests <= names and not tests & names
     assert {p.relative_to(project).as_posix() for p in (project / "tfconv").rglob("*.py")} <= names
     assert not [n for n in names if "_native" in n or n.startswith(("tests/", "cc/"))]

@@ -51,7 +51,7 @@ PathLike = Union[str, "os.PathLike[str]"]
 Progress = Callable[[int, int, str], None]
 
 _PACKAGE = Path(__file__).resolve().parent
-_TEST_SUFFIXES = ("_test.cc", "_test.h")
+_TEST_SUFFIX = "_test.cc"
 _CPU_SUFFIX = "_cpu.cc"
 _CUDA_SUFFIX = ".cu.cc"
 _HEADER_SUFFIXES = (".h", ".hpp", ".inc")
@@ -307,18 +307,14 @@ def _snapshot(source_dir: Path) -> dict[str, str]:
     hashes = {}
     for path in sorted(source_dir.rglob("*")):
         relative = path.relative_to(source_dir).as_posix()
-        if _is_source(relative) or _is_header(relative):
+        if _is_source(relative) or relative.endswith(_HEADER_SUFFIXES):
             with contextlib.suppress(FileNotFoundError):  # an editor's temporary file
                 hashes[f"{source_dir.name}/{relative}"] = _hash_file(path)
     return hashes
 
 
 def _is_source(relative: str) -> bool:
-    return relative.endswith(".cc") and not relative.endswith((*_TEST_SUFFIXES, _CUDA_SUFFIX))
-
-
-def _is_header(relative: str) -> bool:
-    return relative.endswith(_HEADER_SUFFIXES) and not relative.endswith(_TEST_SUFFIXES)
+    return relative.endswith(".cc") and not relative.endswith((_TEST_SUFFIX, _CUDA_SUFFIX))
 
 
 def library_sources(source_dir: PathLike | None = None) -> list[str]:

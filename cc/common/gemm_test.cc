@@ -7,8 +7,8 @@
 #include <memory>
 #include <vector>
 
-#include "testing/passes_test.h"
-#include "testing/probe_test.h"
+#include "testing/passes.h"
+#include "testing/probe.h"
 
 namespace tfconv {
 namespace {

@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "testing/passes_test.h"
+#include "testing/passes.h"
 
 namespace tfconv {
 namespace {

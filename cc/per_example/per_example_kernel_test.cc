@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "testing/passes_test.h"
+#include "testing/passes.h"
 
 namespace tfconv {
 namespace {

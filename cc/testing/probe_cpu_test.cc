@@ -4,7 +4,7 @@
 #include "common/arena.h"
 #include "common/gemm.h"
 #include "common/vec.h"
-#include "testing/probe_test.h"
+#include "testing/probe.h"
 
 namespace tfconv {
 namespace TFCONV_ISA_NAMESPACE {

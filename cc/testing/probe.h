@@ -1,6 +1,6 @@
 // Templates of headers that belong to units compiled per instruction set, as plain functions.
-#ifndef TFCONV_TESTING_PROBE_TEST_H_
-#define TFCONV_TESTING_PROBE_TEST_H_
+#ifndef TFCONV_TESTING_PROBE_H_
+#define TFCONV_TESTING_PROBE_H_
 
 #include <stdint.h>
 
@@ -33,4 +33,4 @@ TFCONV_DECLARE_KERNELS(Probes<double>)
 
 }  // namespace tfconv
 
-#endif  // TFCONV_TESTING_PROBE_TEST_H_
+#endif  // TFCONV_TESTING_PROBE_H_

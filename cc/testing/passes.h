@@ -1,6 +1,6 @@
 // What the tests of kernels share: instruction sets, random tensors, the division of the work.
-#ifndef TFCONV_TESTING_PASSES_TEST_H_
-#define TFCONV_TESTING_PASSES_TEST_H_
+#ifndef TFCONV_TESTING_PASSES_H_
+#define TFCONV_TESTING_PASSES_H_
 
 #include <gtest/gtest.h>
 
@@ -20,7 +20,7 @@
 #include "deformable/deformable_kernel.h"
 #include "involution/involution_kernel.h"
 #include "per_example/per_example_kernel.h"
-#include "testing/probe_test.h"
+#include "testing/probe.h"
 
 namespace tfconv {
 
@@ -164,4 +164,4 @@ inline int64_t Pixel(const ConvGeometry& g, const Position& position) {
 
 }  // namespace tfconv
 
-#endif  // TFCONV_TESTING_PASSES_TEST_H_
+#endif  // TFCONV_TESTING_PASSES_H_
