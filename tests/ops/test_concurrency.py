@@ -11,7 +11,7 @@ import tfconv
 from tests.ops.geometries import gradients
 
 THREADS = 8
-CALLS = 3  # of each thread
+CALLS = 8  # of each thread
 
 
 def draw(seed, *shape):
