@@ -143,7 +143,7 @@ bazel-tools:
 	  exit 1
 	fi
 
-bazel-test: bazel-tools $(STAMP) ## Build with Bazel, offline, and run the tests in C++ and those of the ops
+bazel-test: bazel-tools $(STAMP) ## Build with Bazel, offline; run the C++ tests and those of the ops
 	@echo "== bazel test"
 	./configure $(VENV)/bin/python
 	$(BAZEL) test $(BAZEL_ARGS) //cc/... //tests/...
