@@ -22,7 +22,7 @@ STAMP_DOCS := $(VENV)/.tfconv-docs-stamp
 PICTURES := build/pictures
 LOGS := build/logs
 # Tests that have nothing to do with Keras: not under tf_keras as well.
-WITHOUT_KERAS := ops kernels test_benchmarks.py test_build.py test_pictures.py
+WITHOUT_KERAS := ops kernels test_bazel.py test_benchmarks.py test_build.py test_pictures.py
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -30,7 +30,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TFCONV_WERROR ?= 1
 export TFCONV_REQUIRE_NATIVE ?= 1
 
-.PHONY: help demo test test-sanitize coverage bench docs lint format
+.PHONY: help demo test test-sanitize bazel-test bazel-tools coverage bench docs lint format
 .PHONY: build build-addons kernels env env-addons clean
 
 help: ## List the targets
@@ -129,6 +129,24 @@ test-sanitize: $(STAMP) ## Test and fuzz the kernels under the address, UB and t
 	}
 	TFCONV_FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) run asan "libasan.so libubsan.so" tests/kernels
 	run tsan libtsan.so tests/kernels/test_module.py tests/kernels/test_families.py -k "not reference"
+
+# In a batch: no server stays behind.
+BAZEL ?= bazel --batch
+BAZEL_ARGS ?= --jobs=2
+
+bazel-tools:
+	@missing=()
+	command -v $(firstword $(BAZEL)) > /dev/null || missing+=(bazel-bootstrap)
+	$${CXX:-g++} -E -x c++ -include gtest/gtest.h /dev/null > /dev/null 2>&1 || missing+=(libgtest-dev)
+	if (($${#missing[@]})); then
+	  echo "make bazel-test needs more (Debian: apt-get install $${missing[*]})" >&2
+	  exit 1
+	fi
+
+bazel-test: bazel-tools $(STAMP) ## Build with Bazel, offline; run the C++ tests and those of the ops
+	@echo "== bazel test"
+	./configure $(VENV)/bin/python
+	$(BAZEL) test $(BAZEL_ARGS) //cc/... //tests/...
 
 coverage: build kernels ## Run all tests under Keras 3 and list the lines that none of them reaches
 	@mkdir -p build/coverage
