@@ -81,13 +81,15 @@ void DenseBlock(const Row<typename S::Scalar>& row, int64_t position) {
   const int64_t gathered = row.gathered;
   int64_t group_end = row.channels_per_group;
   int64_t group_offset = 0;
-  // Every weight is read once: the next block's are fetched meanwhile, a few at every step.
-  const char* fetched = nullptr;
+  // Every weight is read once. Those of the block after the next are fetched meanwhile, a few at
+  // every step.
+  uintptr_t fetched = 0;
   int64_t fetched_per_step = 0;
-  if (!kTransposed) {
-    fetched = reinterpret_cast<const char*>(row.lines[0].weights + (position + kCount) * kernel_stride);
-    const int64_t steps = CeilDiv(channels, S::kLanes) * row.num_lines;
-    fetched_per_step = CeilDiv(kCount * kernel_stride * static_cast<int64_t>(sizeof(T)), 64 * steps);
+  if (!kTransposed && row.num_lines > 0) {
+    const int64_t bytes = kCount * kernel_stride * static_cast<int64_t>(sizeof(T));
+    fetched = reinterpret_cast<uintptr_t>(row.lines[0].weights + position * kernel_stride) +
+              static_cast<uintptr_t>(2 * bytes);
+    fetched_per_step = CeilDiv(bytes, 64 * CeilDiv(channels, S::kLanes) * row.num_lines);
   }
   for (int64_t c = 0; c < channels; c += S::kLanes) {
     if (c == group_end) {
@@ -100,7 +102,9 @@ void DenseBlock(const Row<typename S::Scalar>& row, int64_t position) {
       const T* weights = row.lines[l].weights + group_offset;
       if (!kTransposed) {
         weights += position * kernel_stride;
-        for (int64_t i = 0; i < fetched_per_step; ++i, fetched += 64) __builtin_prefetch(fetched);
+        for (int64_t i = 0; i < fetched_per_step; ++i, fetched += 64) {
+          __builtin_prefetch(reinterpret_cast<const void*>(fetched), 0, 2);
+        }
       }
 #pragma GCC unroll 16
       for (int j = 0; j < kColumns; ++j) {
