@@ -288,33 +288,37 @@ __global__ void __launch_bounds__(kThreads) ProductKernel(Product<A, B, T> produ
       B b(product.b.For(example, group), product.columns, end);
       a.Start(row_begin + a_line, begin + a_depth);
       b.Start(column_begin + b_line, begin + b_depth);
-      Acc a_quad[kQuad];
-      Acc b_quad[kQuad];
-      a.Load(a_quad);
-      b.Load(b_quad);
-      for (int64_t d = begin; d < end; d += kDepth) {
-#pragma unroll
-        for (int i = 0; i < kQuad; ++i) {
-          a_tile[A::kAlongDepth ? (a_depth + i) * kPitch + a_line
-                                : a_depth * kPitch + a_line + i] = a_quad[i];
-          b_tile[B::kAlongDepth ? (b_depth + i) * kPitch + b_line
-                                : b_depth * kPitch + b_line + i] = b_quad[i];
-        }
-        __syncthreads();
-        if (d + kDepth < end) {  // while the tiles are multiplied
-          a.Advance();
-          b.Advance();
+      // Each turn multiplies the tiles that the turn before has stored, and loads meanwhile.
+      for (int64_t d = begin - kDepth; d < end; d += kDepth) {
+        const bool more = d + kDepth < end;
+        Acc a_quad[kQuad];
+        Acc b_quad[kQuad];
+        if (more) {
           a.Load(a_quad);
           b.Load(b_quad);
+          a.Advance();
+          b.Advance();
         }
+        if (d >= begin) {
+#pragma unroll 8
+          for (int k = 0; k < kDepth; ++k) {
+            const auto a_part = Load<Acc, kQuad>(a_tile + k * kPitch + own_row, kQuad, true);
+            const auto b_part = Load<Acc, kQuad>(b_tile + k * kPitch + own_column, kQuad, true);
 #pragma unroll
-        for (int k = 0; k < kDepth; ++k) {
-          const auto a_part = Load<Acc, kQuad>(a_tile + k * kPitch + own_row, kQuad, true);
-          const auto b_part = Load<Acc, kQuad>(b_tile + k * kPitch + own_column, kQuad, true);
+            for (int i = 0; i < kQuad; ++i) {
+#pragma unroll
+              for (int j = 0; j < kQuad; ++j) sum[i][j] += a_part.value[i] * b_part.value[j];
+            }
+          }
+        }
+        __syncthreads();
+        if (more) {
 #pragma unroll
           for (int i = 0; i < kQuad; ++i) {
-#pragma unroll
-            for (int j = 0; j < kQuad; ++j) sum[i][j] += a_part.value[i] * b_part.value[j];
+            a_tile[A::kAlongDepth ? (a_depth + i) * kPitch + a_line
+                                  : a_depth * kPitch + a_line + i] = a_quad[i];
+            b_tile[B::kAlongDepth ? (b_depth + i) * kPitch + b_line
+                                  : b_depth * kPitch + b_line + i] = b_quad[i];
           }
         }
         __syncthreads();
