@@ -559,7 +559,7 @@ constexpr int64_t kMaxColumnBytes = 128 << 20;
 
 template <typename T>
 int64_t ImagesAtATime(const DeformableArgs<T>& args, const Sampling<T>& s) {
-  if (args.filter == nullptr) return args.geometry.batch;
+  if (args.dcolumns != nullptr) return args.geometry.batch;
   const int64_t bytes = int64_t{s.positions} * s.taps * s.channels * sizeof(Accumulator<T>);
   return Max<int64_t>(1, Min(args.geometry.batch, kMaxColumnBytes / Max<int64_t>(1, bytes)));
 }
@@ -574,7 +574,7 @@ struct BackwardWorkspace {
     lists.ends = workspace->Take<unsigned>(lists.lists * (lists.cells + 1));
     lists.entries =
         workspace->Take<Entry<Accumulator<T>>>(lists.lists * s.positions * s.taps);
-    if (args.filter == nullptr) return;
+    if (args.dcolumns != nullptr) return;
     dcolumns = workspace->Take<Accumulator<T>>(images * s.positions * s.taps * s.channels);
   }
 
@@ -628,7 +628,8 @@ int Backward(CudaStream stream, const DeformableArgs<T>& args, bool deterministi
   const ConvGeometry& g = args.geometry;
   const int64_t pixels = g.axis[1].input * g.axis[2].input;
   const int64_t samples = int64_t{s.positions} * s.taps * s.offset_groups;  // of an image
-  if (g.channels == 0 || (args.filter != nullptr && args.filters == 0)) {
+  const bool is_conv = args.dcolumns == nullptr;
+  if (g.batch * samples == 0 || g.channels == 0 || (is_conv && args.filters == 0)) {
     // Nothing is summed, not even where offsets are NaN.
     if (int error = FillZeros(args.dx, g.batch * pixels * g.channels, stream)) return error;
     if (int error = FillZeros(args.doffset, 2 * g.batch * samples, stream)) return error;
@@ -636,7 +637,7 @@ int Backward(CudaStream stream, const DeformableArgs<T>& args, bool deterministi
   }
   Workspace pieces(workspace);
   BackwardWorkspace<T> temporary(args, s, &pieces);
-  if (args.filter == nullptr) {
+  if (!is_conv) {
     return BackwardSamples(stream, args, args.dcolumns, temporary.lists, deterministic);
   }
   const int64_t images = ImagesAtATime(args, s);
