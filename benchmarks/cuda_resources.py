@@ -80,8 +80,8 @@ def main() -> int:
     arguments = parser.parse_args()
     cuda = _build.find_cuda({**_build.os.environ, "TFCONV_CUDA": "1"})
     print(f"sm_{arguments.arch}, {cuda.version}; float / double / half / bfloat16\n")
-    print("| kernel | registers | spilled bytes | shared bytes | widest load |")
-    print("|---|---|---|---|---|")
+    print("| family | kernel | registers | spilled bytes | shared bytes | widest load |")
+    print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for source in _build.cuda_sources(ROOT / "cc"):
             if not source.endswith(".cu.cc"):
@@ -92,7 +92,7 @@ def main() -> int:
             for name, found in sorted(table.items()):
                 columns = zip(*(found[t][2:] for t in TYPES if t in found))
                 cells = (" / ".join(map(str, column)) for column in columns)
-                print(f"| `{name}` | {' | '.join(cells)} |")
+                print(f"| {Path(source).parent} | `{name}` | {' | '.join(cells)} |")
     return 0
 
 

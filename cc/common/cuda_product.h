@@ -250,8 +250,9 @@ struct Product {
   int64_t part_depth;  // a multiple of kDepth
 };
 
+// Two blocks at a time on a multiprocessor, so that one loads while the other multiplies.
 template <typename A, typename B, typename T>
-__global__ void __launch_bounds__(kThreads) ProductKernel(Product<A, B, T> product) {
+__global__ void __launch_bounds__(kThreads, 2) ProductKernel(Product<A, B, T> product) {
   using Acc = Accumulator<T>;
   TFCONV_SHARED(Acc, a_tile, kDepth * kPitch);
   TFCONV_SHARED(Acc, b_tile, kDepth * kPitch);
