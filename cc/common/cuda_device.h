@@ -189,15 +189,18 @@ struct Axes {
 
 // False if positions along an axis do not fit.
 inline bool MakeAxes(const ConvGeometry& geometry, Axes* axes) {
-  constexpr double kLimit = 1 << 30;
+  constexpr int64_t kLimit = 1 << 30;
   for (int i = 0; i < kMaxSpatialAxes; ++i) {
     const ConvAxis& a = geometry.axis[i];
-    const double reach = static_cast<double>(a.output + 1) * static_cast<double>(a.stride) +
-                         static_cast<double>(a.kernel) * static_cast<double>(a.dilation);
-    if (reach + static_cast<double>(a.pad) + static_cast<double>(a.input) >= kLimit) return false;
+    // Where there is one position or one tap, steps do not matter.
+    const int64_t stride = Min(a.stride, kLimit);
+    const int64_t dilation = a.kernel == 1 ? 1 : Min(a.dilation, kLimit);
+    if (Max(Max(a.input, a.output), Max(a.kernel, a.pad)) >= kLimit) return false;
+    const int64_t reach = Max<int64_t>(0, a.output - 1) * stride + (a.kernel - 1) * dilation;
+    if (reach + a.pad + a.input >= kLimit) return false;
     axes->axis[i] = {static_cast<int>(a.input),  static_cast<int>(a.output),
-                     static_cast<int>(a.kernel), static_cast<int>(a.stride),
-                     static_cast<int>(a.dilation), static_cast<int>(a.pad)};
+                     static_cast<int>(a.kernel), static_cast<int>(stride),
+                     static_cast<int>(dilation), static_cast<int>(a.pad)};
   }
   return true;
 }

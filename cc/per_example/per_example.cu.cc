@@ -31,6 +31,9 @@ struct PixelSource {
 
   TFCONV_DEVICE void Get(const Position& position, const TapChannel& tap, int count,
                          Acc* quad) const {
+#pragma unroll
+    for (int i = 0; i < kQuad; ++i) quad[i] = 0;
+    if (count == 0) return;
     const int d = Source<kTransposed>(axes.axis[0], position.d, tap.i);
     const int h = Source<kTransposed>(axes.axis[1], position.h, tap.j);
     const int w = Source<kTransposed>(axes.axis[2], position.w, tap.k);

@@ -27,6 +27,7 @@ BLOCKS = {
         Case(Geometry((4, 13), 9), 1, 3, 4),
         Case(Geometry((5, 11), 3), 2, 2, 36),  # vectors of half the width
         Case(Geometry((6, 9), 3, 2, "same", 2), 1, 1, 72),
+        Case(Geometry((5, 4), 1, 10**9, "same", 10**9), 2, 2, 4),  # one position, one tap
     ],
     "per_example": [
         Case(Geometry((31, 33), 3), 1, 1, 20, 18),  # tiles of rows
@@ -35,6 +36,7 @@ BLOCKS = {
         Case(Geometry((6, 5), 3, (3, 2)), 2, 1, 1100, 8),
         Case(Geometry((11,), 2, 4, "valid"), 2, 1, 4, 4),  # pixels that no tap meets
         Case(Geometry((6, 6), 3), 3, 40, 2, 2),
+        Case(Geometry((5, 4), 1, 10**9, "same", 10**9), 2, 2, 4, 4),
     ],
     "deformable_sample": [
         Case(Geometry((16, 15), (1, 2)), 1, 1, 40),  # several tiles of positions
@@ -149,6 +151,16 @@ def test_cuda_without_determinism(name, dtype, rng, kernels):
         run = kernels.Run("cuda", deterministic=False, reversed=order)
         results = FAMILIES[name].run(kernels, run, case, **inputs)
         assert_matches(results, expected, dtype, f"reversed={order}")
+
+
+def test_cuda_refuses_what_32_bits_do_not_reach(kernels):
+    if "cuda" not in kernels.available():
+        pytest.skip("the CUDA kernels are not compiled for this CPU or sanitizer")
+    x, kernel = np.zeros((1, 2, 3), np.float32), np.zeros((1, 2, 2), np.float32)
+    axes = [(2, 2, 2**29, 2**29, 0)]
+    assert not kernels.involution(kernels.Run("base"), x, kernel, axes)[0, 1].any()
+    with pytest.raises(RuntimeError, match="CUDA error 1"):
+        kernels.involution(kernels.Run("cuda"), x, kernel, axes)
 
 
 # Of every family, sizes with enough units to be cut in many ways.
