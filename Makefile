@@ -24,7 +24,7 @@ LOGS := build/logs
 # On a machine with a GPU: a Python whose TensorFlow has CUDA, with tfconv installed (-e) and pytest.
 GPU_PYTHON ?= $(VENV)/bin/python
 # Tests that have nothing to do with Keras: not under tf_keras as well.
-WITHOUT_KERAS := ops kernels test_build.py test_pictures.py
+WITHOUT_KERAS := ops kernels test_bazel.py test_benchmarks.py test_build.py test_pictures.py
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -34,8 +34,8 @@ export TFCONV_REQUIRE_NATIVE ?= 1
 # With nvcc, code for one GPU architecture shows that all compiles. A release takes the default.
 export TFCONV_CUDA_ARCHS ?= 80
 
-.PHONY: help demo test test-sanitize test-gpu coverage bench bench-gpu docs lint format
-.PHONY: build build-addons build-gpu kernels env env-addons clean
+.PHONY: help demo test test-sanitize test-gpu bazel-test bazel-tools coverage bench bench-gpu docs
+.PHONY: lint format build build-addons build-gpu kernels env env-addons clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1 \t/' | expand -t 20
@@ -134,13 +134,36 @@ test-sanitize: $(STAMP) ## Test and fuzz the kernels under the address, UB and t
 	TFCONV_FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) run asan "libasan.so libubsan.so" tests/kernels
 	run tsan libtsan.so tests/kernels/test_module.py tests/kernels/test_families.py -k "not reference"
 
+# In a batch: no server stays behind.
+BAZEL ?= bazel --batch
+BAZEL_ARGS ?= --jobs=2
+
+bazel-tools:
+	@missing=()
+	command -v $(firstword $(BAZEL)) > /dev/null || missing+=(bazel-bootstrap)
+	$${CXX:-g++} -E -x c++ -include gtest/gtest.h /dev/null > /dev/null 2>&1 || missing+=(libgtest-dev)
+	if (($${#missing[@]})); then
+	  echo "make bazel-test needs more (Debian: apt-get install $${missing[*]})" >&2
+	  exit 1
+	fi
+
+bazel-test: bazel-tools $(STAMP) ## Build with Bazel, offline; run the C++ tests and those of the ops
+	@echo "== bazel test"
+	./configure $(VENV)/bin/python
+	$(BAZEL) test $(BAZEL_ARGS) //cc/... //tests/...
+
 coverage: build kernels ## Run all tests under Keras 3 and list the lines that none of them reaches
 	@mkdir -p build/coverage
 	env TF_USE_LEGACY_KERAS=0 $(VENV)/bin/python -m pytest -q -n $(PYTEST_WORKERS) $(TESTS) \
 	  --ignore=tests/gpu --cov=tfconv --cov-report=term --cov-fail-under=95 $(PYTEST_ARGS)
 
-bench: build ## Time the native ops against the nearest stock TensorFlow ops
-	@$(VENV)/bin/python benchmarks/native_ops.py
+# BENCH_PYTHON: of an environment with tfconv and, for its rivals, PyTorch.
+BENCH_PYTHON ?= $(VENV)/bin/python
+# Such as BENCH_ARGS=--quick; `$(BENCH_PYTHON) -m benchmarks --help` lists them.
+BENCH_ARGS ?=
+
+bench: build ## Time the native ops beside their peers, into benchmarks/RESULTS.md
+	@$(BENCH_PYTHON) -m benchmarks $(BENCH_ARGS)
 
 build-gpu:
 	@echo "== native ops with CUDA for $(GPU_PYTHON)"

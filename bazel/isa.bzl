@@ -1,30 +1,39 @@
-"""Kernels that are compiled once for every instruction set (the same flags as tfconv/_build.py)."""
+"""Compilers' flags (the same as tfconv/_build.py's), and kernels for every instruction set."""
+
+# `cc` of this repository, which may be another one's dependency.
+_ROOT = Label("//cc:BUILD").workspace_root
+
+COPTS = [
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wextra",
+    "-I" + (_ROOT + "/" if _ROOT else "") + "cc",
+]
 
 _AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 _AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
 
-ISA_COPTS = {
+_ISA_COPTS = {
     "base": [],
     "avx2": _AVX2,
     "avx512": _AVX512 + _AVX2 + ["-mprefer-vector-width=512"],
 }
 
-def isa_library(name, isas, srcs, hdrs, copts = []):
-    """cc_library of `srcs`, compiled for each instruction set of `isas`."""
+def isa_library(name, srcs, hdrs, **kwargs):
+    """cc_library of `srcs`, compiled for each instruction set."""
     parts = []
-    for isa in isas:
+    for isa, isa_copts in _ISA_COPTS.items():
         part = name + "_" + isa
         parts.append(":" + part)
         native.cc_library(
             name = part,
             srcs = srcs + hdrs,
-            copts = copts + [
+            copts = [
                 "-O3",
                 "-std=c++17",
                 "-ffp-contract=fast",
-                "-Icc",
-                "-DTFCONV_ISA=" + isa,
-            ] + ISA_COPTS[isa],
+            ] + COPTS + ["-DTFCONV_ISA=" + isa] + isa_copts,
             linkstatic = True,
+            **kwargs
         )
-    native.cc_library(name = name, deps = parts)
+    native.cc_library(name = name, deps = parts, **kwargs)

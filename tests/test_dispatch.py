@@ -46,7 +46,8 @@ def test_native_is_in_force(native_module):
     assert status.reason == "the native library is loaded"
     assert pathlib.Path(status.library).name == _build.LIBRARY_NAME
     assert status.tensorflow == RUNNING == tf.__version__
-    assert status.built_with.split(".")[:2] == RUNNING.split(".")[:2]
+    own = os.environ.get("TFCONV_LIBRARY")  # without build info
+    assert own or status.built_with.split(".")[:2] == RUNNING.split(".")[:2]
     assert status.isa in ("base", "avx2", "avx512")
 
 
@@ -140,6 +141,7 @@ def library_folder(tmp_path, monkeypatch):
     package.mkdir()
     shutil.copy(ROOT / "tfconv" / "_version.py", package)
     monkeypatch.setattr(_build, "_PACKAGE", package)
+    monkeypatch.delenv("TFCONV_LIBRARY", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(
         native, "library", functools.lru_cache(maxsize=1)(native.library.__wrapped__)
@@ -220,6 +222,26 @@ def test_switched_off(library_folder, monkeypatch):
     assert "TFCONV_NATIVE=0" in tfconv.native_status().reason
 
 
+def test_library_of_ones_own(tmp_path, native_module):
+    library = tmp_path / "mine.so"
+    shutil.copy(tfconv.native_status().library, library)
+    program = "import tfconv; s = tfconv.native_status(); print(s.in_force, s.library)"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "TFCONV_LIBRARY": str(library)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == ["native", str(library)], done.stderr
+
+
+def test_missing_library_of_ones_own(library_folder, monkeypatch):
+    monkeypatch.setenv("TFCONV_LIBRARY", str(library_folder / "mine.so"))
+    with pytest.warns(RuntimeWarning, match="mine.so cannot be loaded"):
+        assert serves() == "portable"
+
+
 def test_import_without_a_library(tmp_path):
     """A package without a library imports silently and warns once, at the first use."""
     package = tmp_path / "tfconv"
@@ -243,6 +265,7 @@ print(len(at_import), len(said), said[0].category.__name__, tfconv.__file__, sai
         "PYTHONPATH": str(tmp_path),
         "XDG_CACHE_HOME": str(tmp_path / "cache"),
     }
+    environment.pop("TFCONV_LIBRARY", None)
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment, cwd=tmp_path, capture_output=True
     )

@@ -798,9 +798,19 @@ def _default_jobs() -> int:
     return max(1, jobs)
 
 
+def _tf_library_dir(config: TensorFlowConfig) -> str:
+    return next((f[2:] for f in config.link_flags if f.startswith("-L")), config.include_dir)
+
+
+def _xla_link_flags(config: TensorFlowConfig) -> tuple[str, ...]:
+    """For the library that holds XLA's bridge, which TensorFlow's link flags do not name."""
+    name = "libtensorflow_cc.so.2"
+    return (f"-l:{name}",) if os.path.isfile(os.path.join(_tf_library_dir(config), name)) else ()
+
+
 def _rpath(output_dir: Path, config: TensorFlowConfig) -> str:
     """Where the loader finds TensorFlow's library if nothing has loaded it yet."""
-    folder = next((f[2:] for f in config.link_flags if f.startswith("-L")), config.include_dir)
+    folder = _tf_library_dir(config)
     in_checkout = _checkout() is not None and output_dir.parent.parent == _PACKAGE
     if output_dir.parent.name == "_native" and not in_checkout:
         # tfconv and TensorFlow lie side by side in site-packages, wherever that is and
@@ -1011,6 +1021,7 @@ class _Build:
             *(os.fspath(self.cache.path(unit)) for unit in units),
             *((*self.cuda.link_flags, *_CUDA_LIBRARIES) if self.cuda else ()),
             *self.config.link_flags,
+            *_xla_link_flags(self.config),
             f"-Wl,-rpath,{_rpath(self.output, self.config)}",
             *shlex.split(os.environ.get("TFCONV_LDFLAGS", "")),
         ]

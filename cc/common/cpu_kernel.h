@@ -1,6 +1,7 @@
 // TensorFlow's side of the ops: shape functions and CPU kernels, from the description of an op.
 //
 // A description is a struct `Op` with
+//   static const char* Name();            as in messages
 //   absl::Status Read(Context* context);  attributes, from an InferenceContext or an
 //                                         OpKernelConstruction
 //   using Sizes = ...;                    what the kernels need to know, a struct of int64_t

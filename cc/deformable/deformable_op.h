@@ -18,6 +18,8 @@ template <DeformableKind kKind>
 struct DeformableOp {
   using Sizes = DeformableSizes;
 
+  static const char* Name() { return NameOf(kKind); }
+
   template <typename Context>
   absl::Status Read(Context* context) {
     return attributes.Read(kKind, context);

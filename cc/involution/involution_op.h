@@ -22,9 +22,11 @@ template <bool kIsGrad>
 struct InvolutionOp {
   using Sizes = InvolutionSizes;
 
+  static const char* Name() { return kIsGrad ? "InvolutionGrad" : "Involution"; }
+
   template <typename Context>
   absl::Status Read(Context* context) {
-    attributes.op_name = kIsGrad ? "InvolutionGrad" : "Involution";
+    attributes.op_name = Name();
     return attributes.Read(context, true);
   }
 

@@ -28,9 +28,11 @@ template <PerExampleKind kKind>
 struct PerExampleOp {
   using Sizes = PerExampleSizes;
 
+  static const char* Name() { return NameOf(kKind); }
+
   template <typename Context>
   absl::Status Read(Context* context) {
-    attributes.op_name = NameOf(kKind);
+    attributes.op_name = Name();
     return attributes.Read(context, false);
   }
 

@@ -247,6 +247,23 @@ def assert_matches(actual: Arrays, expected: Arrays, dtype, what: str = "") -> N
         )
 
 
+def assert_not_flushed(actual: Arrays, expected: Arrays, dtype, what: str = "") -> None:
+    """Results of denormal numbers are these, up to their coarse steps, and not zero."""
+    limits = np.finfo(dtype)
+    for name, value in expected.items():
+        finite = np.isfinite(value)
+        scale = np.abs(value[finite]).max(initial=0)
+        if scale < limits.tiny:
+            atol = 0.02 * scale + 64 * np.float64(limits.smallest_subnormal)
+            np.testing.assert_allclose(
+                actual[name][finite].astype(np.float64),
+                value[finite].astype(np.float64),
+                rtol=0,
+                atol=atol,
+                err_msg=f"{name} {what}",
+            )
+
+
 def assert_same_bits(actual: Arrays, expected: Arrays, what: str) -> None:
     for name, value in expected.items():
         assert actual[name].tobytes() == value.tobytes(), f"{name} depends on {what}"

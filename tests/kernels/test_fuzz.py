@@ -18,6 +18,7 @@ from tests.kernels.families import (
     Case,
     as_taps,
     assert_matches,
+    assert_not_flushed,
     assert_same_bits,
     cast,
     tap_positions,
@@ -148,7 +149,7 @@ def test_fuzz(family, kernels):
         case=cases(family),
         dtype=st.sampled_from([np.float32, np.float64]),
         seed=st.integers(0, 2**32 - 1),
-        odd=st.sets(st.sampled_from(["offset", "x", "upstream"])),
+        odd=st.sets(st.sampled_from(["offset", "x", "upstream", "denormal"])),
         options=st.fixed_dictionaries(
             {
                 "slices": st.integers(1, 9),
@@ -161,7 +162,10 @@ def test_fuzz(family, kernels):
     def check(case, dtype, seed, odd, options):
         last_case.write_text(f"{family} {case} {dtype.__name__} {seed} {odd} {options}\n")
         rng = np.random.default_rng(seed)
-        inputs = cast(FAMILIES[family].draw(rng, case), dtype)
+        drawn = FAMILIES[family].draw(rng, case)
+        if "denormal" in odd:
+            drawn["x"] *= 2.0**14 * np.finfo(dtype).smallest_subnormal
+        inputs = cast(drawn, dtype)
         if "offset" in odd and "offset" in inputs:
             adverse_offsets(rng, case, inputs["offset"])
         if "x" in odd:
@@ -175,6 +179,7 @@ def test_fuzz(family, kernels):
             note(f"instruction set {isa}")
             plain = FAMILIES[family].run(kernels, kernels.Run(isa), case, **inputs)
             assert_matches(plain, expected, dtype, isa)
+            assert_not_flushed(plain, expected, dtype, isa)
             run = kernels.Run(isa, **options)
             divided = FAMILIES[family].run(kernels, run, case, **inputs)
             assert_same_bits(divided, plain, "the division of the work")

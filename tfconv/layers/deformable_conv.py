@@ -133,7 +133,6 @@ class DeformableConv2D(OptionalInputs, ConvLayer):
             offset_learning_rate_multiplier, "offset_learning_rate_multiplier"
         )
         self.mask_scale = positive_number(mask_scale, "mask_scale")
-        self.supports_jit = False  # the native op has no XLA kernel
         self.supports_masking = True  # Keras takes `mask` for one of its masks; see compute_mask
 
     def __call__(self, inputs, offset=None, mask=None, **kwargs):

@@ -77,7 +77,6 @@ class MixedConv:
 
     def set_execution(self, execution: str) -> None:
         self.execution = one_of(execution, "execution", EXECUTIONS)
-        self.supports_jit = False  # the native op has no XLA kernel
 
     def convolved(self, x: tf.Tensor, weights: tf.Tensor, groups: int) -> tf.Tensor:
         """Each example of a channels-last x convolved with its own mixture, bias included."""

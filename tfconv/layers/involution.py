@@ -113,7 +113,6 @@ class Involution(SpatialLayer):
         self.bias_regularizer = resolved(bias_regularizer, "bias_regularizer")
         self.batch_norm_momentum = number(batch_norm_momentum, "batch_norm_momentum", most=1)
         self.batch_norm_epsilon = number(batch_norm_epsilon, "batch_norm_epsilon")
-        self.supports_jit = False  # the native op has no XLA kernel
 
     def build(self, input_shape):
         count = self.input_channels(input_shape)

@@ -111,7 +111,6 @@ class LocalSelfAttention2D(SpatialLayer):
                 f"Received: filters={filters}, num_heads={num_heads}"
             )
         self.embedding_initializer = resolved(embedding_initializer, "embedding_initializer")
-        self.supports_jit = False  # the native op has no XLA kernel
         set_kernel_arguments(
             self,
             activation=activation,

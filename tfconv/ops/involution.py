@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfconv.ops import native
 from tfconv.ops.channels import in_channels_last
-from tfconv.ops.dispatch import dispatch, in_float32, invalid_argument, second_order
+from tfconv.ops.dispatch import dispatch, in_float32, invalid_argument
 from tfconv.ops.geometry import Geometry, Padding, spatial_sizes
 from tfconv.ops.windows import Windows, product
 
@@ -108,10 +108,10 @@ def _portable(x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry) -> tf.Tensor:
     else:
         shape = [-1, product(output)]
         pixels = (tf.reshape(w, [*shape, groups, width]) for w in Windows(x, geometry))
-    weights = tf.reshape(kernel, [*shape, groups, geometry.taps])
+    weights = tf.split(tf.reshape(kernel, [*shape, groups, geometry.taps]), geometry.taps, -1)
     total = None
-    for tap, pixel in enumerate(pixels):
-        term = pixel * weights[..., tap : tap + 1]
+    for pixel, weight in zip(pixels, weights):
+        term = pixel * weight
         total = term if total is None else total + term
     return tf.reshape(total, [-1, *output, channels])
 
@@ -125,11 +125,14 @@ def _gradient(op, upstream):
 
 
 @tf.RegisterGradient("Tfconv>InvolutionGrad")
-def _second_gradient(op, *upstream):
+def _second_gradient(op, by_dx, by_dkernel):
+    # The involution B is linear in both of its inputs: the upstream gradients a and b of dx and
+    # dkernel make the sum of dy * (B(a, kernel) + B(x, b)), of which these are the gradients.
     x, kernel, dy = op.inputs
-    geometry = Geometry.of_op(op)
-
-    def twin(x, kernel):
-        return in_float32(lambda *t: _portable(*t, geometry), x, kernel)
-
-    return second_order(twin, [x, kernel], dy, list(upstream))
+    by_dx = tf.zeros_like(x) if by_dx is None else by_dx
+    by_dkernel = tf.zeros_like(kernel) if by_dkernel is None else by_dkernel
+    module, attributes = native.library().module, Geometry.of_op(op).attributes()
+    by_x, by_kernel = module.tfconv_involution_grad(x=by_dx, kernel=by_dkernel, dy=dy, **attributes)
+    by_dy = module.tfconv_involution(x=by_dx, kernel=kernel, **attributes)
+    by_dy += module.tfconv_involution(x=x, kernel=by_dkernel, **attributes)
+    return [by_x, by_kernel, by_dy]

@@ -49,7 +49,8 @@ def library() -> Library:
     if os.environ.get("TFCONV_NATIVE", "1") == "0":
         return Library(problem="switched off by the environment variable TFCONV_NATIVE=0")
     running = _compat.tensorflow_version()
-    found = _build.find_library(running)
+    own = os.environ.get("TFCONV_LIBRARY")
+    found = (pathlib.Path(own), {}) if own else _build.find_library(running)
     if found is None:
         others = _build.built_versions()
         if others:

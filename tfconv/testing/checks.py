@@ -276,22 +276,37 @@ def implementations(case: LayerCase) -> None:
     """Native and portable ops give the same outputs and gradients."""
     status = tfconv.native_status()
     assert status.in_force == "native", f"no native ops: {status.reason}"
+    results, inputs = _outputs_and_gradients(case)
+    native = results(*inputs)
+    with tfconv.portable():
+        portable = results(*inputs)
+    for actual, expected in zip(native, portable):
+        assert_same(actual, expected, 1e-9)
+
+
+def xla(case: LayerCase) -> None:
+    """Compiled by XLA for an unknown batch, outputs and gradients are what they are eagerly."""
+    assert getattr(case.layer(), "supports_jit", True)
+    results, inputs = _outputs_and_gradients(case)
+    signature = [tf.TensorSpec([None, *x.shape[1:]], x.dtype) for x in inputs]
+    compiled = tf.function(results, input_signature=signature, jit_compile=True)
+    for actual, expected in zip(compiled(*inputs), results(*inputs)):
+        assert_same(actual, expected, 1e-9)
+
+
+def _outputs_and_gradients(case: LayerCase) -> tuple[Callable[..., Any], list[tf.Tensor]]:
+    """A function of a model's inputs, in float64, and inputs for it."""
     model = case.model(case.layer(dtype="float64"))
     randomize(model)
-    inputs = [tf.convert_to_tensor(array, tf.float64) for array in case.arrays(2).values()]
 
-    def results() -> list[tf.Tensor]:
+    def results(*inputs: tf.Tensor) -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
             tape.watch(inputs)
-            y = tf.convert_to_tensor(model(inputs if len(inputs) > 1 else inputs[0]))
+            y = tf.convert_to_tensor(model(list(inputs) if len(inputs) > 1 else inputs[0]))
             loss = tf.reduce_sum(tf.sin(y))
         return [y, *tape.gradient(loss, [*inputs, *model.trainable_weights])]
 
-    native = results()
-    with tfconv.portable():
-        portable = results()
-    for actual, expected in zip(native, portable):
-        assert_same(actual, expected, 1e-9)
+    return results, [tf.convert_to_tensor(array, tf.float64) for array in case.arrays(2).values()]
 
 
 def tensorflow_lite(case: LayerCase) -> None:
@@ -378,6 +393,7 @@ CHECKS: tuple[Check, ...] = (
     Check(unknown_sizes, lambda case: case.any_size),
     Check(graph),
     Check(implementations),
+    Check(xla),
     Check(tensorflow_lite),
     Check(saved_model),
 )

@@ -1,0 +1,153 @@
+"""The work that rivals share: its sizes, its numbers, and the least that it costs."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import zlib
+
+import numpy as np
+
+EXPERTS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One pass of one kind of convolution, channels last, with padding "same".
+
+    Attributes:
+        family: "involution", "deformable", "per_example" or "condconv".
+        batch, channels, size: Shape of the input: [batch, size, size, channels].
+        kernel: Taps per axis.
+        group_channels: Channels that share a kernel (involution).
+        stride: Pixels between neighbouring outputs.
+        dtype: Type of all tensors.
+        backward: Whether the gradients of all inputs are computed after the output.
+    """
+
+    family: str
+    batch: int
+    channels: int
+    size: int
+    kernel: int
+    group_channels: int = 16
+    stride: int = 1
+    dtype: str = "float32"
+    backward: bool = False
+
+    @property
+    def direction(self) -> str:
+        return "forward+backward" if self.backward else "forward"
+
+    @property
+    def outputs(self) -> int:
+        """Output positions per axis."""
+        return -(-self.size // self.stride)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of an input by its name."""
+        n, c, k = self.batch, self.channels, self.kernel
+        image = (n, self.outputs, self.outputs)
+        shapes = {
+            "x": (n, self.size, self.size, c),
+            "position_kernels": (*image, c // self.group_channels, k * k),
+            "depthwise_kernel": (k, k, c, 1),
+            "offset": (*image, 2 * k * k),
+            "mask": (*image, k * k),
+            "kernel": (k, k, c, c),
+            "kernels": (n, k, k, c, c),
+            "experts": (EXPERTS, k, k, c, c),
+            "routing": (n, EXPERTS),
+        }
+        return shapes[name]
+
+    def array(self, name: str) -> np.ndarray:
+        """An input in float32: the same numbers in every process."""
+        rng = np.random.default_rng(zlib.crc32(name.encode()))
+        values = rng.standard_normal(self.shape(name), np.float32)
+        return np.abs(values) if name in ("mask", "routing") else values
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds of the definition.
+
+        Each product of the forward pass has two gradients, hence three times as many with them.
+        """
+        positions, taps = self.batch * self.outputs**2, self.kernel**2
+        matrix = positions * taps * self.channels**2
+        count = {
+            "involution": positions * taps * self.channels,
+            "deformable": matrix + positions * taps * self.channels * 4,
+            "per_example": matrix,
+            "condconv": matrix + self.batch * EXPERTS * taps * self.channels**2,
+        }[self.family]
+        return count * (3 if self.backward else 1)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes to read and to write at least: each input, each output and each gradient once.
+
+        The backward pass reads the inputs again, and what comes from above.
+        """
+        item = 4 if self.dtype == "float32" else 2
+        inputs = sum(math.prod(self.shape(name)) for name in INPUTS[self.family])
+        y = self.batch * self.outputs**2 * self.channels
+        return item * (3 * inputs + 2 * y if self.backward else inputs + y)
+
+    @property
+    def columns_bytes(self) -> int:
+        """Size of the matrix that holds every tap's pixels: taps times the input."""
+        item = 4 if self.dtype == "float32" else 2
+        return item * self.batch * self.outputs**2 * self.kernel**2 * self.channels
+
+
+# Inputs of tfconv's functions, in their order.
+INPUTS = {
+    "involution": ("x", "position_kernels"),
+    "deformable": ("x", "offset", "kernel", "mask"),
+    "per_example": ("x", "kernels"),
+    "condconv": ("x", "experts", "routing"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Product:
+    """A product of matrices, [rows, depth] by [depth, columns]."""
+
+    rows: int
+    depth: int
+    columns: int
+
+    @property
+    def multiply_adds(self) -> int:
+        return self.rows * self.depth * self.columns
+
+
+@dataclasses.dataclass(frozen=True)
+class Transfer:
+    """A copy or a reading of memory that moves so many bytes, all threads together."""
+
+    bytes: int
+
+    @property
+    def repeats(self) -> int:
+        """How often it is done in one go: starting the threads must not count."""
+        return max(2**27 // self.bytes, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rival:
+    """Somebody who does a piece of work.
+
+    Attributes:
+        name: Who: a key of the tables of rivals.
+        case: What.
+        engine: In which process: "tensorflow", "torch", "numpy", or "memory", where TensorFlow's
+            memory is measured instead of time.
+        threads: On how many threads.
+    """
+
+    name: str
+    case: Case | Product | Transfer
+    engine: str = "tensorflow"
+    threads: int = 2

@@ -1,0 +1,129 @@
+"""Bazel compiles what tfconv/_build.py does, with the same flags. Bazel itself is not needed."""
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tfconv import _build
+
+ROOT = Path(__file__).resolve().parent.parent
+TF_FLAGS = ["-DTENSORFLOW"]
+
+
+class Bazel:
+    """The rules in `cc/BUILD` of a tree: near enough to Python to be run as such."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.rules = {}
+        rules = {name: self.rule(name) for name in ("cc_library", "cc_binary", "cc_test")}
+        self.builtins = {
+            **rules,
+            "native": SimpleNamespace(**rules),
+            "package": lambda **attributes: None,
+            "Label": lambda label: SimpleNamespace(workspace_root=""),
+            "attr": SimpleNamespace(string_list=lambda **attributes: None),
+            "repository_rule": lambda **attributes: None,
+        }
+        names = {**self.builtins, "glob": self.glob, "load": lambda *args: self.load(names, *args)}
+        exec((root / "cc" / "BUILD").read_text(), names)
+
+    def rule(self, kind):
+        def declare(name, **attributes):
+            self.rules[name] = {"kind": kind, **attributes}
+
+        return declare
+
+    def run(self, path):
+        """The names that a `.bzl` file defines."""
+        names = dict(self.builtins)
+        exec((self.root / path).read_text(), names)
+        return names
+
+    def load(self, names, label, *symbols):
+        if label.startswith("@"):
+            found = {"TF_COPTS": TF_FLAGS}
+        else:
+            found = self.run(label.lstrip("/").replace(":", "/"))
+        names.update((symbol, found[symbol]) for symbol in symbols)
+
+    def glob(self, include, exclude=()):
+        def matches(patterns):
+            return {path for pattern in patterns for path in (self.root / "cc").glob(pattern)}
+
+        paths = matches(include) - matches(exclude)
+        return sorted(path.relative_to(self.root / "cc").as_posix() for path in paths)
+
+    def units(self, target):
+        """Flags by (source, instruction set) of all that a target is linked from."""
+        rule = self.rules[target]
+        flags = rule.get("copts", [])
+        isa = next((f.partition("=")[2] for f in flags if f.startswith("-DTFCONV_ISA=")), None)
+        sources = [f"cc/{name}" for name in rule.get("srcs", []) if name.endswith(".cc")]
+        found = {(source, isa): set(flags) for source in sources}
+        for dependency in rule.get("deps", []):
+            if dependency.startswith(":"):
+                found.update(self.units(dependency[1:]))
+        return found
+
+
+def units_of_setup(root):
+    units = _build.library_units(root / "cc", ["base", "avx2", "avx512"], TF_FLAGS)
+    return {(unit.source, unit.isa): {*unit.flags} - {"-fPIC"} for unit in units}
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Bazel's files and new sources of every kind."""
+    shutil.copytree(ROOT / "bazel", tmp_path / "bazel")
+    for name in ("tf2xla/new.cc", "new_test.cc", "a/new_cpu.cc", "a/new_op.cc"):
+        (tmp_path / "cc" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "cc" / name).touch()
+    for name in ("a/new_test.cc", "a/new_cpu_test.cc", "a/new.cu.cc", "tf2xla/new_test.cc"):
+        (tmp_path / "cc" / name).touch()
+    shutil.copy(ROOT / "cc" / "BUILD", tmp_path / "cc")
+    return tmp_path
+
+
+def test_same_sources_and_flags():
+    units = Bazel(ROOT).units("libtfconv_ops.so")
+    assert ("cc/common/convert_cpu.cc", "avx512") in units
+    assert units == units_of_setup(ROOT)
+    assert "build --force_pic\n" in (ROOT / ".bazelrc").read_text()  # for -fPIC
+
+
+def test_new_sources_are_found(tree):
+    units = Bazel(tree).units("libtfconv_ops.so")
+    assert sorted(units, key=str) == [
+        ("cc/a/new_cpu.cc", "avx2"),
+        ("cc/a/new_cpu.cc", "avx512"),
+        ("cc/a/new_cpu.cc", "base"),
+        ("cc/a/new_op.cc", None),
+        ("cc/tf2xla/new.cc", None),
+    ]
+    assert units == units_of_setup(tree)
+
+
+def test_a_server_gets_all_but_xla(tree):
+    bazel = Bazel(tree)
+    whole, server = bazel.units("libtfconv_ops.so"), bazel.units("tfconv_ops")
+    assert whole.keys() - server.keys() == {("cc/tf2xla/new.cc", None)}
+    for name in ("tfconv_ops", "tfconv_xla"):
+        assert bazel.rules[name]["alwayslink"], name
+
+
+def test_every_test_is_run(tree):
+    tests = {n: r["srcs"][0] for n, r in Bazel(tree).rules.items() if r["kind"] == "cc_test"}
+    assert sorted(tests.values()) == [
+        "a/new_cpu_test.cc",
+        "a/new_test.cc",
+        "new_test.cc",
+        "tf2xla/new_test.cc",
+    ]
+
+
+def test_same_folders_of_headers():
+    folders = Bazel(ROOT).run("bazel/tf_configure.bzl")["_EXTERNAL_INCLUDES"]
+    assert folders == list(_build._TF_EXTERNAL_INCLUDES)
