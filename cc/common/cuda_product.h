@@ -12,22 +12,30 @@
 namespace tfconv {
 namespace cuda {
 
-constexpr int kTile = 64;    // rows and columns of a block's part of the result
-constexpr int kDepth = 16;   // of the factors' tiles in shared memory
-constexpr int kQuad = 4;     // elements that a thread loads at once
+constexpr int kTile = 64;  // rows and columns of a block's part of the result
+constexpr int kQuad = 4;   // rows and columns of a thread's part
 constexpr int kPitch = kTile + kQuad;
 constexpr int kSide = kTile / kQuad;  // threads along a side of the result
 
-static_assert(kSide * kSide == kThreads && kTile * kDepth == kQuad * kThreads, "");
+// The elements of a factor that a thread loads at once: 16 bytes, or 32 of double.
+template <typename T>
+constexpr int kRun = sizeof(T) == 2 ? 8 : 4;
+
+// Depth of the factors' tiles in shared memory: every thread loads one run of each.
+template <typename T>
+constexpr int kDepth = kRun<T> * kThreads / kTile;
+constexpr int64_t kMaxDepth = kDepth<Half>;
+
+static_assert(kSide * kSide == kThreads, "");
 
 // The factors are called A, with the rows of the result, and B, with its columns; both are "lines"
 // here. A factor is given by a source, plain data for all products of a batch, and loaded by
 //
 //   Source::For(example, group)     the source of one product
 //   Loader(source, lines, depth)    its ends
-//   Start(line, d), Load(quad), Advance()
+//   Start(line, d), Load(run), Advance()
 //
-// Load gets kQuad elements, zeros beyond the ends: for kAlongDepth those of one line at successive
+// Load gets kRun elements, zeros beyond the ends: for kAlongDepth those of one line at successive
 // depths, else those of successive lines. Advance moves on by kDepth.
 
 // A matrix in memory. Element d of a line is at line * line_stride + d * depth_stride; for
@@ -41,7 +49,7 @@ struct MatrixSource {
   int64_t width;
   int64_t example_stride;
   int64_t group_stride;
-  bool aligned;  // whether quads are
+  bool aligned;  // whether runs are
 
   TFCONV_DEVICE MatrixSource For(int64_t example, int64_t group) const {
     MatrixSource source = *this;
@@ -51,10 +59,10 @@ struct MatrixSource {
 };
 
 template <typename T>
-TFCONV_DEVICE void LoadQuad(const T* data, int count, bool aligned, Accumulator<T>* quad) {
-  const Pack<T, kQuad> pack = Load<T, kQuad>(data, count, aligned);
+TFCONV_DEVICE void LoadRun(const T* data, int count, bool aligned, Accumulator<T>* run) {
+  const Pack<T, kRun<T>> pack = Load<T, kRun<T>>(data, count, aligned);
 #pragma unroll
-  for (int i = 0; i < kQuad; ++i) quad[i] = Widen(pack.value[i]);
+  for (int i = 0; i < kRun<T>; ++i) run[i] = Widen(pack.value[i]);
 }
 
 template <typename T, bool kAlongDepth_>
@@ -62,6 +70,7 @@ class MatrixLoader {
  public:
   static constexpr bool kAlongDepth = kAlongDepth_;
   using Source = MatrixSource<T>;
+  using Element = T;
 
   TFCONV_DEVICE MatrixLoader(const Source& source, int64_t lines, int64_t depth)
       : source_(source), lines_(lines), depth_(depth) {}
@@ -73,25 +82,25 @@ class MatrixLoader {
     within_ = kAlongDepth ? d % source_.width : 0;
   }
 
-  TFCONV_DEVICE void Load(Accumulator<T>* quad) const {
+  TFCONV_DEVICE void Load(Accumulator<T>* run) const {
     if constexpr (!kAlongDepth) {
-      const int64_t count = d_ < depth_ ? Min<int64_t>(kQuad, lines_ - line_) : 0;
-      LoadQuad(source_.data + d_ * source_.depth_stride + line_, static_cast<int>(count),
-               source_.aligned, quad);
+      const int64_t count = d_ < depth_ ? Min<int64_t>(kRun<T>, lines_ - line_) : 0;
+      LoadRun(source_.data + d_ * source_.depth_stride + line_, static_cast<int>(count),
+               source_.aligned, run);
       return;
     }
     const T* line = source_.data + line_ * source_.line_stride;
-    const int64_t count = line_ < lines_ ? Min<int64_t>(kQuad, depth_ - d_) : 0;
+    const int64_t count = line_ < lines_ ? Min<int64_t>(kRun<T>, depth_ - d_) : 0;
     if (within_ + count <= source_.width) {
-      LoadQuad(line + block_ * source_.depth_stride + within_, static_cast<int>(count),
-               source_.aligned, quad);
+      LoadRun(line + block_ * source_.depth_stride + within_, static_cast<int>(count),
+               source_.aligned, run);
       return;
     }
     int64_t block = block_;
     int64_t within = within_;
 #pragma unroll
-    for (int i = 0; i < kQuad; ++i) {
-      quad[i] = i < count ? Widen(line[block * source_.depth_stride + within]) : Accumulator<T>(0);
+    for (int i = 0; i < kRun<T>; ++i) {
+      run[i] = i < count ? Widen(line[block * source_.depth_stride + within]) : Accumulator<T>(0);
       if (++within < source_.width) continue;
       within = 0;
       ++block;
@@ -99,9 +108,9 @@ class MatrixLoader {
   }
 
   TFCONV_DEVICE void Advance() {
-    d_ += kDepth;
+    d_ += kDepth<T>;
     if constexpr (kAlongDepth) {
-      for (within_ += kDepth; within_ >= source_.width; within_ -= source_.width) ++block_;
+      for (within_ += kDepth<T>; within_ >= source_.width; within_ -= source_.width) ++block_;
     }
   }
 
@@ -134,18 +143,20 @@ struct TapChannel {
 // The columns of a convolution: a row for each position, in it the pixels under all taps. A source
 // of it has
 //
+//   Element                     the type of the tensors
 //   int depth, height, width    positions of an image
 //   Axes axes; int channels     taps of the axes, channels of a group
-//   bool aligned                quads have neighbouring channels, and may be loaded at once
-//   Get(position, tap, count, quad)
+//   bool aligned                runs have neighbouring channels, and may be loaded at once
+//   Get(position, tap, count, run)
 //
-// where Get is called with a count of 1 unless quads are aligned.
+// where Get is called with a count of 1 unless runs are aligned.
 template <typename Source_, bool kAlongDepth_>
 class ColumnsLoader {
  public:
   static constexpr bool kAlongDepth = kAlongDepth_;
   using Source = Source_;
-  using Acc = typename Source::Acc;
+  using Element = typename Source::Element;
+  using Acc = Accumulator<Element>;
 
   TFCONV_DEVICE ColumnsLoader(const Source& source, int64_t lines, int64_t depth)
       : source_(source), lines_(lines), depth_(depth) {}
@@ -169,27 +180,28 @@ class ColumnsLoader {
     tap_.i = static_cast<int>(t / source_.axes.axis[1].kernel);
   }
 
-  TFCONV_DEVICE void Load(Acc* quad) const {
+  TFCONV_DEVICE void Load(Acc* run) const {
     int64_t left = kAlongDepth ? depth_ - d_ : lines_ - line_;
     if (kAlongDepth ? line_ >= lines_ : d_ >= depth_) left = 0;
-    const int count = static_cast<int>(Max<int64_t>(0, Min<int64_t>(kQuad, left)));
-    if (source_.aligned) return source_.Get(position_, tap_, count, quad);
+    const int count = static_cast<int>(Max<int64_t>(0, Min<int64_t>(kRun<Element>, left)));
+    if (source_.aligned) return source_.Get(position_, tap_, count, run);
     TapChannel tap = tap_;
 #pragma unroll
-    for (int i = 0; i < kQuad; ++i) {
-      Acc one[kQuad] = {};
+    for (int i = 0; i < kRun<Element>; ++i) {
+      Acc one[kRun<Element>] = {};
       if (i < count) source_.Get(position_, tap, 1, one);
-      quad[i] = one[0];
+      run[i] = one[0];
       MoveTap(1, &tap);
     }
   }
 
   TFCONV_DEVICE void Advance() {
-    d_ += kDepth;
+    d_ += kDepth<Element>;
     if constexpr (kAlongDepth) {
-      MoveTap(kDepth, &tap_);
+      MoveTap(kDepth<Element>, &tap_);
     } else {
-      for (position_.w += kDepth; position_.w >= source_.width; position_.w -= source_.width) {
+      for (position_.w += kDepth<Element>; position_.w >= source_.width;
+           position_.w -= source_.width) {
         if (++position_.h < source_.height) continue;
         position_.h = 0;
         if (++position_.d < source_.depth) continue;
@@ -247,21 +259,25 @@ struct Product {
   int64_t examples;
   int64_t groups;
   int64_t parts;       // that the depth is cut into
-  int64_t part_depth;  // a multiple of kDepth
+  int64_t part_depth;  // a multiple of kMaxDepth
 };
 
 // Two blocks at a time on a multiprocessor, so that one loads while the other multiplies.
 template <typename A, typename B, typename T>
 __global__ void __launch_bounds__(kThreads, 2) ProductKernel(Product<A, B, T> product) {
   using Acc = Accumulator<T>;
-  TFCONV_SHARED(Acc, a_tile, kDepth * kPitch);
-  TFCONV_SHARED(Acc, b_tile, kDepth * kPitch);
+  constexpr int kCount = kRun<typename A::Element>;
+  constexpr int kStep = kDepth<typename A::Element>;
+  constexpr int kLines = kTile / kCount;  // threads along the lines, where a run has several
+  constexpr int kRuns = kStep / kCount;   // threads along the depth, where a run has one
+  TFCONV_SHARED(Acc, a_tile, kStep * kPitch);
+  TFCONV_SHARED(Acc, b_tile, kStep * kPitch);
   const int thread = static_cast<int>(threadIdx.x);
-  // Where the thread's quads of the factors belong.
-  const int a_line = A::kAlongDepth ? thread / kQuad : thread % kSide * kQuad;
-  const int a_depth = A::kAlongDepth ? thread % kQuad * kQuad : thread / kSide;
-  const int b_line = B::kAlongDepth ? thread / kQuad : thread % kSide * kQuad;
-  const int b_depth = B::kAlongDepth ? thread % kQuad * kQuad : thread / kSide;
+  // Where the thread's runs of the factors belong.
+  const int a_line = A::kAlongDepth ? thread / kRuns : thread % kLines * kCount;
+  const int a_depth = A::kAlongDepth ? thread % kRuns * kCount : thread / kLines;
+  const int b_line = B::kAlongDepth ? thread / kRuns : thread % kLines * kCount;
+  const int b_depth = B::kAlongDepth ? thread % kRuns * kCount : thread / kLines;
   // And its part of the result.
   const int own_row = thread / kSide * kQuad;
   const int own_column = thread % kSide * kQuad;
@@ -290,19 +306,19 @@ __global__ void __launch_bounds__(kThreads, 2) ProductKernel(Product<A, B, T> pr
       a.Start(row_begin + a_line, begin + a_depth);
       b.Start(column_begin + b_line, begin + b_depth);
       // Each turn multiplies the tiles that the turn before has stored, and loads meanwhile.
-      for (int64_t d = begin - kDepth; d < end; d += kDepth) {
-        const bool more = d + kDepth < end;
-        Acc a_quad[kQuad];
-        Acc b_quad[kQuad];
+      for (int64_t d = begin - kStep; d < end; d += kStep) {
+        const bool more = d + kStep < end;
+        Acc a_run[kCount];
+        Acc b_run[kCount];
         if (more) {
-          a.Load(a_quad);
-          b.Load(b_quad);
+          a.Load(a_run);
+          b.Load(b_run);
           a.Advance();
           b.Advance();
         }
         if (d >= begin) {
 #pragma unroll 8
-          for (int k = 0; k < kDepth; ++k) {
+          for (int k = 0; k < kStep; ++k) {
             const auto a_part = Load<Acc, kQuad>(a_tile + k * kPitch + own_row, kQuad, true);
             const auto b_part = Load<Acc, kQuad>(b_tile + k * kPitch + own_column, kQuad, true);
 #pragma unroll
@@ -315,11 +331,11 @@ __global__ void __launch_bounds__(kThreads, 2) ProductKernel(Product<A, B, T> pr
         __syncthreads();
         if (more) {
 #pragma unroll
-          for (int i = 0; i < kQuad; ++i) {
+          for (int i = 0; i < kCount; ++i) {
             a_tile[A::kAlongDepth ? (a_depth + i) * kPitch + a_line
-                                  : a_depth * kPitch + a_line + i] = a_quad[i];
+                                  : a_depth * kPitch + a_line + i] = a_run[i];
             b_tile[B::kAlongDepth ? (b_depth + i) * kPitch + b_line
-                                  : b_depth * kPitch + b_line + i] = b_quad[i];
+                                  : b_depth * kPitch + b_line + i] = b_run[i];
           }
         }
         __syncthreads();
@@ -402,7 +418,7 @@ inline DepthParts MakeDepthParts(int64_t rows, int64_t columns, int64_t depth, i
   const int64_t blocks =
       Max<int64_t>(1, CeilDiv<int64_t>(rows, kTile) * CeilDiv<int64_t>(columns, kTile) * products);
   const int64_t wanted = Min(CeilDiv(kWantedBlocks, blocks), CeilDiv(depth, kMinDepth));
-  const int64_t part = CeilDiv(CeilDiv(depth, Max<int64_t>(1, wanted)), int64_t{kDepth}) * kDepth;
+  const int64_t part = CeilDiv(CeilDiv(depth, Max<int64_t>(1, wanted)), kMaxDepth) * kMaxDepth;
   return {Max<int64_t>(1, CeilDiv(depth, Max<int64_t>(1, part))), part};
 }
 
@@ -426,16 +442,16 @@ int LaunchProduct(CudaStream stream, Product<A, B, T> product, const DepthParts&
 
 template <typename A, typename B, typename T>
 int LaunchProduct(CudaStream stream, const Product<A, B, T>& product) {
-  return LaunchProduct(stream, product, {1, CeilDiv<int64_t>(product.depth, kDepth) * kDepth});
+  return LaunchProduct(stream, product, {1, CeilDiv(product.depth, kMaxDepth) * kMaxDepth});
 }
 
-// Whether quads of matrices of these strides lie on their alignment.
+// Whether runs of matrices of these strides lie on their alignment.
 template <typename T>
-bool QuadsAligned(const T* data, std::initializer_list<int64_t> strides) {
+bool RunsAligned(const T* data, std::initializer_list<int64_t> strides) {
   for (const int64_t stride : strides) {
-    if (stride % kQuad != 0) return false;
+    if (stride % kRun<T> != 0) return false;
   }
-  return IsAligned<T, kQuad>(data);
+  return IsAligned<T, kRun<T>>(data);
 }
 
 }  // namespace cuda

@@ -49,9 +49,9 @@ class GpuExecutor {
   // The result of a launch.
   absl::Status Check(int error) const {
     if (error == 0) return absl::OkStatus();
-    return absl::InternalError(
-        absl::StrCat(context_->op_kernel().type_string(), ": a CUDA kernel was not launched (error ",
-                     error, "; 1 also where an axis or the taps of an image exceed 2^30)"));
+    return absl::InternalError(absl::StrCat(
+        context_->op_kernel().type_string(), ": a CUDA kernel was not launched (error ", error,
+        "; 1 also where an axis, or the taps at all positions of an image, reach 2^30)"));
   }
 
  private:

@@ -9,7 +9,7 @@ namespace cuda {
 namespace {
 
 constexpr int kNumCorners = 4;  // top left, top right, bottom left, bottom right
-constexpr int kRun = 16;        // neighbouring positions of an image that a block works on
+constexpr int kSpan = 16;       // neighbouring positions of an image that a block works on
 
 // Where one tap of one offset group samples at one position. A corner outside the image is absent:
 // it is neither read nor written, and counts as zero.
@@ -116,7 +116,7 @@ bool MakeSampling(const DeformableArgs<T>& args, Sampling<T>* s) {
   const int64_t taps = g.axis[1].kernel * g.axis[2].kernel;
   const int64_t positions = g.axis[1].output * g.axis[2].output;
   if (!MakeAxes(g, &s->axes) || g.channels >= kLimit || args.filters >= kLimit ||
-      taps * args.offset_groups * kRun >= kLimit || taps * g.channels * kRun >= kLimit ||
+      taps * args.offset_groups * kSpan >= kLimit || taps * g.channels * kSpan >= kLimit ||
       (g.axis[1].input + 1) * (g.axis[2].input + 1) >= kLimit || positions * taps >= kLimit) {
     return false;
   }
@@ -132,8 +132,8 @@ bool MakeSampling(const DeformableArgs<T>& args, Sampling<T>* s) {
 }
 
 template <typename T>
-int64_t NumRuns(const Sampling<T>& s) {
-  return CeilDiv(s.positions, kRun);
+int64_t NumSpans(const Sampling<T>& s) {
+  return CeilDiv(s.positions, kSpan);
 }
 
 // x, offset, mask -> columns. Neighbouring threads have neighbouring channels.
@@ -150,12 +150,12 @@ __global__ void __launch_bounds__(kThreads) SampleKernel(SampleTask<T> task) {
   using Acc = Accumulator<T>;
   constexpr int kCount = kVector<T>;
   const Sampling<T>& s = task.sampling;
-  const int runs = CeilDiv(s.positions, kRun);
+  const int spans = CeilDiv(s.positions, kSpan);
   const int per_position = s.taps * s.chunks.count;
   for (int64_t unit = blockIdx.x; unit < task.units; unit += gridDim.x) {
-    const int64_t image = unit / runs;
-    const int first = static_cast<int>(unit % runs) * kRun;
-    const int work = Min(kRun, s.positions - first) * per_position;
+    const int64_t image = unit / spans;
+    const int first = static_cast<int>(unit % spans) * kSpan;
+    const int work = Min(kSpan, s.positions - first) * per_position;
     for (int e = static_cast<int>(threadIdx.x); e < work; e += kThreads) {
       const Chunk chunk = GetChunk<T>(s.chunks, e % s.chunks.count);
       const int sample = e / s.chunks.count;
@@ -190,14 +190,14 @@ __global__ void __launch_bounds__(kThreads) OffsetGradientKernel(OffsetGradient<
   using Acc = Accumulator<T>;
   constexpr int kCount = kVector<T>;
   const Sampling<T>& s = task.sampling;
-  const int runs = CeilDiv(s.positions, kRun);
+  const int spans = CeilDiv(s.positions, kSpan);
   const int per_position = s.taps * s.offset_groups;
   const int lane = static_cast<int>(threadIdx.x) % task.lanes;
   const int step = kThreads / task.lanes;
   for (int64_t unit = blockIdx.x; unit < task.units; unit += gridDim.x) {
-    const int64_t image = unit / runs;
-    const int first = static_cast<int>(unit % runs) * kRun;
-    const int work = Min(kRun, s.positions - first) * per_position;
+    const int64_t image = unit / spans;
+    const int first = static_cast<int>(unit % spans) * kSpan;
+    const int work = Min(kSpan, s.positions - first) * per_position;
     for (int begin = 0; begin < work; begin += step) {
       // All threads stay for the sums.
       const int e = begin + static_cast<int>(threadIdx.x) / task.lanes;
@@ -376,12 +376,12 @@ __global__ void __launch_bounds__(kThreads) InputGradientKernel(InputGradient<T,
   constexpr int kCount = kVector<T>;
   const Lists<T>& lists = task.lists;
   const Sampling<T>& s = lists.sampling;
-  const int runs = CeilDiv(s.height() * s.width(), kRun);
+  const int spans = CeilDiv(s.height() * s.width(), kSpan);
   const int samples = s.positions * s.taps;
   for (int64_t unit = blockIdx.x; unit < task.units; unit += gridDim.x) {
-    const int64_t image = unit / runs;
-    const int first = static_cast<int>(unit % runs) * kRun;
-    const int work = Min(kRun, s.height() * s.width() - first) * s.chunks.count;
+    const int64_t image = unit / spans;
+    const int first = static_cast<int>(unit % spans) * kSpan;
+    const int work = Min(kSpan, s.height() * s.width() - first) * s.chunks.count;
     for (int e = static_cast<int>(threadIdx.x); e < work; e += kThreads) {
       const Chunk chunk = GetChunk<T>(s.chunks, e % s.chunks.count);
       const int pixel = first + e / s.chunks.count;
@@ -415,6 +415,7 @@ __global__ void __launch_bounds__(kThreads) InputGradientKernel(InputGradient<T,
 // The columns as a factor of a product, sampled while they are loaded.
 template <typename T>
 struct ColumnsSource {
+  using Element = T;
   using Acc = Accumulator<T>;
 
   Sampling<T> sampling;
@@ -434,17 +435,17 @@ struct ColumnsSource {
   }
 
   TFCONV_DEVICE void Get(const Position& position, const TapChannel& tap, int count,
-                         Acc* quad) const {
+                         Acc* run) const {
 #pragma unroll
-    for (int i = 0; i < kQuad; ++i) quad[i] = 0;
+    for (int i = 0; i < kRun<T>; ++i) run[i] = 0;
     if (count == 0) return;
     const int channel = first + tap.channel;
     const int64_t index =
         sampling.Index(position.image, position.h * width + position.w, channel / group_size,
                        tap.j * axes.axis[2].kernel + tap.k);
-    sampling.template Interpolate<kQuad>(
+    sampling.template Interpolate<kRun<T>>(
         sampling.Find(index, position.h, position.w, tap.j, tap.k), position.image, channel, count,
-        aligned, quad);
+        aligned, run);
   }
 };
 
@@ -460,7 +461,7 @@ ColumnsSource<T> MakeColumnsSource(const DeformableArgs<T>& args, const Sampling
           channels,
           0,
           group_size,
-          QuadsAligned(args.x, {channels, group_size})};
+          RunsAligned(args.x, {channels, group_size})};
 }
 
 template <typename T>
@@ -471,8 +472,8 @@ int Convolve(CudaStream stream, const DeformableArgs<T>& args) {
   const int64_t filters = args.filters / args.groups;
   Product<ColumnsLoader<ColumnsSource<T>, true>, MatrixLoader<T, false>, T> product = {};
   product.a = MakeColumnsSource(args, s);
-  product.b = {args.filter, 1, args.filters, 1, 0, filters, QuadsAligned(args.filter, {filters})};
-  product.result = {args.y,  args.filters, filters, 0, 0, filters, QuadsAligned(args.y, {filters}),
+  product.b = {args.filter, 1, args.filters, 1, 0, filters, RunsAligned(args.filter, {filters})};
+  product.result = {args.y,  args.filters, filters, 0, 0, filters, RunsAligned(args.y, {filters}),
                     nullptr};
   product.rows = args.geometry.batch * s.positions;
   product.columns = filters;
@@ -496,11 +497,11 @@ int BackwardFilter(CudaStream stream, const DeformableArgs<T>& args, void* works
   const int64_t filters = args.filters / args.groups;
   Product<ColumnsLoader<ColumnsSource<T>, false>, MatrixLoader<T, false>, T> product = {};
   product.a = MakeColumnsSource(args, s);
-  product.b = {args.dy, 1, args.filters, 1, 0, filters, QuadsAligned(args.dy, {filters})};
+  product.b = {args.dy, 1, args.filters, 1, 0, filters, RunsAligned(args.dy, {filters})};
   product.result = {args.dfilter, args.filters,
                     filters,      0,
                     0,            filters,
-                    QuadsAligned(args.dfilter, {filters}), static_cast<Accumulator<T>*>(workspace)};
+                    RunsAligned(args.dfilter, {filters}), static_cast<Accumulator<T>*>(workspace)};
   product.rows = s.taps * channels;
   product.columns = filters;
   product.depth = args.geometry.batch * s.positions;
@@ -519,12 +520,12 @@ int BackwardColumns(CudaStream stream, const DeformableArgs<T>& args, const Samp
   const int64_t rows = args.geometry.batch * s.positions;
   // The result has the type that is computed in: for half and bfloat16 another than the factors'.
   Product<MatrixLoader<T, true>, MatrixLoader<T, true>, Acc> product = {};
-  product.a = {args.dy, args.filters, 0, filters, 0, filters, QuadsAligned(args.dy, {filters})};
+  product.a = {args.dy, args.filters, 0, filters, 0, filters, RunsAligned(args.dy, {filters})};
   product.b = {args.filter, args.filters, 0, filters, 0, filters,
-               QuadsAligned(args.filter, {filters})};
+               RunsAligned(args.filter, {filters})};
   product.b.group_stride = filters;
   product.result = {dcolumns, int64_t{s.taps} * s.channels,       channels, s.channels,
-                    0,        channels, QuadsAligned(dcolumns, {channels}), nullptr};
+                    0,        channels, RunsAligned(dcolumns, {channels}), nullptr};
   product.rows = rows;
   product.columns = s.taps * channels;
   product.depth = filters;
@@ -595,7 +596,7 @@ int BackwardSamples(CudaStream stream, const DeformableArgs<T>& args, const D* d
   int lanes = 1;
   while (lanes < 32 && lanes < s.chunks.per_group) lanes *= 2;
   const OffsetGradient<T, D> of_offset = {s,        aligned,      dcolumns_aligned, lanes,
-                                          dcolumns, args.doffset, args.dmask, batch * NumRuns(s)};
+                                          dcolumns, args.doffset, args.dmask, batch * NumSpans(s)};
   if (int error = Launch(OffsetGradientKernel<T, D>, of_offset.units, stream, of_offset)) {
     return error;
   }
@@ -616,7 +617,7 @@ int BackwardSamples(CudaStream stream, const DeformableArgs<T>& args, const D* d
                                         dcolumns_aligned,
                                         dcolumns,
                                         args.dx,
-                                        batch * CeilDiv(pixels, kRun)};
+                                        batch * CeilDiv(pixels, kSpan)};
   return Launch(InputGradientKernel<T, D>, of_input.units, stream, of_input);
 }
 
@@ -676,7 +677,7 @@ int LaunchDeformableSample(CudaStream stream, const DeformableArgs<T>& args) {
   task.aligned = cuda::ChunksAligned<T>(args.x, chunks) &&
                  cuda::ChunksAligned<T>(args.columns, chunks);
   task.columns = args.columns;
-  task.units = args.geometry.batch * cuda::NumRuns(task.sampling);
+  task.units = args.geometry.batch * cuda::NumSpans(task.sampling);
   return cuda::Launch(cuda::SampleKernel<T>, task.units, stream, task);
 }
 

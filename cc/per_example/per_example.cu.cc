@@ -11,6 +11,7 @@ namespace {
 // x's positions.
 template <typename T, bool kTransposed>
 struct PixelSource {
+  using Element = T;
   using Acc = Accumulator<T>;
 
   const T* data;
@@ -30,9 +31,9 @@ struct PixelSource {
   }
 
   TFCONV_DEVICE void Get(const Position& position, const TapChannel& tap, int count,
-                         Acc* quad) const {
+                         Acc* run) const {
 #pragma unroll
-    for (int i = 0; i < kQuad; ++i) quad[i] = 0;
+    for (int i = 0; i < kRun<T>; ++i) run[i] = 0;
     if (count == 0) return;
     const int d = Source<kTransposed>(axes.axis[0], position.d, tap.i);
     const int h = Source<kTransposed>(axes.axis[1], position.h, tap.j);
@@ -40,8 +41,8 @@ struct PixelSource {
     const int lines = kTransposed ? axes.axis[1].output : axes.axis[1].input;
     const int columns = kTransposed ? axes.axis[2].output : axes.axis[2].input;
     const int64_t pixel = (static_cast<int64_t>(d) * lines + h) * columns + w;
-    LoadQuad(data + pixel * pixel_stride + tap.channel, d < 0 || h < 0 || w < 0 ? 0 : count,
-             aligned, quad);
+    LoadRun(data + pixel * pixel_stride + tap.channel, d < 0 || h < 0 || w < 0 ? 0 : count,
+             aligned, run);
   }
 };
 
@@ -81,7 +82,7 @@ PixelSource<T, false> PixelsOfX(const PerExampleArgs<T>& args, const Sizes& s) {
           static_cast<int>(s.channels),
           channels,
           s.inputs * channels,
-          QuadsAligned(args.x, {s.channels})};
+          RunsAligned(args.x, {s.channels})};
 }
 
 template <typename T>
@@ -95,7 +96,7 @@ PixelSource<T, true> PixelsOfDy(const PerExampleArgs<T>& args, const Sizes& s) {
           static_cast<int>(s.filters),
           args.filters,
           s.outputs * args.filters,
-          QuadsAligned(args.dy, {s.filters})};
+          RunsAligned(args.dy, {s.filters})};
 }
 
 template <typename T>
@@ -111,9 +112,9 @@ int Convolve(CudaStream stream, const PerExampleArgs<T>& args) {
   product.a = PixelsOfX(args, s);
   product.b = {args.filter, 1,         args.filters,
                1,           FilterSize(args, s), s.filters,
-               QuadsAligned(args.filter, {s.filters})};
+               RunsAligned(args.filter, {s.filters})};
   product.result = {args.y,    args.filters, s.filters, 0, s.outputs * args.filters,
-                    s.filters, QuadsAligned(args.y, {s.filters}), nullptr};
+                    s.filters, RunsAligned(args.y, {s.filters}), nullptr};
   product.rows = s.outputs;
   product.columns = s.filters;
   product.depth = s.taps * s.channels;
@@ -129,10 +130,10 @@ int BackwardInput(CudaStream stream, const PerExampleArgs<T>& args) {
   Product<ColumnsLoader<PixelSource<T, true>, true>, MatrixLoader<T, true>, T> product = {};
   product.a = PixelsOfDy(args, s);
   product.b = {args.filter,         args.filters, s.channels * args.filters, s.filters,
-               FilterSize(args, s), s.filters,    QuadsAligned(args.filter, {s.filters})};
+               FilterSize(args, s), s.filters,    RunsAligned(args.filter, {s.filters})};
   product.result = {args.dx,    args.geometry.channels, s.channels,
                     0,          s.inputs * args.geometry.channels,
-                    s.channels, QuadsAligned(args.dx, {s.channels}), nullptr};
+                    s.channels, RunsAligned(args.dx, {s.channels}), nullptr};
   product.rows = s.inputs;
   product.columns = s.channels;
   product.depth = s.taps * s.filters;
@@ -157,9 +158,9 @@ int BackwardFilter(CudaStream stream, const PerExampleArgs<T>& args, void* works
   Product<ColumnsLoader<PixelSource<T, false>, false>, MatrixLoader<T, false>, T> product = {};
   product.a = PixelsOfX(args, s);
   product.b = {args.dy,    1, args.filters, 1, s.outputs * args.filters,
-               s.filters,  QuadsAligned(args.dy, {s.filters})};
+               s.filters,  RunsAligned(args.dy, {s.filters})};
   product.result = {args.dfilter, args.filters, s.filters, 0, FilterSize(args, s),
-                    s.filters,    QuadsAligned(args.dfilter, {s.filters}),
+                    s.filters,    RunsAligned(args.dfilter, {s.filters}),
                     static_cast<Accumulator<T>*>(workspace)};
   product.rows = s.taps * s.channels;
   product.columns = s.filters;

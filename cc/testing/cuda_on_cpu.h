@@ -1,8 +1,8 @@
 // Runs CUDA kernels on the CPU, so that their sources are tested where there is no GPU.
 //
 // Every thread of a block is a fiber with a stack of its own, and the blocks run one after another.
-// Between two barriers the threads run one after another as well, forwards or backwards: results
-// that depend on which give a race away. Shared memory is filled with NaN before each block, and
+// Between two barriers the threads run one after another, too, forwards or backwards: results that
+// depend on which give a race away. Shared memory is filled with NaN before each block, and
 // AddressSanitizer guards its ends. Warps are not modelled: shuffles are for all threads of a block.
 #ifndef TFCONV_TESTING_CUDA_ON_CPU_H_
 #define TFCONV_TESTING_CUDA_ON_CPU_H_
@@ -253,6 +253,8 @@ inline unsigned atomicAdd(unsigned* target, unsigned value) {
   return before;
 }
 
-inline unsigned atomicSub(unsigned* target, unsigned value) { return atomicAdd(target, 0u - value); }
+inline unsigned atomicSub(unsigned* target, unsigned value) {
+  return atomicAdd(target, 0u - value);
+}
 
 #endif  // TFCONV_TESTING_CUDA_ON_CPU_H_
