@@ -3,7 +3,7 @@
 // Every thread of a block is a fiber with a stack of its own, and the blocks run one after another.
 // Between two barriers the threads run one after another, too, forwards or backwards: results that
 // depend on which give a race away. Shared memory is filled with NaN before each block, and
-// AddressSanitizer guards its ends. Warps are not modelled: shuffles are for all threads of a block.
+// AddressSanitizer guards its ends. Warps are not modelled: shuffles are for the whole block.
 #ifndef TFCONV_TESTING_CUDA_ON_CPU_H_
 #define TFCONV_TESTING_CUDA_ON_CPU_H_
 
