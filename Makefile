@@ -132,7 +132,7 @@ test-sanitize: $(STAMP) ## Test and fuzz the kernels under the address, UB and t
 	    || { tail -n 1 build/kernels/$$1/last_case*.txt; exit 1; }
 	}
 	TFCONV_FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) run asan "libasan.so libubsan.so" tests/kernels
-	run tsan libtsan.so tests/kernels/test_module.py tests/kernels/test_families.py -k "not reference"
+	run tsan libtsan.so tests/kernels/test_module.py tests/kernels/test_families.py -k "not reference and not cuda"
 
 # In a batch: no server stays behind.
 BAZEL ?= bazel --batch
