@@ -21,6 +21,8 @@ STAMP_ADDONS := $(VENV_ADDONS)/.tfconv-stamp
 STAMP_DOCS := $(VENV)/.tfconv-docs-stamp
 PICTURES := build/pictures
 LOGS := build/logs
+# On a machine with a GPU: a Python whose TensorFlow has CUDA, with tfconv installed (-e) and pytest.
+GPU_PYTHON ?= $(VENV)/bin/python
 # Tests that have nothing to do with Keras: not under tf_keras as well.
 WITHOUT_KERAS := ops kernels test_bazel.py test_benchmarks.py test_build.py test_pictures.py
 
@@ -29,9 +31,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # A release or a commit must have the native ops, and no warning in them.
 export TFCONV_WERROR ?= 1
 export TFCONV_REQUIRE_NATIVE ?= 1
+# With nvcc, code for one GPU architecture shows that all compiles. A release takes the default.
+export TFCONV_CUDA_ARCHS ?= 80
 
-.PHONY: help demo test test-sanitize bazel-test bazel-tools coverage bench docs lint format
-.PHONY: build build-addons kernels env env-addons clean
+.PHONY: help demo test test-sanitize test-gpu bazel-test bazel-tools coverage bench bench-gpu docs
+.PHONY: lint format build build-addons build-gpu kernels env env-addons clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1 \t/' | expand -t 20
@@ -99,7 +103,7 @@ test: build build-addons kernels lint ## Lint, then all tests under Keras 3, Ker
 	run() {  # name, python, TF_USE_LEGACY_KERAS, further arguments
 	  echo "== pytest: $$1"
 	  TF_USE_LEGACY_KERAS=$$3 "$$2" -m pytest -q -n $(PYTEST_WORKERS) $(TESTS) $(PYTEST_ARGS) \
-	    "$${@:4}" 2>&1 | tee "$(LOGS)/$$1.log" || failed=1
+	    --ignore=tests/gpu "$${@:4}" 2>&1 | tee "$(LOGS)/$$1.log" || failed=1
 	}
 	run keras-3 $(VENV)/bin/python 0
 	run keras-2-addons $(VENV_ADDONS)/bin/python 0 --ignore=tests/kernels
@@ -128,7 +132,7 @@ test-sanitize: $(STAMP) ## Test and fuzz the kernels under the address, UB and t
 	    || { tail -n 1 build/kernels/$$1/last_case*.txt; exit 1; }
 	}
 	TFCONV_FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) run asan "libasan.so libubsan.so" tests/kernels
-	run tsan libtsan.so tests/kernels/test_module.py tests/kernels/test_families.py -k "not reference"
+	run tsan libtsan.so tests/kernels/test_module.py tests/kernels/test_families.py -k "not reference and not cuda"
 
 # In a batch: no server stays behind.
 BAZEL ?= bazel --batch
@@ -151,7 +155,7 @@ bazel-test: bazel-tools $(STAMP) ## Build with Bazel, offline; run the C++ tests
 coverage: build kernels ## Run all tests under Keras 3 and list the lines that none of them reaches
 	@mkdir -p build/coverage
 	env TF_USE_LEGACY_KERAS=0 $(VENV)/bin/python -m pytest -q -n $(PYTEST_WORKERS) $(TESTS) \
-	  --cov=tfconv --cov-report=term --cov-fail-under=95 $(PYTEST_ARGS)
+	  --ignore=tests/gpu --cov=tfconv --cov-report=term --cov-fail-under=95 $(PYTEST_ARGS)
 
 # BENCH_PYTHON: of an environment with tfconv and, for its rivals, PyTorch.
 BENCH_PYTHON ?= $(VENV)/bin/python
@@ -160,6 +164,18 @@ BENCH_ARGS ?=
 
 bench: build ## Time the native ops beside their peers, into benchmarks/RESULTS.md
 	@$(BENCH_PYTHON) -m benchmarks $(BENCH_ARGS)
+
+build-gpu:
+	@echo "== native ops with CUDA for $(GPU_PYTHON)"
+	TFCONV_CUDA=1 TFCONV_CUDA_ARCHS= $(GPU_PYTHON) -I tfconv/_build.py
+
+# conftest.py hides GPUs from all other tests.
+test-gpu: build-gpu ## Test the ops on a GPU, native and portable; needs one, and nvcc
+	@CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES:-0} TF_FORCE_GPU_ALLOW_GROWTH=true \
+	  $(GPU_PYTHON) -m pytest -q -rs tests/gpu tests/ops $(PYTEST_ARGS)
+
+bench-gpu: build-gpu ## Time the native ops on a GPU against portable and stock ones
+	@$(GPU_PYTHON) benchmarks/gpu_ops.py
 
 $(STAMP_DOCS): $(STAMP)
 	@echo "== $(VENV): what the site needs"

@@ -3,6 +3,7 @@
 Most tests build a small tree of sources that needs no TensorFlow headers; one builds a real op.
 """
 
+import ctypes
 import importlib.util
 import os
 import re
@@ -25,6 +26,30 @@ namespace tfconv { namespace TFCONV_ISA { int A() { return A_VALUE; } } }
 """
 B_CPU = """#include "b/b.h"
 namespace tfconv { namespace TFCONV_ISA { int B() { return B_VALUE; } } }
+"""
+B_CUDA = """#include "b/b.h"
+#if !defined(NVCC)
+#error this is for nvcc
+#endif
+namespace tfconv { int BCuda() { return B_VALUE; } }
+"""
+B_GPU = """namespace tfconv { int BCuda(); }
+extern "C" __attribute__((visibility("default"))) int tfconv_gpu() { return tfconv::BCuda(); }
+"""
+# Compiles with g++ and says what nvcc would.
+NVCC = """#!/bin/sh
+for word; do
+  case $word in
+    --version) echo "nvcc: the compiler"; echo "Build {build}"; exit ;;
+    --list-gpu-code) printf "sm_75\\nsm_80\\nsm_86\\nsm_90\\nsm_91\\n"; exit ;;
+    --dryrun) echo '#$ LIBRARIES=  "-L{libraries}"'; exit ;;
+    -MF) deps=next ;;
+    -o) object=next ;;
+    *.cu.cc) source=$word ;;
+    *) [ "$deps" = next ] && deps=$word; [ "$object" = next ] && object=$word ;;
+  esac
+done
+exec g++ -DNVCC -Icc -fPIC -xc++ -c "$source" -o "$object" -MMD -MF "$deps"
 """
 OP = """#include "a/a.h"
 extern "C" __attribute__((visibility("default"))) int tfconv_value() { return A_VALUE; }
@@ -91,8 +116,9 @@ def copy_package(root: Path) -> Path:
 def _plain_environment(monkeypatch, tmp_path):
     """No settings of the caller's, and a cache of the test's own."""
     for name in list(os.environ):
-        if name.startswith("TFCONV_") or name in ("CXX", "SOURCE_DATE_EPOCH"):
+        if name.startswith("TFCONV_") or name in ("CXX", "CUDA_HOME", "SOURCE_DATE_EPOCH"):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("TFCONV_CUDA", "0")  # whatever this machine has
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
@@ -115,7 +141,8 @@ class Tree:
                 "a/a_test.cc": "#error a test is no part of the library\n",
                 "b/b.h": "#pragma once\n#define B_VALUE 2\n",
                 "b/b_cpu.cc": B_CPU,
-                "b/b_gpu.cu.cc": "#error this is for nvcc\n",
+                "b/b.cu.cc": B_CUDA,
+                "b/b_gpu.cc": B_GPU,
             },
         )
 
@@ -165,9 +192,11 @@ def test_sources_of_the_checkout_are_found():
     expected = {
         p.relative_to(ROOT / "cc").as_posix()
         for p in (ROOT / "cc").rglob("*.cc")
-        if not p.name.endswith(("_test.cc", ".cu.cc"))
+        if not p.name.endswith("_test.cc")
     }
-    assert expected and set(module.library_sources()) == expected
+    own, cuda = set(module.library_sources()), set(module.cuda_sources())
+    assert own and cuda and own | cuda == expected and not own & cuda
+    assert all(name.endswith((".cu.cc", "_gpu.cc")) for name in cuda)
 
 
 def test_sources_of_an_installed_package_go_first_and_missing_ones_are_an_error(tmp_path):
@@ -320,6 +349,92 @@ def test_builds_at_the_same_time_share_the_work(tree):
     assert sorted(len(r.compiled) > 0 for r in results) == [False, False, True]
     assert len({r.info["library_sha256"] for r in results}) == 1
     assert not [name for name in tree.files() if "tmp" in name or name.startswith(".lib")]
+
+
+# CUDA.
+
+
+@pytest.fixture
+def nvcc(tree, monkeypatch):
+    """Makes a toolkit with a stand-in for nvcc; its `bin` is on the PATH."""
+    home = tree.root / "cuda"
+    libraries = home / "lib"
+
+    def write_nvcc(build: str = "1"):
+        write(home, {"bin/nvcc": NVCC.format(build=build, libraries=libraries)})
+        (home / "bin" / "nvcc").chmod(0o755)
+
+    write_nvcc()
+    libraries.mkdir()
+    subprocess.run(["ar", "rcs", libraries / "libcudart_static.a"], check=True)
+    monkeypatch.setenv("PATH", f"{home / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("TFCONV_CUDA")
+    return write_nvcc
+
+
+def test_cuda_is_built_where_there_is_nvcc(tree, nvcc, monkeypatch):
+    first = tree.build()
+    assert {"cc/b/b.cu.cc [cuda]", "cc/b/b_gpu.cc"} < set(first.compiled)
+    assert first.info["cuda_archs"] == ["75", "80", "90"]  # not 86, which runs the code for 80
+    assert first.info["cuda_version"] == "Build 1"
+    assert (
+        "code=sm_90 " in first.info["flags"]["cuda"]
+        and "code=compute_90" in first.info["flags"]["cuda"]
+    )
+    assert ctypes.CDLL(str(first.library)).tfconv_gpu() == 2
+    assert tree.build().compiled == ()
+
+    write(tree.sources, {"b/b.cu.cc": B_CUDA + "// a comment\n"})
+    changed = tree.build()
+    assert changed.compiled == ("cc/b/b.cu.cc [cuda]",)
+    assert changed.info["sources_hash"] != first.info["sources_hash"]
+    nvcc(build="2")
+    assert tree.build().compiled == ("cc/b/b.cu.cc [cuda]",)
+    monkeypatch.setenv("TFCONV_CUDA_ARCHS", "90,100a")
+    other = tree.build()
+    assert other.compiled == ("cc/b/b.cu.cc [cuda]",)
+    assert other.info["cuda_archs"] == ["90", "100a"]
+
+    monkeypatch.setenv("TFCONV_CUDA", "0")
+    without = tree.build()
+    assert without.compiled == () and without.linked and without.info["cuda_archs"] == []
+    copy = shutil.copy(without.library, tree.root)  # the loader knows the other by its path
+    assert not hasattr(ctypes.CDLL(str(copy)), "tfconv_gpu")
+
+
+def test_cuda_home_goes_before_the_path(tree, nvcc, monkeypatch):
+    other = tree.root / "other"
+    shutil.copytree(tree.root / "cuda", other)
+    assert tree.module.find_cuda().command == (str(tree.root / "cuda" / "bin" / "nvcc"),)
+    monkeypatch.setenv("CUDA_HOME", str(other))
+    assert tree.module.find_cuda().command == (str(other / "bin" / "nvcc"),)
+
+
+def test_cuda_without_nvcc(tree, monkeypatch):
+    compilers = tree.root / "bin"
+    compilers.mkdir()
+    (compilers / "g++").symlink_to(shutil.which("g++"))
+    monkeypatch.setenv("PATH", str(compilers))
+    monkeypatch.setenv("TFCONV_CUDA", "auto")
+    assert tree.module.find_cuda() is None
+    monkeypatch.setenv("TFCONV_CUDA", "1")
+    with pytest.raises(tree.module.BuildError, match="no nvcc in CUDA_HOME or on the PATH"):
+        tree.build()
+
+
+def test_nvcc_that_cannot_answer(tree, nvcc):
+    write(tree.root, {"cuda/bin/nvcc": "#!/bin/sh\necho no licence today\nexit 3\n"})
+    with pytest.raises(tree.module.BuildError, match="exit status 3(.*\n)*.*no licence(.*\n)*.*=0"):
+        tree.build()
+
+
+@pytest.mark.parametrize(
+    "variable, value", [("TFCONV_CUDA", "yes"), ("TFCONV_CUDA_ARCHS", "sm_90")]
+)
+def test_bad_cuda_settings(tree, monkeypatch, variable, value):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(tree.module.BuildError, match=f"{variable}.*Received: '{value}'"):
+        tree.build()
 
 
 # Errors.

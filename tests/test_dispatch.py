@@ -1,5 +1,6 @@
 """Which implementation serves, when, and what is said about it."""
 
+import dataclasses
 import functools
 import importlib
 import json
@@ -48,6 +49,26 @@ def test_native_is_in_force(native_module):
     own = os.environ.get("TFCONV_LIBRARY")  # without build info
     assert own or status.built_with.split(".")[:2] == RUNNING.split(".")[:2]
     assert status.isa in ("base", "avx2", "avx512")
+
+
+@pytest.mark.parametrize("cuda, expected", [(True, "native"), (False, "portable")])
+def test_on_a_gpu(cuda, expected, native_module, monkeypatch):
+    """Native ops serve there too if the library has kernels for it."""
+    library = dataclasses.replace(native.library(), cuda=cuda)
+    monkeypatch.setattr(native, "library", lambda: library)
+    gpu = [tf.config.LogicalDevice("/device:GPU:0", "GPU")]
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: gpu * (kind == "GPU"))
+    assert serves() == expected
+    assert tfconv.native_status().cuda == cuda
+
+
+def test_gpu_kernels_are_those_of_the_build(native_module):
+    """The library loads here with and without them, and its build info says which."""
+    library = native.library()
+    _, info = _build.find_library(RUNNING)
+    assert library.cuda == bool(info["cuda_archs"])
+    needed = subprocess.run(["ldd", library.path], capture_output=True, text=True, check=True)
+    assert "libc.so" in needed.stdout and "cuda" not in needed.stdout.replace(str(ROOT), "")
 
 
 def test_portable_scope(native_module):

@@ -14,6 +14,12 @@ Environment variables:
     TFCONV_LDFLAGS: Further linker flags, put after all others.
     TFCONV_WERROR: 1 turns warnings into errors.
     TFCONV_JOBS: How many compilers run at the same time.
+    TFCONV_CUDA: 1 compiles the CUDA kernels, 0 leaves them out, auto (the default) compiles
+        them if there is an nvcc.
+    TFCONV_CUDA_ARCHS: GPU architectures to compile for ("75,90"). Default: one for each
+        generation that nvcc knows, which serves all of it. What is newer than the last uses
+        its PTX.
+    CUDA_HOME: Folder of the CUDA toolkit, whose nvcc goes before the one on the PATH.
 """
 
 from __future__ import annotations
@@ -54,6 +60,7 @@ _PACKAGE = Path(__file__).resolve().parent
 _TEST_SUFFIX = "_test.cc"
 _CPU_SUFFIX = "_cpu.cc"
 _CUDA_SUFFIX = ".cu.cc"
+_GPU_SUFFIX = "_gpu.cc"
 _HEADER_SUFFIXES = (".h", ".hpp", ".inc")
 
 _COMMON_FLAGS = ("-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra")
@@ -66,6 +73,12 @@ _ISA_FLAGS: dict[str, tuple[str, ...]] = {
     "avx2": _AVX2_FLAGS,
     "avx512": (*_AVX512_FLAGS, *_AVX2_FLAGS, "-mprefer-vector-width=512"),
 }
+
+_CUDA_ARCHS = ("75", "80", "90", "100", "120")
+_CUDA_FLAGS = ("-O3", "-std=c++17", "-x", "cu", *(f"-Xcompiler={flag}" for flag in _COMMON_FLAGS))
+_CUDA_STRICT_FLAGS = ("-Werror=all-warnings", "-Xcompiler=-Werror")
+# The runtime is part of the library, which loads where there is no CUDA, and hidden in it.
+_CUDA_LIBRARIES = ("-lcudart_static", "-ldl", "-lrt", "-lpthread", "-Wl,--exclude-libs,ALL")
 
 # TensorFlow's own headers include these, but its compile flags do not name them.
 _TF_EXTERNAL_INCLUDES = ("external/highwayhash", "external/farmhash_archive/src")
@@ -119,6 +132,29 @@ class Compiler:
 
 
 @dataclasses.dataclass(frozen=True)
+class Cuda:
+    """The CUDA toolkit.
+
+    Attributes:
+        command: Command of nvcc.
+        version: The last line of its version.
+        archs: Architectures to compile for: "90" for sm_90.
+        link_flags: The linker's search path.
+    """
+
+    command: tuple[str, ...]
+    version: str
+    archs: tuple[str, ...]
+    link_flags: tuple[str, ...]
+
+    @property
+    def arch_flags(self) -> tuple[str, ...]:
+        """Code for each architecture, and PTX of the last for those to come."""
+        codes = [*((arch, "sm") for arch in self.archs), (self.archs[-1], "compute")]
+        return tuple(f"-gencode=arch=compute_{arch},code={kind}_{arch}" for arch, kind in codes)
+
+
+@dataclasses.dataclass(frozen=True)
 class Unit:
     """One compilation: a source file and, for `*_cpu.cc`, an instruction set.
 
@@ -126,7 +162,8 @@ class Unit:
         source: Path relative to the folder that holds the sources' folder: "cc/a/b_op.cc".
         flags: Compiler flags without the source and the outputs.
         object_name: Path of the object relative to the build folder.
-        isa: Name of the instruction set; None for a unit that includes TensorFlow.
+        isa: Name of the instruction set, "cuda" for what nvcc compiles; None for a unit that
+            includes TensorFlow.
     """
 
     source: str
@@ -307,24 +344,31 @@ def _snapshot(source_dir: Path) -> dict[str, str]:
     hashes = {}
     for path in sorted(source_dir.rglob("*")):
         relative = path.relative_to(source_dir).as_posix()
-        if _is_source(relative) or relative.endswith(_HEADER_SUFFIXES):
+        if relative.endswith((".cc", *_HEADER_SUFFIXES)) and not relative.endswith(_TEST_SUFFIX):
             with contextlib.suppress(FileNotFoundError):  # an editor's temporary file
                 hashes[f"{source_dir.name}/{relative}"] = _hash_file(path)
     return hashes
 
 
-def _is_source(relative: str) -> bool:
-    return relative.endswith(".cc") and not relative.endswith((_TEST_SUFFIX, _CUDA_SUFFIX))
+def _all_sources(source_dir: PathLike | None) -> list[str]:
+    root = Path(source_dir) if source_dir is not None else find_sources()
+    names = (path.relative_to(root).as_posix() for path in root.rglob("*.cc"))
+    return sorted(name for name in names if not name.endswith(_TEST_SUFFIX))
 
 
 def library_sources(source_dir: PathLike | None = None) -> list[str]:
-    """Sources of the library, relative to `source_dir` and sorted.
+    """Sources of the library without CUDA, relative to `source_dir` and sorted.
 
-    Every `.cc` belongs to it but tests (`*_test.cc`) and what nvcc compiles (`*.cu.cc`).
+    Every `.cc` belongs to it but tests (`*_test.cc`) and `cuda_sources`.
     """
-    root = Path(source_dir) if source_dir is not None else find_sources()
-    names = (path.relative_to(root).as_posix() for path in root.rglob("*.cc"))
-    return sorted(name for name in names if _is_source(name))
+    more = (_CUDA_SUFFIX, _GPU_SUFFIX)
+    return [name for name in _all_sources(source_dir) if not name.endswith(more)]
+
+
+def cuda_sources(source_dir: PathLike | None = None) -> list[str]:
+    """What a library with CUDA has besides: `*.cu.cc` for nvcc, and the ops in `*_gpu.cc`."""
+    more = (_CUDA_SUFFIX, _GPU_SUFFIX)
+    return [name for name in _all_sources(source_dir) if name.endswith(more)]
 
 
 def _sources_hash(hashes: Mapping[str, str]) -> str:
@@ -353,6 +397,7 @@ def library_units(
     isas: Sequence[str],
     tf_compile_flags: Sequence[str] = (),
     extra_flags: Sequence[str] = (),
+    cuda: Cuda | None = None,
 ) -> list[Unit]:
     """The compilations that make up the library.
 
@@ -360,7 +405,8 @@ def library_units(
         source_dir: Folder of the sources.
         isas: Instruction sets for the `*_cpu.cc` units, of "base", "avx2", "avx512".
         tf_compile_flags: Flags for the units that include TensorFlow.
-        extra_flags: Flags for all units, put last.
+        extra_flags: Flags for all units but nvcc's, put last.
+        cuda: The CUDA toolkit; None for a library without CUDA.
 
     Raises:
         ValueError: For an unknown instruction set.
@@ -371,12 +417,15 @@ def library_units(
         raise ValueError(f"Instruction sets are {', '.join(_ISA_FLAGS)}. Received: {unknown}")
     include = f"-I{root.name}"
     units = []
-    for name in library_sources(root):
+    for name in [*library_sources(root), *(cuda_sources(root) if cuda else ())]:
         source, stem = f"{root.name}/{name}", name[: -len(".cc")]
         if name.endswith(_CPU_SUFFIX):
             for isa in isas:
                 flags = (*_CPU_FLAGS, include, f"-DTFCONV_ISA={isa}", *_ISA_FLAGS[isa])
                 units.append(Unit(source, (*flags, *extra_flags), f"{stem}.{isa}.o", isa))
+        elif cuda and name.endswith(_CUDA_SUFFIX):
+            flags = (*_CUDA_FLAGS, include, *cuda.arch_flags)
+            units.append(Unit(source, flags, f"{stem}.o", "cuda"))
         else:
             flags = (*_TF_FLAGS, include, *tf_compile_flags, *extra_flags)
             units.append(Unit(source, flags, f"{stem}.o"))
@@ -489,6 +538,61 @@ def find_compiler(env: Mapping[str, str] | None = None) -> Compiler:
         lines.append(done.stdout.strip().partition("\n")[0])
     version, target = lines
     return Compiler(command, version, target or platform.machine())
+
+
+def _ask_nvcc(command: Sequence[str], env: Mapping[str, str]) -> str:
+    done = subprocess.run(
+        command,
+        env=dict(env, LC_ALL="C"),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    if done.returncode != 0:
+        raise BuildError(
+            f"{shlex.join(command)} failed (exit status {done.returncode}):\n"
+            f"{_indent(_last_lines(done.stdout))}\nTFCONV_CUDA=0 leaves the CUDA kernels out."
+        )
+    return done.stdout
+
+
+def find_cuda(env: Mapping[str, str] | None = None) -> Cuda | None:
+    """The CUDA toolkit of `$CUDA_HOME` or the PATH, unless the environment leaves it out.
+
+    Raises:
+        BuildError: If it is asked for and there is none, or it cannot say what it knows.
+    """
+    environment = os.environ if env is None else env
+    wanted = environment.get("TFCONV_CUDA", "auto")
+    if wanted not in ("0", "1", "auto"):
+        raise BuildError(f"TFCONV_CUDA must be 0, 1 or auto. Received: {wanted!r}")
+    archs = re.findall(r"[^\s,;]+", environment.get("TFCONV_CUDA_ARCHS", ""))
+    for arch in archs:
+        if not re.fullmatch(r"\d+[a-z]?", arch):
+            raise BuildError(f"TFCONV_CUDA_ARCHS are numbers such as 90. Received: {arch!r}")
+    path = environment.get("PATH", "")
+    if environment.get("CUDA_HOME"):
+        path = os.pathsep.join((os.path.join(environment["CUDA_HOME"], "bin"), path))
+    nvcc = None if wanted == "0" else shutil.which("nvcc", path=path)
+    if nvcc is None:
+        if wanted == "1":
+            raise BuildError(
+                "TFCONV_CUDA=1 asks for the CUDA kernels, and there is no nvcc in CUDA_HOME or on "
+                "the PATH. Install the CUDA toolkit; TFCONV_CUDA=0 leaves the CUDA kernels out."
+            )
+        return None
+    if not archs:
+        answer = _ask_nvcc([nvcc, "--list-gpu-code"], environment)
+        known = re.findall(r"^sm_(\w+)$", answer, re.MULTILINE)
+        archs = [arch for arch in _CUDA_ARCHS if arch in known]
+    version = _ask_nvcc([nvcc, "--version"], environment).strip().splitlines()[-1]
+    # The folders of the toolkit, in the words of its compiler.
+    steps = _ask_nvcc([nvcc, "--dryrun", "-c", "-x", "cu", os.devnull], environment)
+    folders = re.search(r"^#\$ LIBRARIES=(.*)$", steps, re.MULTILINE)
+    flags = tuple(shlex.split(folders.group(1))) if folders else ()
+    return Cuda((nvcc,), version, tuple(archs), flags)
 
 
 # Running compilers.
@@ -760,6 +864,7 @@ def build(
         raise BuildError("The native ops are not built on Windows; tfconv's portable ops serve.")
     sources = Path(source_dir).resolve() if source_dir is not None else find_sources()
     compiler = find_compiler()
+    cuda = find_cuda()
     config = config or tensorflow_config()
     output = Path(output_dir or default_output_dir(config.version)).resolve()
     objects = Path(build_dir or default_build_dir(config.version)).resolve()
@@ -772,7 +877,9 @@ def build(
         raise BuildError(f"Cannot write to the build folders: {error}") from error
     try:
         with _build_lock(objects, lambda: report(0, 1, "waiting for another build of tfconv")):
-            build_ = _Build(sources, output, objects, scratch, compiler, config, report, verbose)
+            build_ = _Build(
+                sources, output, objects, scratch, compiler, config, report, verbose, cuda
+            )
             return build_.run(jobs or _default_jobs(), start)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -790,17 +897,20 @@ class _Build:
     config: TensorFlowConfig
     report: Progress
     verbose: bool
+    cuda: Cuda | None = None
 
     def __post_init__(self) -> None:
         strict = os.environ.get("TFCONV_WERROR", "0") not in ("", "0")
         self.strict_flags = ("-Werror",) if strict else ()
+        self.cuda_strict_flags = _CUDA_STRICT_FLAGS if strict else ()
         self.processes = _Processes()
         self.snapshot = _snapshot(self.sources)
         self.cache = _ObjectCache(self.objects, self.sources.parent, self.snapshot, strict)
 
     def run(self, jobs: int, start: float) -> BuildResult:
         extra = shlex.split(os.environ.get("TFCONV_CXXFLAGS", ""))
-        units = library_units(self.sources, self.compiler.isas, _tf_unit_flags(self.config), extra)
+        tf_flags = _tf_unit_flags(self.config)
+        units = library_units(self.sources, self.compiler.isas, tf_flags, extra, self.cuda)
         if not units:
             raise BuildError(f"There are no sources to build. Received: {self.sources}")
         signatures = {unit: self._signature(unit) for unit in units}
@@ -864,8 +974,10 @@ class _Build:
 
     def _compile_unit(self, index: int, unit: Unit, signature: str) -> str:
         made, depfile = self.scratch / f"{index}.o", self.scratch / f"{index}.d"
-        command = [*self.compiler.command, *unit.flags, *self.strict_flags]
-        command += ["-c", unit.source, "-o"]
+        strict = self.strict_flags
+        if self._compiler_of(unit) is self.cuda:
+            strict = self.cuda_strict_flags
+        command = [*self._compiler_of(unit).command, *unit.flags, *strict, "-c", unit.source, "-o"]
         shown = [*command, os.devnull]  # what a user can run again to see the whole error
         command += [os.fspath(made), "-MMD", "-MF", os.fspath(depfile)]
         start = time.monotonic()
@@ -889,10 +1001,15 @@ class _Build:
 
     def _signature(self, unit: Unit) -> str:
         """Hash of the command, with TensorFlow's folder by its version instead of its path."""
-        parts = [*self.compiler.command, self.compiler.version, self.compiler.target]
+        compiler = self._compiler_of(unit)
+        parts = [*compiler.command, compiler.version, self.compiler.target]
         parts += [self._normalize(flag) for flag in unit.flags]
         parts += [unit.source, self.config.version if unit.isa is None else ""]
         return _hash(json.dumps(parts).encode())
+
+    def _compiler_of(self, unit: Unit) -> Compiler | Cuda:
+        """nvcc, where it was asked for, or the C++ compiler."""
+        return self.cuda if self.cuda and unit.isa == "cuda" else self.compiler
 
     def _normalize(self, flag: str) -> str:
         return flag.replace(self.config.include_dir, "<tensorflow>/include")
@@ -902,6 +1019,7 @@ class _Build:
             *self.compiler.command,
             "-shared",
             *(os.fspath(self.cache.path(unit)) for unit in units),
+            *((*self.cuda.link_flags, *_CUDA_LIBRARIES) if self.cuda else ()),
             *self.config.link_flags,
             *_xla_link_flags(self.config),
             f"-Wl,-rpath,{_rpath(self.output, self.config)}",
@@ -929,6 +1047,8 @@ class _Build:
             "compiler_version": self.compiler.version,
             "target": self.compiler.target,
             "isas": list(self.compiler.isas),
+            "cuda_archs": list(self.cuda.archs) if self.cuda else [],
+            "cuda_version": self.cuda.version if self.cuda else None,
             "sources_hash": _sources_hash(self.snapshot),
             "date": date.isoformat(),
             "flags": flags,

@@ -273,7 +273,8 @@ def _status(arguments: argparse.Namespace) -> int:
     from rich.text import Text
 
     native = status["native"]
-    gpus = f"{status['gpus']}; tfconv's portable ops run there" if status["gpus"] else "none"
+    there = "native" if native["cuda"] and native["in_force"] == "native" else "portable"
+    gpus = f"{status['gpus']}; tfconv's {there} ops run there" if status["gpus"] else "none"
     rows = {
         "tfconv": status["tfconv"],
         "Python": status["python"],
@@ -287,6 +288,7 @@ def _status(arguments: argparse.Namespace) -> int:
         "  compiler": native["compiler"],
         "  built at": native["date"],
         "  instruction set": native["isa"],
+        "  GPU kernels": ("yes" if native["cuda"] else "none") if native["isa"] else None,
         "ops in force": f"{native['in_force']}: {native['reason']}",
         "to do": (
             f"build the library ({status['rebuild']}): {status['rebuild_command']}"

@@ -81,10 +81,11 @@ class CpuExecutor : public Executor {
   const tensorflow::DeviceBase::CpuWorkerThreads* workers_;
 };
 
-template <typename Op, typename T>
-class CpuKernel : public tensorflow::OpKernel {
+// An op on a device, which DeviceExecutor stands for.
+template <typename Op, typename T, typename DeviceExecutor>
+class DeviceKernel : public tensorflow::OpKernel {
  public:
-  explicit CpuKernel(tensorflow::OpKernelConstruction* context) : OpKernel(context) {
+  explicit DeviceKernel(tensorflow::OpKernelConstruction* context) : OpKernel(context) {
     OP_REQUIRES_OK(context, op_.Read(context));
   }
 
@@ -106,7 +107,7 @@ class CpuKernel : public tensorflow::OpKernel {
       OP_REQUIRES_OK(context, context->allocate_output(static_cast<int>(i), shape, &output));
       outputs.push_back({output->data(), output->NumElements()});
     }
-    CpuExecutor executor(context);
+    DeviceExecutor executor(context);
     OP_REQUIRES_OK(context, Op::template Run<T>(&executor, sizes, inputs, outputs));
   }
 
@@ -125,7 +126,7 @@ class CpuKernel : public tensorflow::OpKernel {
                                             const std::vector<Buffer>&,                       \
                                             const std::vector<Buffer>&);                      \
   REGISTER_KERNEL_BUILDER(Name(name).Device(tensorflow::DEVICE_CPU).TypeConstraint<T>("T"),   \
-                          CpuKernel<__VA_ARGS__, T>);
+                          DeviceKernel<__VA_ARGS__, T, CpuExecutor>);
 
 }  // namespace tfconv
 

@@ -21,6 +21,7 @@
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -31,6 +32,12 @@
 #include "deformable/deformable_kernel.h"
 #include "involution/involution_kernel.h"
 #include "per_example/per_example_kernel.h"
+#if TFCONV_CUDA_ON_CPU
+#include "deformable/deformable_cuda.h"
+#include "involution/involution_cuda.h"
+#include "per_example/per_example_cuda.h"
+#include "testing/cuda_on_cpu.h"
+#endif
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -51,6 +58,8 @@ struct Run {
   bool reversed;   // the last range first
   int threads;     // that the ranges are dealt out to
   int64_t offset;  // elements from the last 64-byte boundary to a tensor
+  bool cuda;           // the CUDA kernels, on the CPU; slices and threads are not for them
+  bool deterministic;  // which only CUDA kernels may not be
 };
 
 const std::pair<const char*, Isa> kIsas[] = {
@@ -61,16 +70,25 @@ std::vector<std::string> Available() {
   for (const auto& [name, isa] : kIsas) {
     if (isa <= ActiveIsa()) names.push_back(name);
   }
+#if TFCONV_CUDA_ON_CPU
+  names.push_back("cuda");
+#endif
   return names;
 }
 
-Run MakeRun(const std::string& isa, int64_t slices, bool reversed, int threads, int64_t offset) {
+Run MakeRun(const std::string& isa, int64_t slices, bool reversed, int threads, int64_t offset,
+            bool deterministic) {
   if (slices < 1 || threads < 1 || offset < 0) {
     throw py::value_error("slices and threads must be positive, offset not negative");
   }
   for (const auto& [name, value] : kIsas) {
-    if (isa == name && value <= ActiveIsa()) return {value, slices, reversed, threads, offset};
+    if (isa == name && value <= ActiveIsa()) {
+      return {value, slices, reversed, threads, offset, false, deterministic};
+    }
   }
+#if TFCONV_CUDA_ON_CPU
+  if (isa == "cuda") return {Isa::kBase, slices, reversed, threads, offset, true, deterministic};
+#endif
   throw py::value_error("no such instruction set here. Received: " + isa);
 }
 
@@ -174,6 +192,19 @@ Shape ShapeOf(const py::array& array) {
   return Shape(array.shape(), array.shape() + array.ndim());
 }
 
+// The 16-bit float types are the CUDA kernels' only; NumPy has no bfloat16, but its bits.
+template <typename T>
+constexpr bool kOnCpu = std::is_arithmetic_v<T>;
+
+template <typename T>
+py::dtype DtypeOf() {
+#if TFCONV_CUDA_ON_CPU
+  if constexpr (std::is_same_v<T, Half>) return py::dtype("float16");
+  if constexpr (std::is_same_v<T, Bfloat16>) return py::dtype::of<uint16_t>();
+#endif
+  if constexpr (kOnCpu<T>) return py::dtype::of<T>();
+}
+
 // A tensor that kernels read.
 template <typename T>
 class Input {
@@ -182,7 +213,7 @@ class Input {
       : array_(array),
         bytes_(Product(shape) * static_cast<int64_t>(sizeof(T))),
         memory_(name, bytes_, run.offset * static_cast<int64_t>(sizeof(T))) {
-    if (!py::isinstance<py::array_t<T>>(array) || !(array.flags() & py::array::c_style)) {
+    if (!array.dtype().equal(DtypeOf<T>()) || !(array.flags() & py::array::c_style)) {
       throw py::value_error(std::string(name) +
                             " must be contiguous and of the type of the others");
     }
@@ -221,11 +252,11 @@ class Output {
 
   T* data() { return reinterpret_cast<T*>(memory_.data()); }
   int64_t size() const { return size_; }
-  void Clear() { std::fill_n(data(), size_, T(0)); }
+  void Clear() { std::fill_n(data(), size_, T{}); }
   void CheckGuards() { memory_.Check(); }
 
   // Call once all is computed.
-  py::array_t<T> Take() {
+  py::array Take() {
     memory_.Check();
     T unwritten;
     std::memset(&unwritten, kUnwritten, sizeof(T));
@@ -236,8 +267,8 @@ class Output {
                                  " was not written, or comes from memory that was not");
       }
     }
-    py::array_t<T> result(shape_);
-    std::copy_n(data(), size_, result.mutable_data());
+    py::array result(DtypeOf<T>(), shape_);
+    std::copy_n(data(), size_, static_cast<T*>(result.mutable_data()));
     return result;
   }
 
@@ -290,11 +321,30 @@ void RunPass(const Args& args, const Pass<Args>& pass, const Run& run) {
 
 // Calls function(T()) for the type of an array.
 template <typename Function>
-py::object ByType(const py::array& array, const Function& function) {
-  if (py::isinstance<py::array_t<float>>(array)) return function(float());
-  if (py::isinstance<py::array_t<double>>(array)) return function(double());
+py::object ByType(const Run& run, const py::array& array, const Function& function) {
+  if (array.dtype().equal(DtypeOf<float>())) return function(float());
+  if (array.dtype().equal(DtypeOf<double>())) return function(double());
+#if TFCONV_CUDA_ON_CPU
+  if (run.cuda && array.dtype().equal(DtypeOf<Half>())) return function(Half());
+  if (run.cuda && array.dtype().equal(DtypeOf<Bfloat16>())) return function(Bfloat16());
+#endif
+  (void)run;
   throw py::value_error("tensors must be float32 or float64");
 }
+
+#if TFCONV_CUDA_ON_CPU
+// Calls launch(workspace) with as many bytes.
+template <typename Launch>
+void RunCuda(const Run& run, int64_t workspace_bytes, const Launch& launch) {
+  py::gil_scoped_release release;
+  Memory workspace("workspace", workspace_bytes, 0);
+  cuda_on_cpu::Gpu::Get().reversed = run.reversed;
+  if (const int error = launch(workspace.data())) {
+    throw std::runtime_error("CUDA error " + std::to_string(error));
+  }
+  workspace.Check();
+}
+#endif
 
 // Sizes of an operation, with the shapes that follow from them.
 struct Sizes {
@@ -368,7 +418,7 @@ InvolutionArgs<T> MakeInvolutionArgs(const Sizes& sizes, const py::array& kernel
 
 py::object Involution(const Run& run, const py::array& x, const py::array& kernel,
                       const Axes& axes) {
-  return ByType(x, [&](auto type) -> py::object {
+  return ByType(run, x, [&](auto type) -> py::object {
     using T = decltype(type);
     const Sizes sizes(x, axes, 1, 3);
     InvolutionArgs<T> args = MakeInvolutionArgs<T>(sizes, kernel);
@@ -378,7 +428,13 @@ py::object Involution(const Run& run, const py::array& x, const py::array& kerne
     args.x = in.data();
     args.kernel = weights.data();
     args.y = y.data();
-    RunPass(args, KernelsOf<InvolutionKernels<T>>(run.isa).forward, run);
+    if (run.cuda) {
+#if TFCONV_CUDA_ON_CPU
+      RunCuda(run, 0, [&](void*) { return LaunchInvolution<T>(nullptr, args); });
+#endif
+    } else if constexpr (kOnCpu<T>) {
+      RunPass(args, KernelsOf<InvolutionKernels<T>>(run.isa).forward, run);
+    }
     in.Check();
     weights.Check();
     return y.Take();
@@ -387,7 +443,7 @@ py::object Involution(const Run& run, const py::array& x, const py::array& kerne
 
 py::object InvolutionGradients(const Run& run, const py::array& x, const py::array& kernel,
                                const py::array& dy, const Axes& axes) {
-  return ByType(x, [&](auto type) -> py::object {
+  return ByType(run, x, [&](auto type) -> py::object {
     using T = decltype(type);
     const Sizes sizes(x, axes, 1, 3);
     InvolutionArgs<T> args = MakeInvolutionArgs<T>(sizes, kernel);
@@ -402,9 +458,16 @@ py::object InvolutionGradients(const Run& run, const py::array& x, const py::arr
     args.dy = upstream.data();
     args.dx = dx.data();
     args.dkernel = dkernel.data();
-    const auto kernels = KernelsOf<InvolutionKernels<T>>(run.isa);
-    RunPass(args, kernels.backward_input, run);
-    RunPass(args, kernels.backward_kernel, run);
+    if (run.cuda) {
+#if TFCONV_CUDA_ON_CPU
+      RunCuda(run, 0, [&](void*) { return LaunchInvolutionBackwardInput<T>(nullptr, args); });
+      RunCuda(run, 0, [&](void*) { return LaunchInvolutionBackwardKernel<T>(nullptr, args); });
+#endif
+    } else if constexpr (kOnCpu<T>) {
+      const auto kernels = KernelsOf<InvolutionKernels<T>>(run.isa);
+      RunPass(args, kernels.backward_input, run);
+      RunPass(args, kernels.backward_kernel, run);
+    }
     in.Check();
     weights.Check();
     upstream.Check();
@@ -474,9 +537,21 @@ struct Deformable {
     args.doffset = doffset.data();
     args.dmask = mask ? dmask.data() : nullptr;
     args.dfilter = filter ? dfilter.data() : nullptr;
-    if (doffset.size() == 0 || sizes.geometry.channels == 0 || (filter && args.filters == 0)) {
+    if (run.cuda) {
+#if TFCONV_CUDA_ON_CPU
+      RunCuda(run, DeformableBackwardWorkspace<T>(args), [&](void* workspace) {
+        return LaunchDeformableBackward<T>(nullptr, args, run.deterministic, workspace);
+      });
+      if (filter) {
+        RunCuda(run, DeformableBackwardFilterWorkspace<T>(args), [&](void* workspace) {
+          return LaunchDeformableBackwardFilter<T>(nullptr, args, workspace);
+        });
+      }
+#endif
+    } else if (doffset.size() == 0 || sizes.geometry.channels == 0 ||
+               (filter && args.filters == 0)) {
       for (Output<T>* output : {&dx, &doffset, &dmask, &dfilter}) output->Clear();
-    } else {
+    } else if constexpr (kOnCpu<T>) {
       SamplingGradients();
       if (filter) FilterGradient();
     }
@@ -527,12 +602,18 @@ struct Deformable {
 
 py::object DeformableSample(const Run& run, const py::array& x, const py::array& offset,
                             const std::optional<py::array>& mask, const Axes& axes) {
-  return ByType(x, [&](auto type) -> py::object {
+  return ByType(run, x, [&](auto type) -> py::object {
     using T = decltype(type);
     Deformable<T> op(run, x, offset, mask, axes);
     Output<T> columns("columns", op.columns_shape, run);
     op.args.columns = columns.data();
-    RunPass(op.args, KernelsOf<DeformableSampleKernels<T>>(run.isa).sample, run);
+    if (run.cuda) {
+#if TFCONV_CUDA_ON_CPU
+      RunCuda(run, 0, [&](void*) { return LaunchDeformableSample<T>(nullptr, op.args); });
+#endif
+    } else if constexpr (kOnCpu<T>) {
+      RunPass(op.args, KernelsOf<DeformableSampleKernels<T>>(run.isa).sample, run);
+    }
     op.CheckInputs();
     return columns.Take();
   });
@@ -541,7 +622,7 @@ py::object DeformableSample(const Run& run, const py::array& x, const py::array&
 py::object DeformableSampleGradients(const Run& run, const py::array& x, const py::array& offset,
                                      const std::optional<py::array>& mask,
                                      const py::array& dcolumns, const Axes& axes) {
-  return ByType(x, [&](auto type) -> py::object {
+  return ByType(run, x, [&](auto type) -> py::object {
     using T = decltype(type);
     Deformable<T> op(run, x, offset, mask, axes);
     Input<T> upstream("dcolumns", dcolumns, op.columns_shape, run);
@@ -555,15 +636,21 @@ py::object DeformableSampleGradients(const Run& run, const py::array& x, const p
 py::object DeformableConv(const Run& run, const py::array& x, const py::array& offset,
                           const std::optional<py::array>& mask, const py::array& filter,
                           const Axes& axes) {
-  return ByType(x, [&](auto type) -> py::object {
+  return ByType(run, x, [&](auto type) -> py::object {
     using T = decltype(type);
     Deformable<T> op(run, x, offset, mask, axes);
     op.SetFilter(filter);
     Output<T> y("y", op.sizes.Outputs({op.args.filters}), run);
     op.args.y = y.data();
-    if (op.sizes.geometry.channels == 0) {
+    if (run.cuda) {
+#if TFCONV_CUDA_ON_CPU
+      RunCuda(run, 0, [&](void*) { return LaunchDeformableConv<T>(nullptr, op.args); });
+#endif
+    } else if (op.sizes.geometry.channels == 0) {
       y.Clear();
-    } else if (y.size() > 0) {
+    } else if (y.size() == 0) {
+      // Nothing to do, and no memory to do it with.
+    } else if constexpr (kOnCpu<T>) {
       const auto kernels = KernelsOf<DeformableConvKernels<T>>(run.isa);
       const auto packed = op.Temporary("packed_filter", kernels.packed_filter_size(op.args),
                                        &op.args.packed_filter);
@@ -579,7 +666,7 @@ py::object DeformableConv(const Run& run, const py::array& x, const py::array& o
 py::object DeformableConvGradients(const Run& run, const py::array& x, const py::array& offset,
                                    const std::optional<py::array>& mask, const py::array& filter,
                                    const py::array& dy, const Axes& axes) {
-  return ByType(x, [&](auto type) -> py::object {
+  return ByType(run, x, [&](auto type) -> py::object {
     using T = decltype(type);
     Deformable<T> op(run, x, offset, mask, axes);
     op.SetFilter(filter);
@@ -627,16 +714,20 @@ struct PerExample {
 
 py::object PerExampleConv(const Run& run, const py::array& x, const py::array& filter,
                           const Axes& axes) {
-  return ByType(x, [&](auto type) -> py::object {
+  return ByType(run, x, [&](auto type) -> py::object {
     using T = decltype(type);
     PerExample<T> op(run, x, filter, axes);
     Output<T> y("y", op.y_shape, run);
     op.args.x = op.in->data();
     op.args.filter = op.weights->data();
     op.args.y = y.data();
-    if (op.empty) {
+    if (run.cuda) {
+#if TFCONV_CUDA_ON_CPU
+      RunCuda(run, 0, [&](void*) { return LaunchPerExample<T>(nullptr, op.args); });
+#endif
+    } else if (op.empty) {
       y.Clear();
-    } else {
+    } else if constexpr (kOnCpu<T>) {
       RunPass(op.args, KernelsOf<PerExampleKernels<T>>(run.isa).convolve, run);
     }
     op.in->Check();
@@ -647,27 +738,35 @@ py::object PerExampleConv(const Run& run, const py::array& x, const py::array& f
 
 py::object PerExampleGradients(const Run& run, const py::array& x, const py::array& filter,
                                const py::array& dy, const Axes& axes) {
-  return ByType(x, [&](auto type) -> py::object {
+  return ByType(run, x, [&](auto type) -> py::object {
     using T = decltype(type);
     PerExample<T> op(run, x, filter, axes);
     Input<T> upstream("dy", dy, op.y_shape, run);
     Output<T> dx("dx", op.sizes.x, run);
     Output<T> dfilter("dfilter", op.filter_shape, run);
-    if (op.empty) {
+    // Two ops, which have no more than they need.
+    PerExampleArgs<T> of_input = op.args;
+    of_input.filter = op.weights->data();
+    of_input.dy = upstream.data();
+    of_input.dx = dx.data();
+    PerExampleArgs<T> of_filter = op.args;
+    of_filter.x = op.in->data();
+    of_filter.dy = upstream.data();
+    of_filter.dfilter = dfilter.data();
+    if (run.cuda) {
+#if TFCONV_CUDA_ON_CPU
+      RunCuda(run, 0,
+              [&](void*) { return LaunchPerExampleBackwardInput<T>(nullptr, of_input); });
+      RunCuda(run, PerExampleBackwardFilterWorkspace<T>(of_filter), [&](void* workspace) {
+        return LaunchPerExampleBackwardFilter<T>(nullptr, of_filter, workspace);
+      });
+#endif
+    } else if (op.empty) {
       dx.Clear();
       dfilter.Clear();
-    } else {
+    } else if constexpr (kOnCpu<T>) {
       const auto kernels = KernelsOf<PerExampleKernels<T>>(run.isa);
-      // Two ops, which have no more than they need.
-      PerExampleArgs<T> of_input = op.args;
-      of_input.filter = op.weights->data();
-      of_input.dy = upstream.data();
-      of_input.dx = dx.data();
       RunPass(of_input, kernels.backward_input, run);
-      PerExampleArgs<T> of_filter = op.args;
-      of_filter.x = op.in->data();
-      of_filter.dy = upstream.data();
-      of_filter.dfilter = dfilter.data();
       RunPass(of_filter, kernels.backward_filter, run);
     }
     op.in->Check();
@@ -698,6 +797,7 @@ py::object ConvertWith(void (*convert)(const In*, Out*, int64_t), const Run& run
 }
 
 py::object Convert(const Run& run, const std::string& name, const py::array& array) {
+  if (run.cuda) throw py::value_error("CUDA kernels convert while they compute");
   const auto kernels = KernelsOf<ConvertKernels>(run.isa);
   if (name == "half_to_float") return ConvertWith(kernels.half_to_float, run, array);
   if (name == "float_to_half") return ConvertWith(kernels.float_to_half, run, array);
@@ -765,7 +865,7 @@ PYBIND11_MODULE(_kernels, module) {
   module.def("available", Available, "Instruction sets that can be run here.");
   py::class_<Run>(module, "Run", "How the kernels are run.")
       .def(py::init(&MakeRun), "isa"_a, py::kw_only(), "slices"_a = 1, "reversed"_a = false,
-           "threads"_a = 1, "offset"_a = 0);
+           "threads"_a = 1, "offset"_a = 0, "deterministic"_a = true);
   module.def("involution", Involution, "run"_a, "x"_a, "kernel"_a, "axes"_a);
   module.def("involution_gradients", InvolutionGradients, "run"_a, "x"_a, "kernel"_a, "dy"_a,
              "axes"_a);

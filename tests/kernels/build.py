@@ -25,6 +25,9 @@ SOURCE = "cc/testing/kernels_module_test.cc"
 MORE_SOURCES = ("cc/common/isa.cc",)
 
 _SANITIZED = ("-O1", "-g1", "-fno-omit-frame-pointer")
+# What nvcc compiles for the library is compiled for the CPU here (cc/testing/cuda_on_cpu.h), where
+# the switch between its threads is written for; the thread sanitizer does not know that switch.
+_CUDA_MACRO = "-DTFCONV_CUDA_ON_CPU=1"
 # Flags for compiling and linking, put after those of the library.
 VARIANTS: dict[str, tuple[str, ...]] = {
     "plain": (),
@@ -58,6 +61,17 @@ def _load(name: str, path: Path) -> ModuleType:
 
 # By its path: importing tfconv would import TensorFlow.
 _build = _load("_tfconv_build", ROOT / "tfconv" / "_build.py")
+
+
+def _cuda_units(variant: str, compiler, flags: tuple[str, ...]) -> list:
+    if variant == "tsan" or "avx2" not in compiler.isas:
+        return []
+    own = ("-O2", "-std=c++17", *_build._COMMON_FLAGS, "-Wno-unknown-pragmas", "-Icc", "-xc++")
+    names = (p.relative_to(ROOT).as_posix() for p in sorted((ROOT / "cc").rglob("*.cu.cc")))
+    return [
+        _build.Unit(name, (*own, *flags), name[len("cc/") : -len("cc")] + "cpu.o", "cuda")
+        for name in names
+    ]
 
 
 def _module_unit(variant: str, flags: tuple[str, ...]):
@@ -102,7 +116,9 @@ def _build_locked(variant: str, folder: Path, scratch: Path, report) -> Path:
         for unit in _build.library_units(ROOT / "cc", compiler.isas, extra_flags=flags)
         if unit.isa is not None or unit.source in MORE_SOURCES
     ]
-    units.append(_module_unit(variant, flags))
+    cuda_units = _cuda_units(variant, compiler, flags)
+    units += cuda_units
+    units.append(_module_unit(variant, (*flags, _CUDA_MACRO) if cuda_units else flags))
 
     no_tensorflow = _build.TensorFlowConfig("none", (), (), "<none>")
     driver = _build._Build(

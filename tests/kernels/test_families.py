@@ -1,6 +1,7 @@
 """Every family of kernels on every instruction set, in both types, against the references."""
 
 import itertools
+import platform
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ BLOCKS = {
         Case(Geometry((4, 13), 9), 1, 3, 4),
         Case(Geometry((5, 11), 3), 2, 2, 36),  # vectors of half the width
         Case(Geometry((6, 9), 3, 2, "same", 2), 1, 1, 72),
+        Case(Geometry((5, 4), 1, 10**9, "same", 10**9), 2, 2, 4),  # one position, one tap
     ],
     "per_example": [
         Case(Geometry((31, 33), 3), 1, 1, 20, 18),  # tiles of rows
@@ -34,6 +36,7 @@ BLOCKS = {
         Case(Geometry((6, 5), 3, (3, 2)), 2, 1, 1100, 8),
         Case(Geometry((11,), 2, 4, "valid"), 2, 1, 4, 4),  # pixels that no tap meets
         Case(Geometry((6, 6), 3), 3, 40, 2, 2),
+        Case(Geometry((5, 4), 1, 10**9, "same", 10**9), 2, 2, 4, 4),
     ],
     "deformable_sample": [
         Case(Geometry((16, 15), (1, 2)), 1, 1, 40),  # several tiles of positions
@@ -92,6 +95,72 @@ def test_matches_reference(name, case, rng, kernels):
         for isa in kernels.available():
             results = family.run(kernels, kernels.Run(isa), case, **inputs)
             assert_matches(results, expected, dtype, isa)
+
+
+def test_cuda_is_there(kernels):
+    """The rows above have run the CUDA kernels, on the CPU."""
+    if platform.machine() == "x86_64" and kernels.sanitizer != "thread":
+        assert "cuda" in kernels.available()
+
+
+def narrow(tensor, dtype):
+    """Rounded to float16, or cut to bfloat16, of which NumPy knows the bits only."""
+    if dtype == np.float16:
+        return np.ascontiguousarray(tensor, dtype)
+    return (np.ascontiguousarray(tensor, np.float32).view(np.uint32) >> 16).astype(np.uint16)
+
+
+def widen(tensor):
+    if tensor.dtype == np.float16:
+        return tensor.astype(np.float32)
+    return (tensor.astype(np.uint32) << 16).view(np.float32)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(np.float16, 2**-10), (np.uint16, 2**-7)])
+@pytest.mark.parametrize(
+    "name, case", table()[::3] + rows(BLOCKS) + rows(dict.fromkeys(FAMILIES, EMPTY))
+)
+def test_cuda_in_half_precision(name, case, dtype, tolerance, rng, kernels):
+    """float32 all the way, rounded once at the end."""
+    if "cuda" not in kernels.available():
+        pytest.skip("the CUDA kernels are not compiled for this CPU or sanitizer")
+    drawn = {k: v for k, v in FAMILIES[name].draw(rng, case).items() if v is not None}
+    inputs = {k: narrow(v, dtype) for k, v in drawn.items()}
+    wide = {k: widen(v) for k, v in inputs.items()}
+    if "deformable" in name and not case.masked:
+        inputs["mask"] = wide["mask"] = None
+    results = FAMILIES[name].run(kernels, kernels.Run("cuda"), case, **inputs)
+    expected = FAMILIES[name].run(kernels, kernels.Run("base"), case, **wide)
+    for what, value in expected.items():
+        assert results[what].dtype == dtype
+        scale = max(1.0, np.abs(value).max(initial=0))
+        error = np.abs(widen(results[what]) - value)
+        assert np.all(error <= tolerance / 2 * np.abs(value) + 2e-5 * scale), what
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", ["deformable_sample", "deformable_conv"])
+def test_cuda_without_determinism(name, dtype, rng, kernels):
+    """Sums may have another order then, and no other result."""
+    if "cuda" not in kernels.available():
+        pytest.skip("the CUDA kernels are not compiled for this CPU or sanitizer")
+    case = Case(Geometry((13, 11), 3), 2, 2, 6, 5, 3)
+    inputs = cast(FAMILIES[name].draw(rng, case), dtype)
+    expected = FAMILIES[name].expected(case, **inputs)
+    for order in (False, True):
+        run = kernels.Run("cuda", deterministic=False, reversed=order)
+        results = FAMILIES[name].run(kernels, run, case, **inputs)
+        assert_matches(results, expected, dtype, f"reversed={order}")
+
+
+def test_cuda_refuses_what_32_bits_do_not_reach(kernels):
+    if "cuda" not in kernels.available():
+        pytest.skip("the CUDA kernels are not compiled for this CPU or sanitizer")
+    x, kernel = np.zeros((1, 2, 3), np.float32), np.zeros((1, 2, 2), np.float32)
+    axes = [(2, 2, 2**29, 2**29, 0)]
+    assert not kernels.involution(kernels.Run("base"), x, kernel, axes)[0, 1].any()
+    with pytest.raises(RuntimeError, match="CUDA error 1"):
+        kernels.involution(kernels.Run("cuda"), x, kernel, axes)
 
 
 # Of every family, sizes with enough units to be cut in many ways.

@@ -97,7 +97,7 @@ def test_unknown_variant():
 
 
 def test_available_instruction_sets(kernels):
-    available = kernels.available()
+    available = [isa for isa in kernels.available() if isa != "cuda"]
     assert available == ["base", "avx2", "avx512"][: len(available)] != []
     with pytest.raises(ValueError, match="Received: sse9"):
         kernels.Run("sse9")

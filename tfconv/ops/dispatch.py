@@ -1,6 +1,6 @@
 """Native or portable: the one place that decides which implementation of an op runs.
 
-Native when the library is loaded and the data type and the device are supported; portable
+Native when the library is loaded and has kernels for the data type and the device; portable
 while TensorFlow traces for saving or conversion, inside `tfconv.portable()`, or when there is
 no library. `tfconv.keep_native()` keeps native ops in what is exported.
 """
@@ -75,6 +75,7 @@ class NativeStatus:
         built_with: TensorFlow version that the library was built with, or None.
         tensorflow: TensorFlow version that is running.
         isa: Instruction set that the CPU kernels use ("base", "avx2", "avx512"), or None.
+        cuda: Whether the library has GPU kernels; portable ops serve on GPUs where it has none.
     """
 
     in_force: str
@@ -83,6 +84,7 @@ class NativeStatus:
     built_with: str | None
     tensorflow: str
     isa: str | None
+    cuda: bool
 
 
 def native_status() -> NativeStatus:
@@ -96,6 +98,7 @@ def native_status() -> NativeStatus:
         built_with=library.built_with,
         tensorflow=_compat.tensorflow_version(),
         isa=library.isa,
+        cuda=library.cuda,
     )
 
 
@@ -113,7 +116,7 @@ def _why_portable() -> str | None:
 
 
 def _on_gpu(tensor: tf.Tensor) -> bool:
-    """True when an op on ``tensor`` would be placed on a GPU, for which there is no kernel."""
+    """True when an op on ``tensor`` would be placed on a GPU."""
     device = tensor.device or ""
     if device:
         return "GPU" in device.upper()
@@ -128,10 +131,12 @@ def dispatch(
     Half-precision data goes through the portable twin in float32 (see `in_float32`), so
     that both accumulate alike.
     """
-    if x.dtype not in _NATIVE_DTYPES or _why_portable() is not None or _on_gpu(x):
+    library = native.library()
+    without_kernel = x.dtype not in _NATIVE_DTYPES or (_on_gpu(x) and not library.cuda)
+    if without_kernel or _why_portable() is not None:
         native.warn_if_unavailable()
         return portable_call()
-    return native_call(native.library().module)
+    return native_call(library.module)
 
 
 def in_float32(function: Callable[..., tf.Tensor], *tensors: tf.Tensor | None) -> tf.Tensor:

@@ -27,6 +27,7 @@ class Library:
         path: Where it lies, or None.
         built_with: TensorFlow version that it was built with, or None.
         isa: Instruction set that its CPU kernels use, or None.
+        cuda: Whether its ops have GPU kernels.
         problem: Why it is not loaded and how to mend that, or None.
     """
 
@@ -34,6 +35,7 @@ class Library:
     path: pathlib.Path | None = None
     built_with: str | None = None
     isa: str | None = None
+    cuda: bool = False
     problem: str | None = None
 
 
@@ -80,9 +82,15 @@ def library() -> Library:
             built_with=built_with,
             problem=f"{path} cannot be loaded ({reason}); `python -m tfconv build` builds it anew",
         )
-    isa = ctypes.CDLL(str(path)).tfconv_isa
-    isa.restype = ctypes.c_char_p
-    return Library(module=module, path=path, built_with=built_with, isa=isa().decode())
+    functions = ctypes.CDLL(str(path))
+    functions.tfconv_isa.restype = ctypes.c_char_p
+    return Library(
+        module=module,
+        path=path,
+        built_with=built_with,
+        isa=functions.tfconv_isa().decode(),
+        cuda=hasattr(functions, "tfconv_cuda"),
+    )
 
 
 def warn_if_unavailable() -> None:

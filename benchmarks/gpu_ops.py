@@ -1,0 +1,118 @@
+"""Time of the native ops on a GPU over their portable twins and the nearest stock TensorFlow op.
+
+    python benchmarks/gpu_ops.py [--repeats 50] [--dtype float32]
+
+Channels-last; medians of runs of the rivals in turns, each until the GPU has finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import tensorflow as tf  # noqa: E402
+
+import tfconv  # noqa: E402
+
+SHAPES = ((8, 64, 56), (8, 128, 28), (8, 256, 14), (64, 64, 56))
+GROUP_CHANNELS = 16
+TF_CONV = "tf.nn.conv2d"
+
+
+def _forward(function: Callable, inputs: list[tf.Tensor]) -> Callable[[], object]:
+    compiled = tf.function(function)
+    return lambda: compiled(*inputs)
+
+
+def _forward_backward(function: Callable, inputs: list[tf.Tensor]) -> Callable[[], object]:
+    @tf.function
+    def step(*inputs):
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            y = function(*inputs)
+        return tape.gradient(y, inputs, output_gradients=y)
+
+    return lambda: step(*inputs)
+
+
+def _portable(function: Callable) -> Callable:
+    def call(*inputs):
+        with tfconv.portable():
+            return function(*inputs)
+
+    return call
+
+
+def _rows(batch: int, channels: int, size: int, dtype: tf.DType):
+    """(work, function, inputs, name of the stock op, it, its inputs)."""
+
+    def normal(*shape):
+        return tf.cast(tf.random.normal(shape), dtype)
+
+    def conv(x, kernel):
+        return tf.nn.conv2d(x, kernel, 1, "SAME")
+
+    x, kernel = normal(batch, size, size, channels), normal(3, 3, channels, channels)
+    yield (
+        "involution 7x7",
+        lambda x, k: tfconv.ops.involution(x, k, 7),
+        [x, normal(batch, size, size, channels // GROUP_CHANNELS * 49)],
+        "tf.nn.depthwise_conv2d",
+        lambda x, k: tf.nn.depthwise_conv2d(x, k, [1, 1, 1, 1], "SAME"),
+        [x, normal(7, 7, channels, 1)],
+    )
+    deformable = [x, normal(batch, size, size, 18), kernel, normal(batch, size, size, 9)]
+    yield "deformable 3x3", tfconv.ops.deformable_conv2d, deformable, TF_CONV, conv, [x, kernel]
+    kernels = normal(batch, 3, 3, channels, channels)
+    yield "per example 3x3", tfconv.ops.per_example_conv, [x, kernels], TF_CONV, conv, [x, kernel]
+
+
+def _milliseconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    tf.test.experimental.sync_devices()
+    return 1e3 * (time.perf_counter() - start)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=50, help="runs of each rival (50)")
+    parser.add_argument("--dtype", default="float32", help="float16, bfloat16, float32 or float64")
+    arguments = parser.parse_args()
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus or not tfconv.native_status().cuda:
+        print("This needs a GPU, and a native library that was built with CUDA.", file=sys.stderr)
+        return 1
+    details = tf.config.experimental.get_device_details(gpus[0])
+    print(f"TensorFlow {tf.__version__}, {details.get('device_name')}, {arguments.dtype}; ms")
+    heading = ("work", "pass", "shape", "native", "portable", "stock")
+    print("{:16} {:8} {:>14} {:>9} {:>9} {:>9}".format(*heading))
+    with tf.device("GPU:0"):
+        for shape in SHAPES:
+            for work, ours, inputs, stock, peer, peer_inputs in _rows(
+                *shape, tf.as_dtype(arguments.dtype)
+            ):
+                for name, direction in (("forward", _forward), ("both", _forward_backward)):
+                    rivals = [
+                        direction(ours, inputs),
+                        direction(_portable(ours), inputs),
+                        direction(peer, peer_inputs),
+                    ]
+                    for run in rivals * 3:
+                        _milliseconds(run)
+                    times = [
+                        [_milliseconds(run) for run in rivals] for _ in range(arguments.repeats)
+                    ]
+                    medians = [f"{statistics.median(column):9.3f}" for column in zip(*times)]
+                    print(f"{work:16} {name:8} {shape!s:>14} {' '.join(medians)}  {stock}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

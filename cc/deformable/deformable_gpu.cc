@@ -1,0 +1,71 @@
+// GPU kernels of Tfconv>DeformableSample, Tfconv>DeformableConv and their gradients. The numeric
+// part is in deformable.cu.cc.
+#include <vector>
+
+#include "common/gpu_kernel.h"
+#include "deformable/deformable_cuda.h"
+#include "deformable/deformable_op.h"
+
+namespace tfconv {
+namespace {
+
+using Kind = DeformableKind;
+
+template <typename T>
+const T* InputData(const std::vector<Buffer>& inputs, int input) {
+  if (input < 0 || input >= static_cast<int>(inputs.size())) return nullptr;
+  return static_cast<const T*>(inputs[static_cast<size_t>(input)].data);
+}
+
+template <Kind kKind>
+struct DeformableGpuOp : DeformableOp<kKind> {
+  template <typename T>
+  static absl::Status Run(GpuExecutor* executor, const DeformableSizes& sizes,
+                          const std::vector<Buffer>& inputs, const std::vector<Buffer>& outputs) {
+    DeformableArgs<T> args = {};
+    args.geometry = sizes.geometry;
+    args.offset_groups = sizes.offset_groups;
+    args.groups = sizes.groups;
+    args.filters = sizes.filters;
+    args.x = InputData<T>(inputs, kX);
+    args.offset = InputData<T>(inputs, kOffset);
+    args.mask = InputData<T>(inputs, MaskInput(kKind));
+    args.filter = InputData<T>(inputs, FilterInput(kKind));
+    args.dcolumns = InputData<T>(inputs, DcolumnsInput(kKind));
+    args.dy = InputData<T>(inputs, DyInput(kKind));
+    T* first = static_cast<T*>(outputs[0].data);
+    if (kKind == Kind::kSample) {
+      args.columns = first;
+      return executor->Check(LaunchDeformableSample(executor->stream(), args));
+    }
+    if (kKind == Kind::kConv) {
+      args.y = first;
+      return executor->Check(LaunchDeformableConv(executor->stream(), args));
+    }
+    args.dx = first;
+    args.doffset = static_cast<T*>(outputs[1].data);
+    if (HasFilter(kKind)) args.dfilter = static_cast<T*>(outputs[2].data);
+    if (inputs.size() > static_cast<size_t>(MaskInput(kKind))) {
+      args.dmask = static_cast<T*>(outputs.back().data);
+    }
+    tensorflow::Tensor keep;
+    void* workspace;
+    const int64_t bytes = DeformableBackwardWorkspace(args);
+    if (auto s = executor->Allocate(bytes, &keep, &workspace); !s.ok()) return s;
+    const int error = LaunchDeformableBackward(executor->stream(), args, executor->deterministic(),
+                                               workspace);
+    if (auto s = executor->Check(error); !s.ok() || !HasFilter(kKind)) return s;
+    const int64_t filter_bytes = DeformableBackwardFilterWorkspace(args);
+    tensorflow::Tensor keep_too;
+    if (auto s = executor->Allocate(filter_bytes, &keep_too, &workspace); !s.ok()) return s;
+    return executor->Check(LaunchDeformableBackwardFilter(executor->stream(), args, workspace));
+  }
+};
+
+TFCONV_REGISTER_GPU("Tfconv>DeformableSample", DeformableGpuOp<Kind::kSample>)
+TFCONV_REGISTER_GPU("Tfconv>DeformableSampleGrad", DeformableGpuOp<Kind::kSampleGrad>)
+TFCONV_REGISTER_GPU("Tfconv>DeformableConv", DeformableGpuOp<Kind::kConv>)
+TFCONV_REGISTER_GPU("Tfconv>DeformableConvGrad", DeformableGpuOp<Kind::kConvGrad>)
+
+}  // namespace
+}  // namespace tfconv
