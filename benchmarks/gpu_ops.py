@@ -1,4 +1,4 @@
-"""Time of the native ops on a GPU over their portable twins and the nearest stock TensorFlow op.
+"""Times of the native ops on a GPU, of their portable twins and of the nearest stock TensorFlow op.
 
     python benchmarks/gpu_ops.py [--repeats 50] [--dtype float32]
 

@@ -20,6 +20,7 @@
 #endif
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -115,17 +116,20 @@ class DeviceKernel : public tensorflow::OpKernel {
   Op op_;
 };
 
-// Registers the CPU kernels of an op for every data type, and makes its Run callable from elsewhere.
-#define TFCONV_REGISTER_CPU(name, ...)                         \
-  TFCONV_REGISTER_CPU_TYPE(name, Eigen::half, __VA_ARGS__)     \
-  TFCONV_REGISTER_CPU_TYPE(name, Eigen::bfloat16, __VA_ARGS__) \
-  TFCONV_REGISTER_CPU_TYPE(name, float, __VA_ARGS__)           \
+// Registers the CPU kernels of an op for every data type, and makes its Infer and Run callable from
+// elsewhere.
+#define TFCONV_REGISTER_CPU(name, ...)                                                             \
+  template absl::Status __VA_ARGS__::Infer(const std::function<Dims(int)>&,                        \
+                                           __VA_ARGS__::Sizes*, std::vector<Dims>*) const;         \
+  TFCONV_REGISTER_CPU_TYPE(name, Eigen::half, __VA_ARGS__)                                         \
+  TFCONV_REGISTER_CPU_TYPE(name, Eigen::bfloat16, __VA_ARGS__)                                     \
+  TFCONV_REGISTER_CPU_TYPE(name, float, __VA_ARGS__)                                               \
   TFCONV_REGISTER_CPU_TYPE(name, double, __VA_ARGS__)
-#define TFCONV_REGISTER_CPU_TYPE(name, T, ...)                                                \
-  template absl::Status __VA_ARGS__::Run<T>(Executor*, const __VA_ARGS__::Sizes&,             \
-                                            const std::vector<Buffer>&,                       \
-                                            const std::vector<Buffer>&);                      \
-  REGISTER_KERNEL_BUILDER(Name(name).Device(tensorflow::DEVICE_CPU).TypeConstraint<T>("T"),   \
+#define TFCONV_REGISTER_CPU_TYPE(name, T, ...)                                                     \
+  template absl::Status __VA_ARGS__::Run<T>(Executor*, const __VA_ARGS__::Sizes&,                  \
+                                            const std::vector<Buffer>&,                            \
+                                            const std::vector<Buffer>&);                           \
+  REGISTER_KERNEL_BUILDER(Name(name).Device(tensorflow::DEVICE_CPU).TypeConstraint<T>("T"),        \
                           DeviceKernel<__VA_ARGS__, T, CpuExecutor>);
 
 }  // namespace tfconv

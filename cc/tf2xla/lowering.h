@@ -233,13 +233,14 @@ class Sampling {
         groups_(sizes.offset_groups),
         taps_(sizes.taps) {
     xla::XlaBuilder* builder = x.builder();
+    int64_t output[2], kernel[2];
     for (int axis = 0; axis < 2; ++axis) {
       const ConvAxis& a = sizes.geometry.axis[CanonicalAxis(axis, kDeformableRank)];
       image_[axis] = a.input;
-      output_[axis] = a.output;
-      kernel_[axis] = a.kernel;
+      output[axis] = a.output;
+      kernel[axis] = a.kernel;
     }
-    const int64_t positions = output_[0] * output_[1];
+    const int64_t positions = output[0] * output[1];
     shape_ = {batch_, positions, groups_, taps_};
     x_ = xla::Reshape(x, {batch_, image_[0], image_[1], channels_});
     const xla::XlaOp moved = xla::Reshape(offset, {batch_, positions, groups_, taps_, 2});
@@ -249,7 +250,7 @@ class Sampling {
     for (int axis = 0; axis < 2; ++axis) {
       const ConvAxis& a = sizes.geometry.axis[CanonicalAxis(axis, kDeformableRank)];
       const xla::Shape grid_shape = xla::ShapeUtil::MakeShape(
-          xla::S32, {output_[0], output_[1], kernel_[0], kernel_[1]});
+          xla::S32, {output[0], output[1], kernel[0], kernel[1]});
       const auto iota = [&](int64_t dimension) { return xla::Iota(builder, grid_shape, dimension); };
       const auto times = [&](xla::XlaOp op, int64_t factor) {
         return xla::Mul(op, xla::ConstantR0<int32_t>(builder, static_cast<int32_t>(factor)));
@@ -312,7 +313,7 @@ class Sampling {
     for (int axis = 0; axis < 2; ++axis) {
       xla::XlaOp change = *dfraction[axis];
       if (mask) change = xla::Mul(change, xla::Reshape(*mask, shape_));
-      change = xla::Select(is_inside_[axis], change, beyond_[axis]);
+      change = xla::Select(is_inside_[axis], change, xla::Add(beyond_[0], beyond_[1]));
       doffset.push_back(xla::Reshape(change, {shape_[0], shape_[1], shape_[2], shape_[3], 1}));
     }
     xla::XlaOp dx = xla::Reshape(
@@ -382,12 +383,12 @@ class Sampling {
   }
 
   int64_t batch_, channels_, groups_, taps_;
-  int64_t image_[2], output_[2], kernel_[2];
+  int64_t image_[2];
   std::vector<int64_t> shape_;
   xla::PrimitiveType index_type_;
   xla::XlaOp x_, corner_;
   xla::XlaOp fraction_[2], is_inside_[2];
-  xla::XlaOp beyond_[2];  // gradient for an offset that leads outside: zero, or NaN if it is
+  xla::XlaOp beyond_[2];  // zero, or NaN where an offset is: the sum is the gradient outside
 };
 
 template <DeformableKind kKind>

@@ -10,6 +10,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -51,7 +52,11 @@ class PoolExecutor : public Executor {
     loop->units = units;
     loop->block = std::max<int64_t>(units / (kBlocksPerThread * (helpers + 1)), 1);
     for (int64_t thread = 1; thread <= helpers; ++thread) {
-      schedule_([loop, thread] { loop->RunBlocks(thread); });
+      try {
+        schedule_([loop, thread] { loop->RunBlocks(thread); });
+      } catch (const std::bad_alloc&) {
+        break;  // the others do it
+      }
     }
     loop->RunBlocks(0);
     loop->Wait();

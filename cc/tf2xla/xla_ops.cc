@@ -186,6 +186,8 @@ constexpr auto kApiVersion = xla::CustomCallApiVersion::API_VERSION_TYPED_FFI;
 std::atomic<tensorflow::thread::ThreadPool*> call_threads{nullptr};
 
 void RememberThreads(const DeviceBase* device) {
+  // With this variable every device has threads of its own, which end with XLA's.
+  if (std::getenv("TF_OVERRIDE_GLOBAL_THREADPOOL") != nullptr) return;
   call_threads = device->tensorflow_cpu_worker_threads()->workers;
 }
 

@@ -117,6 +117,7 @@ def test_odd_offsets(value, compiled_to, rng, native_module):
     function, inputs = deformable_case(rng, Geometry((7, 6), 3))
     inputs[1][0, 2, 3, 4] = value
     inputs[1][1, 0, 0, 7] = value
+    inputs[1][1, 4, 2, 10:12] = value, np.inf
     expected = gradients(function, inputs)
     for a, e in zip(
         compiled(lambda *t: gradients(function, t))(*map(tf.constant, inputs)), expected

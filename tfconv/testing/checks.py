@@ -286,7 +286,7 @@ def implementations(case: LayerCase) -> None:
 
 def xla(case: LayerCase) -> None:
     """Compiled by XLA for an unknown batch, outputs and gradients are what they are eagerly."""
-    assert getattr(case.layer(), "supports_jit", True)
+    assert getattr(case.layer(), "supports_jit", True), "the layer has supports_jit = False"
     results, inputs = _outputs_and_gradients(case)
     signature = [tf.TensorSpec([None, *x.shape[1:]], x.dtype) for x in inputs]
     compiled = tf.function(results, input_signature=signature, jit_compile=True)
