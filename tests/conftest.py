@@ -15,6 +15,7 @@ import tfconv  # noqa: E402
 from tfconv._compat import keras  # noqa: E402
 
 tf.config.threading.set_intra_op_parallelism_threads(2)
+tf.config.experimental.enable_tensor_float_32_execution(False)  # GPUs: tolerances are of float32
 
 collect_ignore = []
 if importlib.util.find_spec("tensorflow_addons") is None:

@@ -43,6 +43,7 @@ for word; do
     --version) echo "nvcc: the compiler"; echo "Build {build}"; exit ;;
     --list-gpu-code) printf "sm_75\\nsm_80\\nsm_86\\nsm_90\\nsm_91\\n"; exit ;;
     --dryrun) echo '#$ LIBRARIES=  "-L{libraries}"'; exit ;;
+    -E) exit ;;
     -MF) deps=next ;;
     -o) object=next ;;
     *.cu.cc) source=$word ;;
@@ -422,9 +423,21 @@ def test_cuda_without_nvcc(tree, monkeypatch):
         tree.build()
 
 
-def test_nvcc_that_cannot_answer(tree, nvcc):
-    write(tree.root, {"cuda/bin/nvcc": "#!/bin/sh\necho no licence today\nexit 3\n"})
-    with pytest.raises(tree.module.BuildError, match="exit status 3(.*\n)*.*no licence(.*\n)*.*=0"):
+@pytest.mark.parametrize(
+    "old, new, match",
+    [
+        ("-E) exit", "-E) echo too new a g++; exit 3", "exit status 3(.*\n)*.*too new(.*\n)*.*=0"),
+        ("sm_75\\nsm_80\\nsm_86\\nsm_90\\n", "", "none of the architectures 75, "),
+    ],
+)
+def test_nvcc_that_does_not_work(tree, nvcc, monkeypatch, capsys, old, new, match):
+    script = tree.root / "cuda" / "bin" / "nvcc"
+    assert old in script.read_text()
+    script.write_text(script.read_text().replace(old, new))
+    assert tree.build().info["cuda_archs"] == []
+    assert re.search(match, capsys.readouterr().err)
+    monkeypatch.setenv("TFCONV_CUDA", "1")
+    with pytest.raises(tree.module.BuildError, match=match):
         tree.build()
 
 

@@ -74,7 +74,7 @@ _ISA_FLAGS: dict[str, tuple[str, ...]] = {
     "avx512": (*_AVX512_FLAGS, *_AVX2_FLAGS, "-mprefer-vector-width=512"),
 }
 
-_CUDA_ARCHS = ("75", "80", "90", "100", "120")
+_CUDA_ARCHS = ("75", "80", "90", "100", "110", "120")
 _CUDA_FLAGS = ("-O3", "-std=c++17", "-x", "cu", *(f"-Xcompiler={flag}" for flag in _COMMON_FLAGS))
 _CUDA_STRICT_FLAGS = ("-Werror=all-warnings", "-Xcompiler=-Werror")
 # The runtime is part of the library, which loads where there is no CUDA, and hidden in it.
@@ -561,8 +561,10 @@ def _ask_nvcc(command: Sequence[str], env: Mapping[str, str]) -> str:
 def find_cuda(env: Mapping[str, str] | None = None) -> Cuda | None:
     """The CUDA toolkit of `$CUDA_HOME` or the PATH, unless the environment leaves it out.
 
+    One that does not work here is left out, after a line that says so.
+
     Raises:
-        BuildError: If it is asked for and there is none, or it cannot say what it knows.
+        BuildError: If it is asked for and there is none, or it does not work.
     """
     environment = os.environ if env is None else env
     wanted = environment.get("TFCONV_CUDA", "auto")
@@ -583,13 +585,27 @@ def find_cuda(env: Mapping[str, str] | None = None) -> Cuda | None:
                 "the PATH. Install the CUDA toolkit; TFCONV_CUDA=0 leaves the CUDA kernels out."
             )
         return None
+    try:
+        return _cuda_of(nvcc, archs, environment)
+    except BuildError as error:
+        if wanted == "1":
+            raise
+        print(f"tfconv: building without CUDA kernels.\n{error}", file=sys.stderr, flush=True)
+        return None
+
+
+def _cuda_of(nvcc: str, archs: Sequence[str], env: Mapping[str, str]) -> Cuda:
+    """What `nvcc` says of itself; without ``archs``, one for each generation that it knows."""
     if not archs:
-        answer = _ask_nvcc([nvcc, "--list-gpu-code"], environment)
-        known = re.findall(r"^sm_(\w+)$", answer, re.MULTILINE)
+        known = re.findall(r"^sm_(\w+)$", _ask_nvcc([nvcc, "--list-gpu-code"], env), re.MULTILINE)
         archs = [arch for arch in _CUDA_ARCHS if arch in known]
-    version = _ask_nvcc([nvcc, "--version"], environment).strip().splitlines()[-1]
+        if not archs:
+            raise BuildError(f"{nvcc} knows none of the architectures {', '.join(_CUDA_ARCHS)}.")
+    version = _ask_nvcc([nvcc, "--version"], env).strip().splitlines()[-1]
+    # Its headers refuse C++ compilers that are too new for it.
+    _ask_nvcc([nvcc, "-E", "-x", "cu", os.devnull], env)
     # The folders of the toolkit, in the words of its compiler.
-    steps = _ask_nvcc([nvcc, "--dryrun", "-c", "-x", "cu", os.devnull], environment)
+    steps = _ask_nvcc([nvcc, "--dryrun", "-c", "-x", "cu", os.devnull], env)
     folders = re.search(r"^#\$ LIBRARIES=(.*)$", steps, re.MULTILINE)
     flags = tuple(shlex.split(folders.group(1))) if folders else ()
     return Cuda((nvcc,), version, tuple(archs), flags)

@@ -15,7 +15,7 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 // An array in shared memory.
-#define TFCONV_SHARED(Type, name, count) __shared__ Type name[count]
+#define TFCONV_SHARED(Type, name, count) __shared__ __align__(16) Type name[count]
 #else
 #include "testing/cuda_on_cpu.h"
 #define TFCONV_SHARED(Type, name, count) \
@@ -63,14 +63,16 @@ int Launch(void (*kernel)(Argument), int64_t units, CudaStream stream, const Arg
   (void)stream;
   cuda_on_cpu::Gpu::Get().Run(blocks, kThreads, [&] { kernel(argument); });
 #endif
-  return cudaPeekAtLastError();
+  return cudaGetLastError();
 }
 
 template <typename T>
 int FillZeros(T* tensor, int64_t count, CudaStream stream) {
   if (tensor == nullptr || count <= 0) return cudaSuccess;
-  return cudaMemsetAsync(tensor, 0, static_cast<size_t>(count) * sizeof(T),
-                         static_cast<cudaStream_t>(stream));
+  const int error = cudaMemsetAsync(tensor, 0, static_cast<size_t>(count) * sizeof(T),
+                                    static_cast<cudaStream_t>(stream));
+  if (error != cudaSuccess) cudaGetLastError();  // the next launch shall not return it, too
+  return error;
 }
 
 // Conversion to the type that is computed in, and back, rounding to nearest.
@@ -86,7 +88,7 @@ TFCONV_DEVICE T Narrow(Accumulator<T> value) {
 #if defined(__CUDACC__)
 TFCONV_DEVICE float Widen(Half value) { return __half2float(__ushort_as_half(value.bits)); }
 TFCONV_DEVICE float Widen(Bfloat16 value) {
-  return __bfloat162float(__ushort_as_bfloat16(value.bits));
+  return __uint_as_float(static_cast<unsigned>(value.bits) << 16);
 }
 template <>
 TFCONV_DEVICE Half Narrow<Half>(float value) {
@@ -94,7 +96,7 @@ TFCONV_DEVICE Half Narrow<Half>(float value) {
 }
 template <>
 TFCONV_DEVICE Bfloat16 Narrow<Bfloat16>(float value) {
-  return {__bfloat16_as_ushort(__float2bfloat16_rn(value))};
+  return {static_cast<__nv_bfloat16_raw>(__float2bfloat16_rn(value)).x};
 }
 #else
 inline float Widen(Bfloat16 value) {

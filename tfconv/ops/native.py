@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import os
 import pathlib
+import string
 import threading
 import warnings
 from types import ModuleType
@@ -27,7 +28,7 @@ class Library:
         path: Where it lies, or None.
         built_with: TensorFlow version that it was built with, or None.
         isa: Instruction set that its CPU kernels use, or None.
-        cuda: Whether its ops have GPU kernels.
+        cuda: Whether its ops have GPU kernels that the GPUs and the driver here can run.
         problem: Why it is not loaded and how to mend that, or None.
     """
 
@@ -84,13 +85,28 @@ def library() -> Library:
         )
     functions = ctypes.CDLL(str(path))
     functions.tfconv_isa.restype = ctypes.c_char_p
+    cuda = hasattr(functions, "tfconv_cuda")
+    if cuda:
+        functions.tfconv_cuda.restype = ctypes.c_bool
+        cuda = functions.tfconv_cuda() and _serves_gpus(info.get("cuda_archs") or [])
     return Library(
         module=module,
         path=path,
         built_with=built_with,
         isa=functions.tfconv_isa().decode(),
-        cuda=hasattr(functions, "tfconv_cuda"),
+        cuda=cuda,
     )
+
+
+def _serves_gpus(archs: list[str]) -> bool:
+    """Whether no GPU here is older than all that the library has code for ("75", "100a")."""
+    oldest = min((int(arch.rstrip(string.ascii_lowercase)) for arch in archs), default=0)
+    for gpu in tf.config.list_physical_devices("GPU"):
+        details = tf.config.experimental.get_device_details(gpu)
+        major, minor = details.get("compute_capability", (99, 0))
+        if 10 * major + minor < oldest:
+            return False
+    return True
 
 
 def warn_if_unavailable() -> None:
