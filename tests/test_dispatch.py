@@ -63,10 +63,13 @@ def test_on_a_gpu(cuda, expected, native_module, monkeypatch):
 
 
 def test_gpu_kernels_are_those_of_the_build(native_module):
-    """The library loads here with and without them, and its build info says which."""
+    """The library loads here with and without them, and its build info says which.
+
+    Bazel leaves no build info, and builds without them.
+    """
     library = native.library()
-    _, info = _build.find_library(RUNNING)
-    assert library.cuda == bool(info["cuda_archs"])
+    info = _build.read_info(library.path.parent)
+    assert library.cuda == bool(info and info["cuda_archs"])
     needed = subprocess.run(["ldd", library.path], capture_output=True, text=True, check=True)
     assert "libc.so" in needed.stdout and "cuda" not in needed.stdout.replace(str(ROOT), "")
 
