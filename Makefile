@@ -23,7 +23,7 @@ PICTURES := build/pictures
 LOGS := build/logs
 # On a machine with a GPU: a Python whose TensorFlow has CUDA, with tfconv installed (-e) and pytest.
 GPU_PYTHON ?= $(VENV)/bin/python
-# Tests that have nothing to do with Keras, and checks that take long: not under tf_keras as well.
+# Tests that have nothing to do with Keras: not under tf_keras as well.
 WITHOUT_KERAS := ops kernels test_bazel.py test_benchmarks.py test_build.py test_pictures.py
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
@@ -107,7 +107,7 @@ test: build build-addons kernels lint ## Lint, then all tests under Keras 3, Ker
 	}
 	run keras-3 $(VENV)/bin/python 0
 	run keras-2-addons $(VENV_ADDONS)/bin/python 0 --ignore=tests/kernels
-	run legacy-keras $(VENV)/bin/python 1 $(addprefix --ignore=tests/,$(WITHOUT_KERAS)) -k "not xla"
+	run legacy-keras $(VENV)/bin/python 1 $(addprefix --ignore=tests/,$(WITHOUT_KERAS))
 	echo "== summary"
 	for name in keras-3 keras-2-addons legacy-keras; do
 	  printf '%-16s %s\n' "$$name" "$$(grep -E '[0-9]+ (passed|failed|error)' "$(LOGS)/$$name.log" | tail -n 1)"
