@@ -23,8 +23,12 @@ PICTURES := build/pictures
 LOGS := build/logs
 # On a machine with a GPU: a Python whose TensorFlow has CUDA, with tfconv installed (-e) and pytest.
 GPU_PYTHON ?= $(VENV)/bin/python
-# Tests that have nothing to do with Keras: not under tf_keras as well.
-WITHOUT_KERAS := ops kernels test_bazel.py test_benchmarks.py test_build.py test_pictures.py
+# What need not run once more: under Keras 2, tests that know neither TensorFlow nor Keras, or only
+# what surrounds the layers; under tf_keras, which has Keras 2's layers on the TensorFlow that the
+# tests under Keras 3 have, all that looks below the layers.
+ONCE := kernels test_benchmarks.py test_pictures.py
+BELOW_KERAS := $(ONCE) ops export lite serving test_bazel.py test_build.py test_cli.py test_demo.py \
+  test_dispatch.py test_distribute.py test_docs.py test_readme.py layers/test_every_layer.py
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -96,7 +100,6 @@ format: $(STAMP) ## Format Python with ruff and C++ with clang-format, if there 
 	  echo "clang-format is not installed: C++ left as it is"
 	fi
 
-# The kernels' own tests know neither TensorFlow nor Keras: once is enough.
 test: build build-addons kernels lint ## Lint, then all tests under Keras 3, Keras 2 and tf_keras
 	@mkdir -p $(LOGS)
 	failed=0
@@ -106,8 +109,8 @@ test: build build-addons kernels lint ## Lint, then all tests under Keras 3, Ker
 	    --ignore=tests/gpu "$${@:4}" 2>&1 | tee "$(LOGS)/$$1.log" || failed=1
 	}
 	run keras-3 $(VENV)/bin/python 0
-	run keras-2-addons $(VENV_ADDONS)/bin/python 0 --ignore=tests/kernels
-	run legacy-keras $(VENV)/bin/python 1 $(addprefix --ignore=tests/,$(WITHOUT_KERAS))
+	run keras-2-addons $(VENV_ADDONS)/bin/python 0 $(addprefix --ignore=tests/,$(ONCE))
+	run legacy-keras $(VENV)/bin/python 1 $(addprefix --ignore=tests/,$(BELOW_KERAS)) -k "not xla"
 	echo "== summary"
 	for name in keras-3 keras-2-addons legacy-keras; do
 	  printf '%-16s %s\n' "$$name" "$$(grep -E '[0-9]+ (passed|failed|error)' "$(LOGS)/$$name.log" | tail -n 1)"

@@ -47,21 +47,25 @@ def free_ports(count):
         return [one.getsockname()[1] for one in sockets]
 
 
+@pytest.fixture(scope="module")
+def one():
+    return finished(start("one"))
+
+
 @pytest.mark.parametrize("loop", ["fit", "loop"])
-def test_two_replicas_train_as_one_device(loop):
-    one, two = finished(start("one")), finished(start("mirrored", loop))
+def test_two_replicas_train_as_one_device(loop, one):
+    two = finished(start("mirrored", loop))
     assert one["native"] == two["native"] == "native"
     np.testing.assert_allclose(two["losses"], one["losses"], rtol=1e-4)
     assert one["losses"][2] < one["losses"][0]
 
 
 @pytest.mark.parametrize("loop", LOOPS_OF_WORKERS)
-def test_two_workers_train_as_one_device(loop):
+def test_two_workers_train_as_one_device(loop, one):
     workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
     running = [
         start("worker", loop, TF_CONFIG=json.dumps({"cluster": {"worker": workers}, "task": task}))
         for task in ({"type": "worker", "index": i} for i in range(2))
     ]
-    one, *two = finished(start("one")), *(finished(process) for process in running)
-    for worker in two:
+    for worker in [finished(process) for process in running]:
         np.testing.assert_allclose(worker["losses"], one["losses"], rtol=1e-4)
