@@ -51,16 +51,17 @@ env: $(STAMP) ## Make .venv: TensorFlow 2.21, Keras 3, and Keras 2 as tf_keras
 
 env-addons: $(STAMP_ADDONS) ## Make .venv-addons: TensorFlow 2.15, Keras 2, TensorFlow Addons
 
-# setup.py finds the TensorFlow that is installed first and builds against it. tf_keras would
-# have `tensorflow` installed over tensorflow-cpu: hence without its dependencies.
+# setup.py finds the TensorFlow that is installed first and builds against it. tf_keras and
+# tensorflow-serving-api would have `tensorflow` installed over tensorflow-cpu: hence without their
+# dependencies.
 $(STAMP): pyproject.toml setup.py
 	@echo "== $(VENV): TensorFlow 2.21"
 	rm -f $@
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install -qq "setuptools>=64" wheel "tensorflow-cpu~=2.21.0"
-	$(VENV)/bin/pip install -qq --no-deps "tf_keras~=2.21.0"
+	$(VENV)/bin/pip install -qq --no-deps "tf_keras~=2.21.0" "tensorflow-serving-api~=2.21.0"
 	echo "== $(VENV): tfconv with its native ops"
-	$(VENV)/bin/pip install -qq --no-build-isolation -e ".[cpu,lite,viz,test,demo]"
+	$(VENV)/bin/pip install -qq --no-build-isolation -e ".[cpu,lite,onnx,viz,test,demo]"
 	touch $@
 
 $(STAMP_ADDONS): pyproject.toml setup.py
@@ -68,6 +69,7 @@ $(STAMP_ADDONS): pyproject.toml setup.py
 	rm -f $@
 	$(PYTHON) -m venv $(VENV_ADDONS)
 	$(VENV_ADDONS)/bin/pip install -qq "setuptools>=64,<81" wheel "tensorflow-cpu==2.15.1" "numpy<2"
+	$(VENV_ADDONS)/bin/pip install -qq --no-deps "tensorflow-serving-api~=2.15.0"
 	echo "== $(VENV_ADDONS): tfconv with its native ops"
 	$(VENV_ADDONS)/bin/pip install -qq --no-build-isolation -e ".[addons,viz,test]"
 	touch $@
