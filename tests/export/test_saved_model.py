@@ -35,8 +35,7 @@ def model():
 @pytest.fixture(scope="module")
 def small():
     """A model that is exported in no time."""
-    inputs = keras.Input((2,))
-    return keras.Model(inputs, keras.layers.Dense(1)(inputs))
+    return keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +122,21 @@ def test_several_inputs_and_tables(tmp_path):
     named = keras.Model({"words": words, "more": numbers}, {"sum": both})
     answer = served(to_saved_model(named, tmp_path / "dict"), **given)
     np.testing.assert_array_equal(answer["sum"], [[0, 0, 1, 1, 1], [1, 0, 0, 1, 1]])
+
+    class Lookup(tf.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = tf.lookup.StaticHashTable(
+                tf.lookup.KeyValueTensorInitializer(["a", "b"], [1, 2]), default_value=0
+            )
+
+        def __call__(self, word):
+            return self.table.lookup(word)
+
+    words = {"word": tf.TensorSpec([None], tf.string)}
+    report = to_saved_model(named, tmp_path / "table", signatures={"look up": (Lookup(), words)})
+    answer = served(report, "look up", word=["b", "c", "a"])["outputs"]
+    np.testing.assert_array_equal(answer, [2, 0, 1])
 
 
 def test_native_ops_stay_if_wanted(model, tmp_path):

@@ -135,7 +135,9 @@ def to_saved_model(
 
     with _scratch(folder) as scratch:
         made = scratch / "model"
-        roots = [model, *(signatures or {}).values()]
+        roots = [model]
+        for value in (signatures or {}).values():
+            roots.append(value[0] if isinstance(value, (tuple, list)) else value)
         tf.saved_model.save(_holder(functions, roots), str(made), signatures=functions)
         ops = _ops(made)
         if requests:

@@ -113,7 +113,8 @@ def _of_model(name: str, model: keras.Model) -> tuple[Callable, dict, list[str] 
             f"built. For others, give `signatures={{{name!r}: (function, "
             f"{{input name: tf.TensorSpec}})}}`. Received: {model!r}"
         )
-    structure = model.input
+    # A sequential model of Keras 3 has neither `input` nor `output_names`.
+    structure = tensors[0] if isinstance(model, keras.Sequential) else model.input
     if isinstance(structure, Mapping):
         names = list(structure)
         tensors = [structure[key] for key in names]
@@ -132,7 +133,7 @@ def _of_model(name: str, model: keras.Model) -> tuple[Callable, dict, list[str] 
         flat = [given[key] for key in names]
         return model(tf.nest.pack_sequence_as(structure, flat), training=False)
 
-    return call, inputs, model.output_names
+    return call, inputs, getattr(model, "output_names", None)
 
 
 def _of_function(name: str, function: Any) -> tuple[Callable, dict, None]:
