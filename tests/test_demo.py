@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import tfconv
 from tfconv import cli
+from tfconv._compat import keras
 from tfconv.demo import c_api_runner, report, routes
 from tfconv.demo.digits import load_digits
 from tfconv.demo.errors import DemoError
@@ -234,13 +236,10 @@ def test_tensorflow_without_its_c_libraries(tmp_path, monkeypatch):
 
 
 def test_native_operations_in_an_export_are_found(tmp_path):
-    class Model:
-        def export(self, folder, **_):
-            Path(folder).mkdir()
-            (Path(folder) / "saved_model.pb").write_bytes(b"a Tfconv>Involution b")
-
-    with pytest.raises(DemoError, match="holds tfconv's native ops: .*served"):
-        routes.saved_model(Model(), tmp_path / "served")
+    inputs = keras.Input((4, 4, 2))
+    model = keras.Model(inputs, tfconv.Involution2D(3, group_channels=1)(inputs))
+    with tfconv.keep_native(), pytest.raises(DemoError, match="tfconv's native ops: .*served"):
+        routes.saved_model(model, tmp_path / "served")
 
 
 def test_what_was_said_goes_into_the_error(capfd):

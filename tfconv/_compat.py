@@ -15,6 +15,7 @@ except ModuleNotFoundError as error:
         "CUDA, `pip install tensorflow-cpu`"
     ) from None
 from tensorflow import keras
+from tensorflow.python.saved_model import loader_impl as _loader_impl
 from tensorflow.python.saved_model import save_context as _save_context
 
 KERAS_3 = int(getattr(keras, "__version__", "2").split(".")[0]) >= 3  # Keras 2 has none here
@@ -34,6 +35,17 @@ def require_tensorflow_backend() -> None:
 def tracing_for_export() -> bool:
     """True exactly while TensorFlow traces functions to save or convert them."""
     return _save_context.in_save_context()
+
+
+def export_scope():
+    """Scope in which functions are traced as TensorFlow traces them to save a model."""
+    return _save_context.save_context(tf.saved_model.SaveOptions())
+
+
+def saved_model_graph(path):
+    """The MetaGraphDef of the SavedModel in the folder ``path``."""
+    (meta_graph,) = _loader_impl.parse_saved_model(str(path)).meta_graphs
+    return meta_graph
 
 
 def tensorflow_version() -> str:

@@ -77,11 +77,7 @@ def run(
     with console.status("Converting to TFLite and running it"):
         taken.append(routes.tflite(model, images, output / "digits.tflite"))
     with console.status("Exporting a SavedModel and running it through the C API"):
-        # TF Serving takes a folder of numbered versions.
-        folder = output / "digits-serving"
-        folder.mkdir(exist_ok=True)
-        routes.saved_model(model, folder / "1")
-        outside = routes.c_api(images, folder / "1")
+        outside = routes.c_api(images, routes.saved_model(model, output / "digits-serving"))
     if outside is not None:
         taken.append(outside)
     with console.status("Drawing"):

@@ -19,15 +19,14 @@ import numpy as np
 import tensorflow as tf
 
 import tfconv
-from tfconv import _compat
 from tfconv._compat import keras
 from tfconv.demo import c_api_runner
 from tfconv.demo.errors import DemoError
 from tfconv.demo.files import replacing, size_on_disk
+from tfconv.export import to_saved_model
 
 BATCHES = (1, 64)
 _REPEATS = 30
-_NATIVE_OP_PREFIX = b"Tfconv>"
 _RUNNER_SECONDS = 300
 
 
@@ -117,15 +116,13 @@ def tflite(model: keras.Model, images: np.ndarray, path: Path) -> Route:
         return _route(f"TFLite ({runtime})", "stock", call, images, path)
 
 
-def saved_model(model: keras.Model, path: Path) -> None:
-    """Exports a SavedModel, as TF Serving takes it, and checks that its ops are TensorFlow's."""
-    with replacing(path) as made, _quiet("The export of the SavedModel"):
-        if _compat.KERAS_3:
-            model.export(made, verbose=False)
-        else:
-            model.export(made)
-    if _NATIVE_OP_PREFIX in (path / "saved_model.pb").read_bytes():
-        raise DemoError(f"The SavedModel holds tfconv's native ops: {path}")
+def saved_model(model: keras.Model, folder: Path) -> Path:
+    """Exports version 1 for TF Serving, checks that its ops are TensorFlow's; returns its path."""
+    with replacing(folder) as made, _quiet("The export of the SavedModel"):
+        report = to_saved_model(model, made)
+    if report.native_ops:
+        raise DemoError(f"The SavedModel holds tfconv's native ops: {folder}")
+    return folder / report.path.name
 
 
 def c_api(images: np.ndarray, path: Path) -> Route | None:

@@ -1,0 +1,1 @@
+"""Tests that exports can be served by programs that have neither tfconv nor TensorFlow's Python."""

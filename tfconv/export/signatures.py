@@ -1,0 +1,177 @@
+"""The signatures of a SavedModel: functions of named tensors, traced as TensorFlow exports them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from tfconv import _compat
+from tfconv._compat import keras
+from tfconv.ops.dispatch import keep_native as keeping_native
+
+DEFAULT = "serving_default"
+
+
+@dataclasses.dataclass(frozen=True)
+class Signature:
+    """What a server can be asked for.
+
+    Attributes:
+        inputs: Shape and type of each input by its name.
+        outputs: The same of each output.
+    """
+
+    inputs: dict[str, tf.TensorSpec]
+    outputs: dict[str, tf.TensorSpec]
+
+    @property
+    def batched(self) -> bool:
+        """Whether every tensor's first dimension is a batch of any size."""
+        return all(
+            spec.shape.rank is None or (spec.shape.rank > 0 and spec.shape[0] is None)
+            for spec in (*self.inputs.values(), *self.outputs.values())
+        )
+
+    def __str__(self) -> str:
+        def listed(specs: Mapping[str, tf.TensorSpec]) -> str:
+            return ", ".join(f"{n}: {s.dtype.name} {_shape(s)}" for n, s in specs.items())
+
+        return f"({listed(self.inputs)}) -> ({listed(self.outputs)})"
+
+
+def _shape(spec: tf.TensorSpec) -> str:
+    if spec.shape.rank is None:
+        return "of any shape"
+    return "[" + ", ".join("?" if d is None else str(d) for d in spec.shape) + "]"
+
+
+def trace(
+    given: Mapping[str, Any], keep_native: bool
+) -> tuple[dict[str, Any], dict[str, Signature]]:
+    """Traces signatures as for an export.
+
+    Args:
+        given: For each name a Keras model, a `tf.function` with an input signature, or a pair of
+            a function and its inputs, a `tf.TensorSpec` for each name.
+        keep_native: Whether native ops stay what they are.
+
+    Returns:
+        The concrete functions by name, and the signatures.
+
+    Raises:
+        ValueError: If one of them is none of these, or cannot be called with what it asks for.
+    """
+    functions, signatures = {}, {}
+    for name, value in given.items():
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"`signatures` must have strings as names. Received: {name!r}")
+        function, inputs = _function(name, value)
+        with _compat.export_scope(), contextlib.ExitStack() as scope:
+            if keep_native:
+                scope.enter_context(keeping_native())
+            functions[name] = function.get_concrete_function(**inputs)
+        outputs = {
+            key: tf.TensorSpec(tensor.shape, tensor.dtype)
+            for key, tensor in functions[name].structured_outputs.items()
+        }
+        signatures[name] = Signature(inputs, outputs)
+    return functions, signatures
+
+
+def _function(name: str, value: Any) -> tuple[Any, dict[str, tf.TensorSpec]]:
+    """A `tf.function` from keyword arguments to a dict, and the arguments' specs."""
+    if isinstance(value, keras.Model):
+        call, inputs, output_names = _of_model(name, value)
+    elif isinstance(value, (tuple, list)) and len(value) == 2 and callable(value[0]):
+        call, inputs, output_names = value[0], _checked(name, value[1]), None
+    elif getattr(value, "input_signature", None) is not None:
+        call, inputs, output_names = _of_function(name, value)
+    else:
+        raise ValueError(
+            f"`signatures[{name!r}]` must be a Keras model, a tf.function with an input_signature "
+            "or a pair (function, {input name: tf.TensorSpec}). "
+            f"Received: {value!r}"
+        )
+
+    @tf.function(autograph=False)
+    def signature(**tensors: tf.Tensor) -> dict[str, tf.Tensor]:
+        return _named(name, call(**tensors), output_names)
+
+    specs = {k: tf.TensorSpec(s.shape, s.dtype, name=k) for k, s in inputs.items()}
+    return signature, specs
+
+
+def _of_model(name: str, model: keras.Model) -> tuple[Callable, dict, list[str] | None]:
+    tensors = getattr(model, "inputs", None)
+    if not tensors:
+        raise ValueError(
+            "The inputs of the model are not known: it must be functional, or sequential and "
+            f"built. For others, give `signatures={{{name!r}: (function, "
+            f"{{input name: tf.TensorSpec}})}}`. Received: {model!r}"
+        )
+    # A sequential model of Keras 3 has neither `input` nor `output_names`.
+    structure = tensors[0] if isinstance(model, keras.Sequential) else model.input
+    if isinstance(structure, Mapping):
+        names = list(structure)
+        tensors = [structure[key] for key in names]
+    elif len(tensors) == 1:
+        names = ["inputs"]
+    else:
+        names = [tensor.name for tensor in tensors]
+    inputs = {
+        key: tf.TensorSpec([None, *tuple(tensor.shape)[1:]], tensor.dtype)
+        for key, tensor in zip(names, tensors)
+    }
+
+    def call(**given: tf.Tensor) -> Any:
+        if isinstance(structure, Mapping):
+            return model(given, training=False)
+        flat = [given[key] for key in names]
+        return model(tf.nest.pack_sequence_as(structure, flat), training=False)
+
+    return call, inputs, getattr(model, "output_names", None)
+
+
+def _of_function(name: str, function: Any) -> tuple[Callable, dict, None]:
+    specs = list(function.input_signature)
+    if not all(isinstance(spec, tf.TensorSpec) and spec.name for spec in specs):
+        raise ValueError(
+            f"`signatures[{name!r}]` must have an input_signature of tf.TensorSpecs with names. "
+            f"Received: {specs}"
+        )
+    inputs = {spec.name: spec for spec in specs}
+    return lambda **given: function(*(given[key] for key in inputs)), inputs, None
+
+
+def _checked(name: str, inputs: Any) -> dict[str, tf.TensorSpec]:
+    valid = isinstance(inputs, Mapping) and all(
+        isinstance(key, str) and key.isidentifier() and isinstance(spec, tf.TensorSpec)
+        for key, spec in inputs.items()
+    )
+    if not valid or not inputs:
+        raise ValueError(
+            f"`signatures[{name!r}]` must have a tf.TensorSpec for each of its inputs, by the "
+            f"names that the function gives them. Received: {inputs!r}"
+        )
+    return dict(inputs)
+
+
+def _named(name: str, outputs: Any, names: list[str] | None) -> dict[str, tf.Tensor]:
+    """The outputs of a function as a dict: one is called "outputs"."""
+    if isinstance(outputs, Mapping):
+        named = dict(outputs)
+    elif isinstance(outputs, (tuple, list)) and len(outputs) != 1:
+        named = dict(zip(names or [f"output_{i}" for i in range(len(outputs))], outputs))
+    else:
+        (output,) = outputs if isinstance(outputs, (tuple, list)) else [outputs]
+        named = {"outputs": output}
+    if not all(isinstance(k, str) and tf.is_tensor(v) for k, v in named.items()) or not named:
+        raise ValueError(
+            f"`signatures[{name!r}]` must return tensors: one, several, or a dict of them. "
+            f"Received: {outputs!r}"
+        )
+    return named
