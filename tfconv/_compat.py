@@ -65,6 +65,11 @@ def all_layers(model) -> list:
     return list(model._flatten_layers())  # the same name in both Keras
 
 
+def child_layers(layer) -> list:
+    """The layers that stand directly in a layer or model."""
+    return list(layer._flatten_layers(include_self=False, recursive=False))
+
+
 def tflite_schema():
     """The module that reads and writes the flatbuffers of TensorFlow Lite models."""
     from tensorflow.lite.python import schema_py_generated

@@ -1,0 +1,1 @@
+"""Models that leave Python, and what is in their files."""
