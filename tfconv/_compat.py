@@ -16,6 +16,7 @@ except ModuleNotFoundError as error:
     ) from None
 from tensorflow import keras
 from tensorflow.python.saved_model import save_context as _save_context
+from tensorflow.python.saved_model.save_options import SaveOptions as _SaveOptions
 
 KERAS_3 = int(getattr(keras, "__version__", "2").split(".")[0]) >= 3  # Keras 2 has none here
 
@@ -34,6 +35,11 @@ def require_tensorflow_backend() -> None:
 def tracing_for_export() -> bool:
     """True exactly while TensorFlow traces functions to save or convert them."""
     return _save_context.in_save_context()
+
+
+def exporting():
+    """Scope in which functions are traced as TensorFlow traces them to save or convert them."""
+    return _save_context.save_context(_SaveOptions())
 
 
 def tensorflow_version() -> str:
@@ -75,3 +81,26 @@ def tflite_schema():
     from tensorflow.lite.python import schema_py_generated
 
     return schema_py_generated
+
+
+def tensorflow_variable(variable) -> tf.Variable:
+    """TensorFlow's variable behind one of Keras."""
+    return variable if isinstance(variable, tf.Variable) else variable.value
+
+
+def calibrated_tflite(converter) -> bytes:
+    """A TensorFlow Lite model in float32 with the ranges of its tensors, for `integer_tflite`."""
+    converter._experimental_calibrate_only = True
+    return converter.convert()
+
+
+def integer_tflite(calibrated: bytes, float_operators=()) -> bytes:
+    """A calibrated model in integers.
+
+    Args:
+        calibrated: What `calibrated_tflite` gives.
+        float_operators: Names of the first outputs of operators that stay in floating point.
+    """
+    from tensorflow.lite.python import convert
+
+    return convert.mlir_quantize(calibrated, denylisted_nodes=list(float_operators) or None)

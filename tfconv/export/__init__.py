@@ -1,1 +1,7 @@
 """Models that leave Python, and what is in their files."""
+
+from tfconv.export.errors import ExportError
+from tfconv.export.tflite import to_tflite
+from tfconv.export.tflite_report import TFLiteReport
+
+__all__ = ["ExportError", "TFLiteReport", "to_tflite"]
