@@ -17,9 +17,9 @@ from tfconv._compat import keras
 from tfconv.demo import c_api_runner, report, routes
 from tfconv.demo.digits import load_digits
 from tfconv.demo.errors import DemoError
-from tfconv.demo.files import replacing, size_on_disk
 from tfconv.demo.pictures import require_matplotlib
 from tfconv.demo.routes import Route
+from tfconv.export.files import replacing, size_on_disk
 
 LABELS = np.arange(20) % 10
 PNG = b"\x89PNG\r\n"
@@ -249,7 +249,7 @@ def test_what_was_said_goes_into_the_error(capfd):
     with pytest.raises(DemoError, match="^The thing failed: no luck\n.*deep reason$"):
         with routes._quiet("The thing"):
             os.write(2, b"deep reason\n")
-            raise ValueError("no luck")
+            raise RuntimeError("no luck")
     assert capfd.readouterr().err == ""
 
 

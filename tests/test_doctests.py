@@ -1,6 +1,7 @@
 """The examples in the public docstrings run and give what they say."""
 
 import doctest
+import importlib.util
 
 import numpy as np
 import pytest
@@ -8,20 +9,22 @@ import tensorflow as tf
 
 import tfconv
 
-PUBLIC = {
-    **{f"tfconv.ops.{name}": getattr(tfconv.ops, name) for name in tfconv.ops.__all__},
-    **{f"tfconv.{name}": getattr(tfconv, name) for name in tfconv.__all__},
-}
-# What needs no example: modules, data, and a scope that says nothing by itself.
+MODULES = [tfconv, tfconv.export, tfconv.ops]
+PUBLIC = {f"{m.__name__}.{name}": getattr(m, name) for m in MODULES for name in m.__all__}
+# What needs no example: modules, data, errors, and a scope that says nothing by itself.
 WITHOUT = {
+    *(f"tfconv.export.{name}" for name in tfconv.export.__all__ if name[0].isupper()),
     "tfconv.NativeStatus",
     "tfconv.__version__",
     "tfconv.callbacks",
+    "tfconv.export",
     "tfconv.keep_native",
     "tfconv.layers",
     "tfconv.native_status",
     "tfconv.ops",
 }
+if importlib.util.find_spec("tf2onnx") is None:  # for the TensorFlow of today only
+    WITHOUT.add("tfconv.export.to_onnx")
 
 
 @pytest.mark.parametrize("name", sorted(set(PUBLIC) - WITHOUT))

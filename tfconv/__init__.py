@@ -1,15 +1,15 @@
 """tfconv: a Keras layer for every kind of convolution.
 
-Layers stand at top level (``tfconv.Involution2D``), functions in `tfconv.ops`.
-`native_status()` says whether the fast native ops serve; `portable()` and `keep_native()`
-choose.
+Layers stand at top level (``tfconv.Involution2D``), functions in `tfconv.ops`; `tfconv.export`
+takes models out of Python. `native_status()` says whether the fast native ops serve; `portable()`
+and `keep_native()` choose.
 """
 
 from tfconv import _compat
 
 _compat.require_tensorflow_backend()
 
-from tfconv import callbacks, layers, ops  # noqa: E402
+from tfconv import callbacks, export, layers, ops  # noqa: E402
 from tfconv._version import __version__  # noqa: E402
 from tfconv.layers import *  # noqa: E402,F403
 from tfconv.ops.dispatch import (  # noqa: E402
@@ -24,6 +24,7 @@ __all__ = [
     "NativeStatus",
     "__version__",
     "callbacks",
+    "export",
     "keep_native",
     "layers",
     "native_status",

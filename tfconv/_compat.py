@@ -77,8 +77,36 @@ def all_layers(model) -> list:
     return list(model._flatten_layers())  # the same name in both Keras
 
 
+def child_layers(layer) -> list:
+    """The layers that stand directly in a layer or model."""
+    return list(layer._flatten_layers(include_self=False, recursive=False))
+
+
 def tflite_schema():
     """The module that reads and writes the flatbuffers of TensorFlow Lite models."""
     from tensorflow.lite.python import schema_py_generated
 
     return schema_py_generated
+
+
+def tensorflow_variable(variable) -> tf.Variable:
+    """TensorFlow's variable behind one of Keras."""
+    return variable if isinstance(variable, tf.Variable) else variable.value
+
+
+def calibrated_tflite(converter) -> bytes:
+    """A TensorFlow Lite model in float32 with the ranges of its tensors, for `integer_tflite`."""
+    converter._experimental_calibrate_only = True
+    return converter.convert()
+
+
+def integer_tflite(calibrated: bytes, float_operators=()) -> bytes:
+    """A calibrated model in integers.
+
+    Args:
+        calibrated: What `calibrated_tflite` gives.
+        float_operators: Names of the first outputs of operators that stay in floating point.
+    """
+    from tensorflow.lite.python import convert
+
+    return convert.mlir_quantize(calibrated, denylisted_nodes=list(float_operators) or None)

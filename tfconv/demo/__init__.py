@@ -17,10 +17,10 @@ from tfconv._compat import keras
 from tfconv.demo import report, routes
 from tfconv.demo.digits import load_digits
 from tfconv.demo.errors import DemoError
-from tfconv.demo.files import replacing
 from tfconv.demo.network import build_network
 from tfconv.demo.pictures import draw, require_matplotlib
 from tfconv.demo.training import train
+from tfconv.export.files import replacing
 
 __all__ = ["DemoError", "run"]
 
@@ -74,8 +74,7 @@ def run(
                 taken.append(routes.in_memory(model, images, "Keras, portable()"))
     with console.status("Saving and loading a .keras file"):
         taken.append(routes.keras_file(model, images, output / "digits.keras"))
-    with console.status("Converting to TFLite and running it"):
-        taken.append(routes.tflite(model, images, output / "digits.tflite"))
+    taken.append(routes.tflite(model, images, output / "digits.tflite"))  # it has a status itself
     with console.status("Exporting a SavedModel and running it through the C API"):
         outside = routes.c_api(images, routes.saved_model(model, output / "digits-serving"))
     if outside is not None:

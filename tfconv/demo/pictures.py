@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfconv._compat import keras
 from tfconv.demo.digits import CLASSES, Digits
 from tfconv.demo.errors import needs
-from tfconv.demo.files import replacing
+from tfconv.export.files import replacing
 
 _DIGITS_SHOWN = (0, 3, 5, 8)
 _POSITIONS = ((2, 2), (4, 4), (6, 3))  # row, column

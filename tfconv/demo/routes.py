@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import json
 import os
 import subprocess
 import sys
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +20,10 @@ import tfconv
 from tfconv._compat import keras
 from tfconv.demo import c_api_runner
 from tfconv.demo.errors import DemoError
-from tfconv.demo.files import replacing, size_on_disk
-from tfconv.export import to_saved_model
+from tfconv.export import ExportError, to_saved_model, to_tflite
+from tfconv.export.files import replacing, size_on_disk
+from tfconv.export.quiet import quiet
+from tfconv.export.verification import Runner
 
 BATCHES = (1, 64)
 _REPEATS = 30
@@ -93,27 +93,19 @@ def keras_file(model: keras.Model, images: np.ndarray, path: Path) -> Route:
 
 
 def tflite(model: keras.Model, images: np.ndarray, path: Path) -> Route:
-    """Converted with TensorFlow's own converter, run by the TFLite interpreter."""
-    with _quiet("The conversion to TFLite"):
-        content = tf.lite.TFLiteConverter.from_keras_model(model).convert()
-    with replacing(path) as made:
-        made.write_bytes(content)
-    with _quiet("Loading the TFLite model"):
-        interpreter, runtime = _interpreter(path)
-    (given,), (taken,) = interpreter.get_input_details(), interpreter.get_output_details()
-    shape: list[tuple[int, ...]] = []
-
-    def call(x: np.ndarray) -> np.ndarray:
-        if shape != [x.shape]:
-            shape[:] = [x.shape]
-            interpreter.resize_tensor_input(given["index"], x.shape)
-            interpreter.allocate_tensors()
-        interpreter.set_tensor(given["index"], x)
-        interpreter.invoke()
-        return interpreter.get_tensor(taken["index"])
-
+    """Converted by `tfconv.export`, run by the TFLite interpreter."""
+    try:
+        report = to_tflite(model, path, representative_data=images)
+    except ExportError as error:
+        raise DemoError(f"The conversion to TFLite failed: {error}") from error
     with _quiet("Running the TFLite model"):
-        return _route(f"TFLite ({runtime})", "stock", call, images, path)
+        run = Runner(report.content)
+
+        def call(x: np.ndarray) -> np.ndarray:
+            (y,) = run({report.inputs[0]: x}).values()
+            return y
+
+        return _route(f"TFLite ({report.runtime})", "stock", call, images, path)
 
 
 def saved_model(model: keras.Model, folder: Path) -> Path:
@@ -176,36 +168,5 @@ def _route(
     return Route(name, ops, probabilities, tuple(times), path)
 
 
-def _interpreter(path: Path) -> tuple[Any, str]:
-    """A TFLite interpreter, LiteRT's if it is installed, and its name."""
-    try:
-        from ai_edge_litert.interpreter import Interpreter
-    except ImportError:
-        return tf.lite.Interpreter(os.fspath(path)), "tf.lite"
-    return Interpreter(os.fspath(path)), "LiteRT"
-
-
-@contextlib.contextmanager
-def _quiet(what: str) -> Iterator[None]:
-    """Scope that keeps the chatter of TensorFlow and its converter off the terminal.
-
-    Their C++ parts write to the file descriptor, past `sys.stderr`. When something fails, what
-    they said goes into the error.
-    """
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as log:
-        before = os.dup(2)
-        os.dup2(log.fileno(), 2)
-        try:
-            with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                yield
-        except Exception as error:
-            sys.stderr.flush()
-            log.seek(0)
-            said = log.read().decode(errors="replace").strip().splitlines()[-20:]
-            raise DemoError("\n".join([f"{what} failed: {error}", *said])) from error
-        finally:
-            sys.stderr.flush()
-            os.dup2(before, 2)
-            os.close(before)
+def _quiet(what: str) -> contextlib.AbstractContextManager[Any]:
+    return quiet(what, DemoError)

@@ -240,12 +240,13 @@ def _portable_sample(x, offset, mask, *, geometry: Geometry) -> tf.Tensor:
     floors, fractions = [], []
     for axis, start in enumerate(_starts(geometry, sizes, output)):
         position = by_tap(moved[..., axis]) + tf.cast(start, x.dtype)[:, :, None]
-        missing = tf.not_equal(position, position)
-        inside = tf.where(missing, tf.constant(-2, x.dtype), position)
-        inside = tf.clip_by_value(inside, tf.constant(-2, x.dtype), tf.cast(sizes[axis], x.dtype))
-        floor = tf.floor(inside)
-        floors.append(tf.cast(floor, tf.int32) + 2)
-        fractions.append(tf.where(missing, position, inside - floor))
+        # Clipped as an integer, which any position makes without a test of its own: as a
+        # fraction, NaN stays NaN, and infinity becomes one of a pixel that is zero.
+        floor = tf.cast(tf.floor(position), tf.int32)
+        floor = tf.clip_by_value(floor, -2, sizes[axis])
+        floors.append(floor + 2)
+        fraction = position - tf.cast(floor, x.dtype)
+        fractions.append(tf.clip_by_value(fraction, tf.zeros([], x.dtype), tf.ones([], x.dtype)))
     (row, column), (fy, fx) = floors, fractions
     pitch = sizes[1] + 4
     table = tf.pad(x, [[0, 0], [2, 2], [2, 2], [0, 0]])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 import tfconv
-from tfconv._compat import KERAS_3, keras, tflite_schema
+from tfconv._compat import KERAS_3, keras
+from tfconv.export import tflite_file
 
 try:
     from ai_edge_litert.interpreter import Interpreter
@@ -317,8 +318,8 @@ def tensorflow_lite(case: LayerCase) -> None:
     """
     model = case.randomized_model()
     content = tf.lite.TFLiteConverter.from_keras_model(model).convert()
-    for code in _operators(content):
-        assert code.BuiltinCode() != tflite_schema().BuiltinOperator.CUSTOM, code.CustomCode()
+    custom = tflite_file.read(content).custom_counts
+    assert not custom, custom
     interpreter = Interpreter(model_content=content)
     for batch, seed in ((1, 0), (1, 1), (3, 2)):
         arrays = case.arrays(batch, seed)
@@ -466,12 +467,6 @@ def saved_operations(folder: str) -> set[str]:
         for function in graph.graph_def.library.function:
             names.update(node.op for node in function.node_def)
     return names
-
-
-def _operators(content: bytes) -> Iterator[Any]:
-    """The operator codes of a TensorFlow Lite model."""
-    model = tflite_schema().Model.GetRootAs(content, 0)
-    return (model.OperatorCodes(i) for i in range(model.OperatorCodesLength()))
 
 
 def _input_name(name: str) -> str:

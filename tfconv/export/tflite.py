@@ -1,0 +1,196 @@
+"""Keras models as TensorFlow Lite models: converted, made smaller, and proven."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+
+import tfconv
+from tfconv.export import quantization, tflite_file, tracing, verification
+from tfconv.export.errors import ExportError
+from tfconv.export.files import replacing
+from tfconv.export.quiet import quiet
+from tfconv.export.samples import Samples, given_samples, random_samples
+from tfconv.export.tflite_report import TFLiteReport
+
+_THREADS = 1
+
+
+def to_tflite(
+    model: Any,
+    path: str | os.PathLike[str] | None = None,
+    quantize: str | None = None,
+    representative_data: Any = None,
+    keep_native: bool = False,
+    verify: bool = True,
+) -> TFLiteReport:
+    """Converts a Keras model to TensorFlow Lite and compares the two.
+
+    The result holds builtin operators only and runs wherever TensorFlow Lite (LiteRT) does. Its
+    inputs and outputs are the model's, in their types and under their names (the signature
+    "serving_default"), the batch of any size if the model's is.
+
+    ``quantize`` says which numbers it computes with, and so how far each layer's output may be
+    from the model's (the root mean square of the difference, as a share of that of the output):
+
+    - None: float32; 1e-5.
+    - "float16": weights in float16, half the size; 0.3%.
+    - "dynamic": weights in 8-bit integers, other numbers as well while they are multiplied; 2%.
+    - "int8": everything in 8-bit integers; 5%, or the model is refused.
+    - "mixed": 8-bit integers where each layer stays within 4%, float32 where they would ruin
+      it: coordinates of deformable convolutions, kernels made at run time.
+
+    A whole model may have the error of one layer times the root of the number of its layers.
+
+    Args:
+        model: A functional, sequential or subclassed Keras model. For the last,
+            ``representative_data`` shows what it takes.
+        path: The file to write; None for none. It is there once everything has succeeded.
+        quantize: None, "float16", "dynamic", "int8" or "mixed".
+        representative_data: Inputs as they will come, a hundred or so; needed for "int8" and
+            "mixed". An array [examples, ...], for several inputs a list of one array each or a
+            dictionary by the inputs' names; or a `tf.data.Dataset` or another iterable of such
+            batches, or a function that gives one. Every fourth example is kept out of the
+            measuring of ranges, and compared on. Without it, random numbers are compared on.
+        keep_native: Whether involution and deformable operations become custom operators for the
+            delegate of `tfconv.lite`, which the interpreter then needs.
+        verify: Whether the result is run and compared with the model, for several inputs and
+            sizes of the batch, and timed.
+
+    Returns:
+        A `TFLiteReport`: the model in bytes, its operators, size, error and time.
+
+    Raises:
+        ValueError: If an argument is not what is described above.
+        ExportError: If the conversion fails, or an error is larger than is allowed: the message
+            names the layer.
+
+    Source: https://ai.google.dev/edge/litert/conversion/tensorflow/quantization/post_training_quantization
+
+    Example:
+        >>> layers = [tf.keras.Input([8, 8, 4]), tfconv.Involution2D(3, groups=2)]
+        >>> model = tf.keras.Sequential(layers)
+        >>> report = tfconv.export.to_tflite(model, quantize="float16")
+        >>> report.error < 0.003, report.custom_operators
+        (True, {})
+    """
+    if quantize not in quantization.BOUNDS:
+        kinds = ", ".join(map(repr, quantization.BOUNDS))
+        raise ValueError(f"`quantize` must be one of {kinds}. Received: quantize={quantize!r}")
+    if quantize in quantization.NEED_DATA:
+        if representative_data is None:
+            raise ValueError(
+                f"`representative_data` is needed for quantize={quantize!r}: the ranges of its "
+                "integers are measured on it. Received: representative_data=None"
+            )
+        if keep_native:
+            raise ValueError(
+                "`keep_native` works with quantize=None, 'float16' and 'dynamic': custom operators "
+                f"compute in floating point. Received: quantize={quantize!r}"
+            )
+    if path is not None:
+        path = Path(path)
+        if not path.parent.is_dir():
+            raise ValueError(f"`path` must lie in a folder that exists. Received: path={path}")
+    with quiet("The conversion to TensorFlow Lite") as terminal, _steps(terminal) as step:
+        report = _converted(model, path, quantize, representative_data, keep_native, verify, step)
+        if path is not None:
+            with replacing(path) as made:
+                made.write_bytes(report.content)
+    return report
+
+
+def _converted(model, path, quantize, data, keep_native, verify, step) -> TFLiteReport:
+    step("tracing the model")
+    inputs = tracing.model_inputs(model, data)
+    with tfconv.keep_native() if keep_native else contextlib.nullcontext():
+        traced = tracing.trace(model, inputs)
+    samples = random_samples(traced.inputs)
+    if data is not None:
+        samples = given_samples(data, traced.inputs)
+    step("converting")
+    chosen = None
+    if quantize in quantization.NEED_DATA:
+        choose = quantization.mixed if quantize == "mixed" else quantization.full_integer
+        chosen = choose(traced, samples, quantization.converted(traced), step)
+        content = chosen.content
+    else:
+        content = quantization.converted(traced, quantize, keep_native)
+    file = tflite_file.read(content, model)
+    layers = len(quantization.operators_of_layers(file, traced))
+    bound = quantization.model_bound(quantize, layers)
+    error = delegated = milliseconds = None
+    if verify:
+        step("comparing")
+        run = verification.Runner(content, _THREADS, keep_native)
+        errors = verification.compared(run, traced, samples)
+        error = max(errors.values())
+        if not error <= bound:
+            step("looking for the layer")
+            if chosen is None:
+                probe = tracing.trace(model, inputs, of_layers=True)
+                content = quantization.converted(probe, quantize, keep_native)
+                run = verification.Runner(content, _THREADS, keep_native)
+                worst = verification.worst_layer(run, probe, samples)
+            else:
+                worst = max(chosen.errors.items(), key=lambda item: item[1], default=None)
+            raise _too_large(errors, bound, worst, samples)
+        step("timing")
+        milliseconds = run.milliseconds(samples.batch(traced.fixed_batch or 1))
+        delegated = run.delegated()
+    return TFLiteReport(
+        content=content,
+        path=path,
+        quantize=quantize,
+        inputs=[spec.name for spec in traced.inputs],
+        outputs=sorted(traced.function.structured_outputs),
+        operators=file.operator_counts,
+        custom_operators=file.custom_counts,
+        operator_types=_types(file),
+        delegated=delegated,
+        error=error,
+        bound=bound,
+        layer_errors={} if chosen is None else chosen.errors,
+        float_layers=[] if chosen is None else chosen.float_layers,
+        milliseconds=milliseconds,
+        threads=_THREADS,
+        runtime=verification.RUNTIME,
+        random_inputs=samples.are_random,
+    )
+
+
+def _types(file: tflite_file.TFLiteFile) -> dict[str, int]:
+    counts = collections.Counter(operator.outputs[0].type for operator in file.operators)
+    return dict(counts.most_common())
+
+
+def _too_large(
+    errors: dict[str, float],
+    bound: float,
+    worst: tuple[str, float] | None,
+    samples: Samples,
+) -> ExportError:
+    output = max(errors, key=errors.__getitem__)
+    culprit = f" The worst layer is `{worst[0]}`: {worst[1]:.2g}." if worst else ""
+    inputs = " (of random inputs: `representative_data` gives better ones)"
+    return ExportError(
+        "The TensorFlow Lite model gives other results than the Keras model: the error of output "
+        f"`{output}` is {errors[output]:.2g} of it, where at most {bound:.2g} is right"
+        f"{inputs if samples.are_random else ''}.{culprit}"
+    )
+
+
+@contextlib.contextmanager
+def _steps(terminal: TextIO) -> Iterator[Callable[[str], None]]:
+    """Scope that gives a function to say what is being done, on terminals."""
+    if not terminal.isatty():
+        yield lambda text: None
+        return
+    with Console(file=terminal).status("") as status:
+        yield lambda text: status.update(f"TensorFlow Lite: {text}")

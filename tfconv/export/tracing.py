@@ -1,0 +1,176 @@
+"""A Keras model as a function of named tensors, traced once for every conversion."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfconv import _compat
+from tfconv._compat import keras
+from tfconv.export.samples import Arrays, elements
+
+
+@dataclasses.dataclass(frozen=True)
+class Traced:
+    """A model, ready to be converted.
+
+    Attributes:
+        model: The Keras model.
+        inputs: Its inputs, with names.
+        structure: The same in the structure that the model is called with.
+        function: Takes the inputs, gives the outputs by name.
+        module: Holds the variables.
+        layers: Paths ("block/conv") of the layers whose outputs are among those of ``function``
+            as well, under names of their own; see `trace`.
+    """
+
+    model: Any
+    inputs: list[tf.TensorSpec]
+    structure: Any
+    function: Any
+    module: tf.Module
+    layers: dict[str, str]
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """The size of the batch if there is only one that the model takes."""
+        return max((spec.shape[0] or 0 for spec in self.inputs), default=0) or None
+
+    def expected(self, arrays: Arrays) -> Arrays:
+        """What the model gives for arrays by the names of its inputs."""
+        tensors = [tf.constant(arrays[spec.name]) for spec in self.inputs]
+        y = self.model(tf.nest.pack_sequence_as(self.structure, tensors), training=False)
+        return {name: np.asarray(t) for name, t in named_outputs(self.model, y).items()}
+
+
+def trace(model: Any, inputs: Any, of_layers: bool = False) -> Traced:
+    """Traces a model for conversion.
+
+    Args:
+        model: The model.
+        inputs: What `model_inputs` gives for it.
+        of_layers: Whether the outputs of all its layers become outputs of the function.
+    """
+    specs = tf.nest.flatten(inputs)
+    module = tf.Module()
+    module.variables_of_model = [_compat.tensorflow_variable(v) for v in model.variables]
+    layers: dict[str, str] = {}
+
+    @tf.function(input_signature=specs)
+    def function(*tensors):
+        with _recorded_outputs(model if of_layers else None) as recorded:
+            y = model(tf.nest.pack_sequence_as(inputs, list(tensors)), training=False)
+        outputs = named_outputs(model, y)
+        for number, (path, output) in enumerate(recorded):
+            layers[f"layer_{number}"] = path
+            outputs[f"layer_{number}"] = output
+        # A converter joins outputs that are one tensor: each gets an operation of its own.
+        return {name: tf.identity(tensor, name=name) for name, tensor in outputs.items()}
+
+    with _compat.export_scope():
+        concrete = function.get_concrete_function()
+    return Traced(model, specs, inputs, concrete, module, layers)
+
+
+def model_inputs(model: Any, data: Any) -> Any:
+    """The inputs of a model, with names, in the structure that it is called with.
+
+    Args:
+        model: A Keras model.
+        data: Examples; needed if the model does not say what it takes.
+
+    Raises:
+        ValueError: If that is not known.
+    """
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"`model` must be a Keras model. Received: {type(model)}")
+    if getattr(model, "inputs", None):
+        structure = model.input
+        flat = tf.nest.flatten(structure)
+        shapes = [(x.shape, x.dtype, x.name.partition(":")[0]) for x in flat]
+    elif data is None:
+        raise ValueError(
+            "`representative_data` is needed for a model that has no inputs of its own, such as a "
+            "subclass of keras.Model: one example is enough. Received: representative_data=None"
+        )
+    else:
+        structure = next(iter(elements(data)), [])
+        arrays = [np.asarray(x) for x in tf.nest.flatten(structure)]
+        names = sorted(structure) if isinstance(structure, dict) else _numbered("input", arrays)
+        shapes = [((None, *a.shape[1:]), _narrowed(a.dtype), n) for a, n in zip(arrays, names)]
+    specs = [tf.TensorSpec(shape, tf.as_dtype(dtype), name) for shape, dtype, name in shapes]
+    return tf.nest.pack_sequence_as(structure, specs)
+
+
+def named_outputs(model: Any, y: Any) -> dict[str, Any]:
+    """A model's outputs by name: their keys, the model's names for them, or numbers."""
+    flat = tf.nest.flatten(y)
+    if isinstance(y, dict):
+        names = sorted(y)
+    else:
+        names = list(getattr(model, "output_names", None) or ())
+    if len(names) != len(flat) or len(set(names)) != len(names):
+        names = _numbered("output", flat)
+    return {name: tf.convert_to_tensor(tensor) for name, tensor in zip(names, flat)}
+
+
+def _numbered(word: str, things: Sequence[Any]) -> list[str]:
+    return [word] if len(things) == 1 else [f"{word}_{i}" for i in range(len(things))]
+
+
+def _narrowed(dtype: np.dtype) -> np.dtype:
+    return np.dtype(np.float32) if dtype.kind == "f" else dtype
+
+
+# Layers within the model.
+
+
+def unit_layers(model: Any) -> dict[str, Any]:
+    """The layers that are judged one by one, by the path of their names from the model.
+
+    Those of Keras and tfconv that have weights, and all others of tfconv; what a layer is made of
+    belongs to it. Models, and layers of others that hold layers, are looked into.
+    """
+    found: dict[str, Any] = {}
+
+    def look(layer: Any, path: str) -> None:
+        for child in _compat.child_layers(layer):
+            name = f"{path}/{child.name}" if path else child.name
+            package = type(child).__module__.partition(".")[0]
+            known = package in ("keras", "tf_keras", "tfconv")
+            whole = known and not isinstance(child, keras.Model)
+            if not whole and _compat.child_layers(child):
+                look(child, name)
+            elif child.weights or package == "tfconv":
+                found[name] = child
+
+    look(model, "")
+    return found
+
+
+@contextlib.contextmanager
+def _recorded_outputs(model: Any) -> Iterator[list[tuple[str, tf.Tensor]]]:
+    """Scope in which the outputs of a model's layers are put into a list, in order."""
+    recorded: list[tuple[str, tf.Tensor]] = []
+    layers = {} if model is None else unit_layers(model)
+
+    def recording(path: str, call: Any) -> Any:
+        def recorded_call(*args, **kwargs):
+            y = call(*args, **kwargs)
+            recorded.extend((path, tensor) for tensor in tf.nest.flatten(y))
+            return y
+
+        return recorded_call
+
+    for path, layer in layers.items():
+        object.__setattr__(layer, "call", recording(path, layer.call))
+    try:
+        yield recorded
+    finally:
+        for layer in layers.values():
+            object.__delattr__(layer, "call")

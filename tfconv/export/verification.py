@@ -1,0 +1,145 @@
+"""Runs TensorFlow Lite models and compares them with the models that they came from."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfconv.export.samples import Arrays, Samples
+from tfconv.export.tracing import Traced
+
+try:
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    RUNTIME = "LiteRT"
+except ImportError:  # LiteRT as a package of its own came after TensorFlow 2.15
+    Interpreter, OpResolverType = tf.lite.Interpreter, tf.lite.experimental.OpResolverType
+    RUNTIME = "tf.lite"
+
+BATCHES = (1, 1, 3)  # the second time with another input, on the same interpreter
+_REPEATS = 30
+_SECONDS = 1.0
+_PLAIN = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+
+
+class Runner:
+    """A TensorFlow Lite model in the interpreter.
+
+    Args:
+        content: The model.
+        threads: How many it may use.
+        native: Whether it has tfconv's custom operators.
+        observed: Whether `tensors` can be asked for: without XNNPACK, hence slower.
+    """
+
+    def __init__(
+        self, content: bytes, threads: int = 1, native: bool = False, observed: bool = False
+    ):
+        if native:
+            from tfconv import lite
+
+            self._interpreter = lite.interpreter(content, num_threads=threads)
+        else:
+            options = {"experimental_op_resolver_type": _PLAIN} if observed else {}
+            self._interpreter = Interpreter(
+                model_content=content,
+                num_threads=threads,
+                experimental_preserve_all_tensors=observed,
+                **options,
+            )
+        self._signature = self._interpreter.get_signature_runner()
+
+    def __call__(self, arrays: Arrays) -> Arrays:
+        """The outputs by name for inputs by name; sizes may change from call to call."""
+        return self._signature(**arrays)
+
+    def tensors(self, names: Sequence[str]) -> Arrays:
+        """What tensors held in the last call, as real numbers."""
+        wanted, found = set(names), {}
+        for detail in self._interpreter.get_tensor_details():
+            if detail["name"] in wanted:
+                found[detail["name"]] = _real(
+                    self._interpreter.get_tensor(detail["index"]), detail["quantization_parameters"]
+                )
+        return found
+
+    def milliseconds(self, arrays: Arrays) -> float:
+        """The median time of a call."""
+        self(arrays)
+        times: list[float] = []
+        while len(times) < 3 or (len(times) < _REPEATS and sum(times) < _SECONDS):
+            start = time.perf_counter()
+            self(arrays)
+            times.append(time.perf_counter() - start)
+        return 1e3 * statistics.median(times)
+
+    def delegated(self) -> int:
+        """How many of the model's operators a delegate, such as XNNPACK, has taken."""
+        operators = self._interpreter._get_ops_details()  # the only way to them
+        taken = set()
+        makers = {i: op for op in operators if op["op_name"] != "DELEGATE" for i in op["outputs"]}
+        for delegate in (op for op in operators if op["op_name"] == "DELEGATE"):
+            todo, seen = list(delegate["outputs"]), set(delegate["inputs"])
+            while todo:
+                tensor = todo.pop()
+                if tensor in makers and tensor not in seen:
+                    seen.add(tensor)
+                    taken.add(makers[tensor]["index"])
+                    todo.extend(makers[tensor]["inputs"])
+        return len(taken)
+
+
+def _real(array: np.ndarray, quantization: dict[str, Any]) -> np.ndarray:
+    scales, zeros = quantization["scales"], quantization["zero_points"]
+    if scales.size != 1:
+        return array
+    return (array.astype(np.float32) - zeros[0]) * scales[0]
+
+
+def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
+    """The root mean square of the difference, as a share of that of what is expected."""
+    if actual.shape != expected.shape:
+        return float("inf")
+    actual, expected = actual.astype(np.float64), expected.astype(np.float64)
+    power = np.sum(expected**2)
+    error = np.sqrt(np.sum((actual - expected) ** 2) / power) if power else np.abs(actual).max()
+    return float(error) if np.isfinite(error) else float("inf")
+
+
+def compared(run: Runner, traced: Traced, samples: Samples) -> dict[str, float]:
+    """The largest `relative_error` of each output, over several inputs and sizes of the batch."""
+    fixed = traced.fixed_batch
+    batches = BATCHES if fixed is None else (fixed, fixed)
+    errors: dict[str, float] = {}
+    for number, count in enumerate(batches):
+        arrays = samples.batch(count, first=number)
+        expected = traced.expected(arrays)
+        for name, actual in run(arrays).items():
+            error = relative_error(actual, expected[name])
+            errors[name] = max(error, errors.get(name, 0))
+    return errors
+
+
+def worst_layer(run: Runner, traced: Traced, samples: Samples) -> tuple[str, float] | None:
+    """The layer at which errors grow most, and the error of its output; None if there is none.
+
+    Args:
+        run: The conversion of ``traced``.
+        traced: A model traced with the outputs of its layers.
+        samples: What it is run on.
+    """
+    arrays = samples.batch(traced.fixed_batch or 1)
+    actual = run(arrays)
+    expected = traced.function(*(tf.constant(arrays[spec.name]) for spec in traced.inputs))
+    before, found, growth = 0.0, None, 0.0
+    for name, path in traced.layers.items():
+        error = relative_error(actual[name], expected[name].numpy())
+        if error - before > growth:
+            found, growth = (path, error), error - before
+        before = max(before, error)
+    return found
