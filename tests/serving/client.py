@@ -27,10 +27,10 @@ _START_SECONDS = 120
 
 
 @contextlib.contextmanager
-def host(folder: Path, *options: str) -> Iterator[int]:
-    """Scope in which the versions in `folder` are served as the model "net"; yields the port."""
+def host(folder: Path, *options: str, name: str = NAME) -> Iterator[int]:
+    """Scope in which the versions in `folder` are served as the model `name`; yields the port."""
     process = subprocess.Popen(
-        [sys.executable, "-I", str(HOST), NAME, str(folder), *options],
+        [sys.executable, "-I", str(HOST), name, str(folder), *options],
         env={"PATH": os.environ["PATH"], "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -72,17 +72,17 @@ class Client:
     def predict(self, request: predict_pb2.PredictRequest) -> predict_pb2.PredictResponse:
         return self.prediction.Predict(request, timeout=60)
 
-    def version(self) -> int:
-        """The version that answers now."""
+    def version(self, name: str = NAME) -> int:
+        """The version of the model that answers now."""
         request = get_model_status_pb2.GetModelStatusRequest()
-        request.model_spec.name = NAME
+        request.model_spec.name = name
         (status,) = self._models.GetModelStatus(request, timeout=60).model_version_status
         return status.version
 
-    def wait_for(self, version: int, seconds: float = 60) -> None:
+    def wait_for(self, version: int, name: str = NAME, seconds: float = 60) -> None:
         """Waits until a version answers."""
         limit = time.monotonic() + seconds
-        while self.version() != version:
+        while self.version(name) != version:
             assert time.monotonic() < limit, f"version {version} does not come"
             time.sleep(0.05)
 

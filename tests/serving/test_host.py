@@ -9,7 +9,6 @@ import pytest
 import tensorflow as tf
 
 import tfconv
-from tests.conftest import require_native
 from tfconv._compat import keras
 from tfconv.export import to_saved_model
 
@@ -245,13 +244,3 @@ def test_a_version_that_cannot_be_loaded(served, expected):
         assert client.version() == before
         response = client.predict(predict_request({"inputs": IMAGES[:2]}))
         np.testing.assert_allclose(outputs(response), expected[before - 1][:2], atol=1e-5)
-
-
-def test_native_ops(models, expected, tmp_path):
-    """With the library of native ops, and without the package."""
-    require_native()
-    to_saved_model(models[0], tmp_path, keep_native=True, warmup=IMAGES[:1])
-    library = tfconv.native_status().library
-    with host(tmp_path, "--library", library) as port, Client(port) as client:
-        response = client.predict(predict_request({"inputs": IMAGES}))
-    np.testing.assert_allclose(outputs(response), expected[0], atol=1e-5)

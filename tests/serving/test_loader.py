@@ -21,6 +21,8 @@ from tfconv.export import to_saved_model
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = Path(__file__).with_name("loader.cc")
 LIBRARIES = ("libtensorflow_cc.so.2", "libtensorflow_framework.so.2")
+# A program made elsewhere that has the native ops linked in: Bazel's (tests/BUILD).
+LINKED = os.environ.get("TFCONV_LOADER")
 IMAGES = np.random.default_rng(0).normal(size=(6, 8, 8, 4)).astype(np.float32)
 BATCHES = (1, 6, 2)
 
@@ -28,6 +30,8 @@ BATCHES = (1, 6, 2)
 @pytest.fixture(scope="module")
 def loader():
     """The program, compiled once for the installed TensorFlow: build/serving/."""
+    if LINKED:
+        return Path(LINKED).resolve()
     compiler = shlex.split(os.environ.get("CXX", "g++"))
     folder = Path(tf.sysconfig.get_lib())
     for needed in (shutil.which(compiler[0]), *((folder / name).exists() for name in LIBRARIES)):
@@ -80,10 +84,9 @@ def models():
 
 @pytest.mark.parametrize("native", [False, True])
 def test_loads_and_answers(loader, models, tmp_path, native):
-    library = []
     if native:
         require_native()
-        library = [tfconv.native_status().library]
+    library = [tfconv.native_status().library] if native and not LINKED else []
     warmup = [IMAGES[:batch] for batch in BATCHES]
     reports = [
         to_saved_model(model, tmp_path / "net", warmup=warmup, keep_native=native)
@@ -109,6 +112,7 @@ def test_loads_and_answers(loader, models, tmp_path, native):
     assert not list(protos)
 
 
+@pytest.mark.skipif(bool(LINKED), reason="the program has the native ops")
 def test_native_ops_need_their_library(loader, models, tmp_path):
     require_native()
     report = to_saved_model(models[0], tmp_path, warmup=IMAGES, keep_native=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import importlib
-import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +12,9 @@ from types import ModuleType
 from typing import Any
 
 import tensorflow as tf
-from rich import box
-from rich.console import Console, Group
-from rich.table import Table
+from rich.console import Group
 
-from tfconv.export import tracing, verification
+from tfconv.export import tables, tracing, verification
 from tfconv.export.errors import ExportError
 from tfconv.export.files import replacing
 from tfconv.export.quiet import quiet
@@ -63,28 +60,19 @@ class OnnxReport:
         return {**fields, "path": path, "size": self.size}
 
     def __rich__(self) -> Group:
-        facts = Table(show_header=False, box=None, pad_edge=False)
-        facts.add_column(style="bold", no_wrap=True)
-        facts.add_column(overflow="fold")
-        facts.add_row("file", "none: in memory" if self.path is None else os.fspath(self.path))
-        facts.add_row("size", f"{self.size / 1e3:,.1f} kB")
-        facts.add_row("opset", str(self.opset))
-        for word, tensors in (("input", self.inputs), ("output", self.outputs)):
-            for name, text in tensors.items():
-                facts.add_row(word, f"{name}: {text}")
+        facts = [
+            ("file", "none: in memory" if self.path is None else os.fspath(self.path)),
+            ("size", tables.kilobytes(self.size)),
+            ("opset", str(self.opset)),
+            *(("input", f"{name}: {text}") for name, text in self.inputs.items()),
+            *(("output", f"{name}: {text}") for name, text in self.outputs.items()),
+        ]
         if self.error is not None:
-            facts.add_row("error", f"{self.error:.2g} (at most {BOUND:.2g} is right)")
-        operators = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        operators.add_column("operator")
-        operators.add_column("count", justify="right")
-        for name, count in self.operators.items():
-            operators.add_row(name, str(count))
-        return Group(facts, operators)
+            facts.append(("error", f"{self.error:.2g} (at most {BOUND:.2g} is right)"))
+        return Group(tables.facts(facts), tables.counts("operator", self.operators))
 
     def __str__(self) -> str:
-        text = io.StringIO()
-        Console(file=text, width=100).print(self)
-        return text.getvalue().rstrip()
+        return tables.as_text(self)
 
 
 def to_onnx(
@@ -217,5 +205,5 @@ def _described(tensor: Any, onnx: ModuleType) -> str:
     """Type and shape of an input or output."""
     of_tensor = tensor.type.tensor_type
     dtype = onnx.helper.tensor_dtype_to_np_dtype(of_tensor.elem_type)
-    shape = (str(d.dim_value) if d.HasField("dim_value") else "?" for d in of_tensor.shape.dim)
-    return f"{dtype} [{', '.join(shape)}]"
+    shape = [d.dim_value if d.HasField("dim_value") else None for d in of_tensor.shape.dim]
+    return tables.tensor_text(str(dtype), shape)
