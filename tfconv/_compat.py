@@ -42,6 +42,12 @@ def export_scope():
     return _save_context.save_context(tf.saved_model.SaveOptions())
 
 
+def model_input(model):
+    """What a functional model, or a sequential one that is built, is called with."""
+    # A sequential model of Keras 3 has no `input` before it is called.
+    return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+
+
 def saved_model_graph(path):
     """The MetaGraphDef of the SavedModel in the folder ``path``."""
     (meta_graph,) = _loader_impl.parse_saved_model(str(path)).meta_graphs

@@ -113,8 +113,7 @@ def _of_model(name: str, model: keras.Model) -> tuple[Callable, dict, list[str] 
             f"built. For others, give `signatures={{{name!r}: (function, "
             f"{{input name: tf.TensorSpec}})}}`. Received: {model!r}"
         )
-    # A sequential model of Keras 3 has neither `input` nor `output_names`.
-    structure = tensors[0] if isinstance(model, keras.Sequential) else model.input
+    structure = _compat.model_input(model)
     if isinstance(structure, Mapping):
         names = list(structure)
         tensors = [structure[key] for key in names]

@@ -90,7 +90,7 @@ def model_inputs(model: Any, data: Any) -> Any:
     if not isinstance(model, keras.Model):
         raise ValueError(f"`model` must be a Keras model. Received: {type(model)}")
     if getattr(model, "inputs", None):
-        structure = model.input
+        structure = _compat.model_input(model)
         flat = tf.nest.flatten(structure)
         shapes = [(x.shape, x.dtype, x.name.partition(":")[0]) for x in flat]
     elif data is None:
