@@ -24,7 +24,7 @@ __all__ = ["Interpreter", "delegate_path", "header_path", "load_delegate"]
 
 
 def delegate_path() -> str:
-    """Path of `libtfconv_lite.so`, the delegate: a plugin for any TFLite interpreter on this machine.
+    """Path of the delegate `libtfconv_lite.so`, a plugin for every TFLite interpreter here.
 
     Raises:
         RuntimeError: If it has not been built.
