@@ -9,16 +9,15 @@ import dataclasses
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.protobuf import saved_model_pb2
 
 import tfconv
 from tfconv._compat import KERAS_3, keras
-from tfconv.export import tflite_file
+from tfconv.export import inspection, tflite_file
+from tfconv.export.inspection import NATIVE_PREFIX
 
 try:
     from ai_edge_litert.interpreter import Interpreter
@@ -26,7 +25,6 @@ except ImportError:  # LiteRT as a package of its own came after TensorFlow 2.15
     Interpreter = tf.lite.Interpreter
 
 Shape = Sequence[Any]
-NATIVE_PREFIX = "Tfconv>"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -459,14 +457,7 @@ def check_keeps_native(layer_class: type, input_shape: Sequence[int], **kwargs: 
 
 def saved_operations(folder: str) -> set[str]:
     """Types of all operations in a SavedModel, functions included."""
-    proto = saved_model_pb2.SavedModel()
-    proto.ParseFromString(Path(folder, "saved_model.pb").read_bytes())
-    names = set()
-    for graph in proto.meta_graphs:
-        names.update(node.op for node in graph.graph_def.node)
-        for function in graph.graph_def.library.function:
-            names.update(node.op for node in function.node_def)
-    return names
+    return set(inspection.inspect(folder).operations)
 
 
 def _input_name(name: str) -> str:
