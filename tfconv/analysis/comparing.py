@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +65,10 @@ class Comparison:
 
         draw_comparison(self, Path(path))
 
-    def __rich__(self) -> Any:
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
         from tfconv.analysis.tables import comparison_table
 
-        return comparison_table(self)
+        yield comparison_table(self, options.max_width)
 
     def __str__(self) -> str:
         from tfconv.analysis.tables import as_text

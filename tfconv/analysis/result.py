@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -200,10 +200,10 @@ class Profile:
             f"{self.multiply_adds:,} multiply-adds>"
         )
 
-    def __rich__(self) -> Any:
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
         from tfconv.analysis.tables import profile_table
 
-        return profile_table(self)
+        yield profile_table(self, options.max_width)
 
     def __str__(self) -> str:
         from tfconv.analysis.tables import as_text

@@ -13,32 +13,39 @@ from rich.text import Text
 
 from tfconv.analysis.receptive_field import Field
 
-_COLUMNS = (
-    "output",
-    "weights",
-    "multiply-\nadds",
-    "FLOPs",
-    "maps",
-    "reuse",
-    "rank",
-    "sees",
-    "stride",
-    "offset",
-    "per\nbyte",
-)
+_COLUMNS = {
+    "weights": "weights",
+    "products": "multiply-\nadds",
+    "flops": "FLOPs",
+    "maps": "maps",
+    "peak": "peak",
+    "reuse": "reuse",
+    "rank": "rank",
+    "sees": "sees",
+    "stride": "stride",
+    "offset": "offset",
+    "intensity": "per\nbyte",
+}
+_NARROW = 140  # characters; narrower tables have the columns below only
+_ESSENTIAL = ("weights", "products", "maps", "sees")
 
 
-def profile_table(profile: Any) -> Any:
-    """A row for each layer, and the totals."""
-    table = _table(profile.name, ["layer", "kind", *_COLUMNS])
+def profile_table(profile: Any, width: int = _NARROW) -> Any:
+    """A row for each layer, and the totals, for so many characters a line."""
+    columns = (
+        [name for name in _COLUMNS if name != "peak"] if width >= _NARROW else list(_ESSENTIAL)
+    )
+    kinds = ["kind"] if width >= _NARROW else []
+    table = _table(profile.name, ["layer", *kinds, "output"], columns)
     for row in profile.rows:
         shapes = " ".join(map(shape_text, row.output_shapes))
-        known = _numbers(row, row.memory, row.kernel_rank, row.field)
+        words = [row.name, *([row.kind] if kinds else []), shapes]
+        numbers = _numbers(row, row.kernel_rank)
         style = "yellow" if row.unknown else ""
-        table.add_row(Text(row.name), Text(row.kind), Text(shapes), *known, style=style)
+        table.add_row(*map(Text, words), *(numbers[name] for name in columns), style=style)
     table.add_section()
-    total = _numbers(profile, profile.memory, None, profile.field)
-    table.add_row("total", "", "", *total, style="bold")
+    total, blank = _numbers(profile, None), [""] * (len(kinds) + 1)
+    table.add_row("total", *blank, *(total[name] for name in columns), style="bold")
     notes = [
         f"{profile.trainable:,} weights are trained, {profile.non_trainable:,} are not. "
         f"{profile.multiply_adds:,} multiply-adds, {profile.flops:,} FLOPs for one example.",
@@ -52,36 +59,39 @@ def profile_table(profile: Any) -> Any:
     return Group(*parts)
 
 
-def comparison_table(comparison: Any) -> Table:
-    """A row for each variant; in brackets, the parts of the first."""
-    table = _table("", ["variant", *_COLUMNS[:5], "peak", *_COLUMNS[5:]])
+def comparison_table(comparison: Any, width: int = _NARROW) -> Table:
+    """A row for each variant; in brackets, the ratio to the first."""
+    columns = list(_COLUMNS) if width >= _NARROW else list(_ESSENTIAL)
+    table = _table("", ["variant", "output"], columns)
     first = comparison.profiles[0]
     for name, profile in zip(comparison.names, comparison.profiles):
         rows = profile.rows
-        rank = rows[0].kernel_rank if len(rows) == 1 else None
-        numbers = _numbers(profile, profile.memory, rank, profile.field)
-        for at, attribute in ((0, "parameters"), (1, "multiply_adds")):
+        numbers = _numbers(profile, rows[0].kernel_rank if len(rows) == 1 else None)
+        numbers["peak"] = byte_text(profile.peak_memory)
+        for column, attribute in (("weights", "parameters"), ("products", "multiply_adds")):
             base = getattr(first, attribute)
             if profile is not first and base:
-                numbers[at] += f" ({getattr(profile, attribute) / base:.3g})"
-        numbers.insert(4, byte_text(profile.peak_memory))
+                numbers[column] += f" ({getattr(profile, attribute) / base:.3g})"
         shapes = " ".join(map(shape_text, rows[-1].output_shapes)) if rows else ""
-        table.add_row(Text(name), Text(shapes), *numbers)
+        table.add_row(Text(name), Text(shapes), *(numbers[column] for column in columns))
     return table
 
 
-def _numbers(costs: Any, memory: int, rank: int | None, field: Field | None) -> list[str]:
-    reuse = costs.weight_reuse
-    return [
-        count_text(costs.parameters),
-        count_text(costs.multiply_adds),
-        count_text(costs.flops),
-        byte_text(memory),
-        "" if reuse is None else count_text(reuse),
-        "" if rank is None else str(rank),
-        *field_texts(field),
-        f"{costs.intensity:.3g}",
-    ]
+def _numbers(costs: Any, rank: int | None) -> dict[str, str]:
+    """What stands in the columns for a row or a whole profile."""
+    sees, stride, offset = field_texts(costs.field)
+    return {
+        "weights": count_text(costs.parameters),
+        "products": count_text(costs.multiply_adds),
+        "flops": count_text(costs.flops),
+        "maps": byte_text(costs.memory),
+        "reuse": "" if costs.weight_reuse is None else count_text(costs.weight_reuse),
+        "rank": "" if rank is None else str(rank),
+        "sees": sees,
+        "stride": stride,
+        "offset": offset,
+        "intensity": f"{costs.intensity:.3g}",
+    }
 
 
 def field_texts(field: Field | None) -> list[str]:
@@ -119,16 +129,12 @@ def byte_text(number: int) -> str:
     return f"{number} B"
 
 
-def _table(title: str, names: Sequence[str]) -> Table:
+def _table(title: str, words: Sequence[str], columns: Sequence[str]) -> Table:
     table = Table(title=title or None, box=box.SIMPLE_HEAD, pad_edge=False, title_style="bold")
-    for name in names:
-        words = name in ("layer", "kind", "variant")
-        table.add_column(
-            name,
-            justify="left" if words else "right",
-            no_wrap=not words,
-            overflow="fold" if words else "ellipsis",
-        )
+    for name in words:
+        table.add_column(name, overflow="fold", justify="right" if name == "output" else "left")
+    for name in columns:
+        table.add_column(_COLUMNS[name], justify="right", no_wrap=True)
     return table
 
 
