@@ -187,7 +187,7 @@ class _Walk:
 
     def _between(self, call: Call, first: int, last: int) -> None:
         """Counts what a layer computes itself, as a row if it is anything."""
-        cost, memory, types, unknown, maps = Cost(), 0, {}, {}, []
+        cost, memory, types, unknown, made, read = Cost(), 0, {}, {}, {}, {}
         for op in self._operations[first:last]:
             computed = [x.name in self._maps for x in op.inputs]
             if not any(computed) or op.type in operations.OF_SHAPES:
@@ -198,21 +198,19 @@ class _Walk:
             else:
                 cost = _sum(cost, kind.cost(op, computed))
             inputs = [x for x in op.inputs if x.name in self._maps]
-            sources = [self._maps[x.name] for x in inputs]
+            read.update((x.name, x) for x in inputs if x.name not in made)
+            sources = self._sources(inputs)
             field = self._field_of(op, kind, inputs, sources)
             view = kind is not None and kind.view
-            name = call.path or call.layer.name
-            for x, storage in self._step(name, sources, list(op.outputs), 0, view):
+            name, outputs = call.path or call.layer.name, list(op.outputs)
+            for x, storage in self._step(name, sources, outputs, 0, view):
                 self._maps[x.name] = _Map(storage, field, sources[0].channels_first)
-                if not view:
-                    memory += storage.bytes
+                made[x.name] = x
+                memory += 0 if view else storage.bytes
             if not view:
                 types[op.type] = None
-                maps = list(op.outputs)
-                inputs_of_row = inputs
         if types:
-            done = dataclasses.replace(call, inputs=inputs_of_row, outputs=maps)
-            field = self._maps[maps[0].name].field
+            done = dataclasses.replace(call, inputs=list(read.values()), outputs=outputs)
             names = {"types": tuple(types), "unknown": tuple(unknown)}
             self.rows.append(self._row(done, cost, memory, field=field, **names))
 
