@@ -1,0 +1,87 @@
+"""`tfconv profile`: what a saved model costs, layer by layer."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def add(commands: Any) -> None:
+    """Adds the command to the parsers of `tfconv`."""
+    parser = commands.add_parser(
+        "profile",
+        help="count a model's weights, multiply-adds, memory and receptive fields",
+        description="Counts, layer by layer and for one example, what a Keras model costs: "
+        "weights, multiply-adds, memory of its feature maps, receptive fields.",
+    )
+    parser.add_argument(
+        "model", type=Path, metavar="MODEL", help="a Keras model: a file, or a folder of Keras 2"
+    )
+    parser.add_argument(
+        "--input-shape",
+        type=_shape,
+        action="append",
+        metavar="SIZES",
+        help="sizes of an input without the batch, such as 224,224,3 or 224x224x3; for several "
+        "inputs, once for each (default: those that the model was made for)",
+    )
+    for kind, what in (("csv", "the rows"), ("json", "all numbers"), ("png", "a picture")):
+        parser.add_argument(
+            f"--{kind}", type=Path, metavar="PATH", help=f"write {what} to a {kind.upper()} file"
+        )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command and returns its exit status."""
+    import tensorflow as tf
+    from rich.console import Console
+
+    import tfconv  # noqa: F401  (registers its layers)
+    from tfconv._compat import keras
+    from tfconv.analysis import profile
+
+    tf.get_logger().setLevel("ERROR")
+    if not arguments.model.exists():
+        return _fail("there is no such model.", arguments.model)
+    try:
+        model = keras.models.load_model(arguments.model, compile=False)
+    except Exception as error:  # of many kinds: what is not a model can be anything
+        return _fail(f"{arguments.model} cannot be loaded as a Keras model.", error)
+    shapes = arguments.input_shape or [None]
+    try:
+        found = profile(model, shapes[0] if len(shapes) == 1 else shapes)
+    except Exception as error:  # of Keras: an input may not fit the model
+        return _fail(f"{arguments.model} cannot be profiled.", error)
+    try:
+        for path, write in (
+            (arguments.csv, found.to_csv),
+            (arguments.json, found.to_json),
+            (arguments.png, found.plot),
+        ):
+            if path is not None:
+                write(path)
+    except (ImportError, OSError, ValueError) as error:
+        return _fail(f"{path} cannot be written.", error)
+    console = Console()
+    if not console.is_terminal:  # a file or a pipe gets the whole table
+        console = Console(width=200)
+    console.print(found)
+    return 0
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    sizes = tuple(int(size) for size in text.replace("x", ",").split(","))
+    if min(sizes) < 1:
+        raise argparse.ArgumentTypeError(f"sizes must be at least 1. Received: {text}")
+    return sizes
+
+
+_shape.__name__ = "shape"  # argparse names the type in its errors
+
+
+def _fail(what: str, error: object) -> int:
+    print(f"tfconv: {what}\n{error}", file=sys.stderr)
+    return 1
