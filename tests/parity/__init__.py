@@ -1,0 +1,1 @@
+"""The networks beside their peers in PyTorch."""

@@ -1,0 +1,200 @@
+"""load_torch_weights: layouts of every layer that it knows, origins, files, and what is refused."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import types
+
+import numpy as np
+import pytest
+
+import tfconv
+from tfconv._compat import keras
+from tfconv.surgery import LoadReport, load_torch_weights
+
+needs_safetensors = pytest.mark.skipif(
+    importlib.util.find_spec("safetensors") is None, reason="safetensors is not installed"
+)
+
+
+def model_of(layer, shape):
+    return keras.Sequential([keras.Input(shape), layer])
+
+
+def by_definition(x, weight, groups):
+    """A convolution of [N, H, W, C] with a kernel in PyTorch's layout [O, C / groups, kh, kw]."""
+    filters, width, height, length = weight.shape
+    y = np.zeros((len(x), x.shape[1] - height + 1, x.shape[2] - length + 1, filters))
+    for f in range(filters):
+        first = f // (filters // groups) * width
+        for p in np.ndindex(*y.shape[1:3]):
+            window = x[:, p[0] : p[0] + height, p[1] : p[1] + length, first : first + width]
+            y[:, p[0], p[1], f] = np.einsum("nhwc,chw->n", window, weight[f])
+    return y
+
+
+CONVOLUTIONS = {
+    "Conv2D": (lambda: tfconv.Conv2D(6, (3, 2), use_bias=False, name="c"), 1),
+    "groups": (lambda: tfconv.Conv2D(6, (3, 2), groups=2, use_bias=False, name="c"), 2),
+    "Keras's Conv2D": (lambda: keras.layers.Conv2D(6, (3, 2), use_bias=False, name="c"), 1),
+    "DepthwiseConv2D": (
+        lambda: tfconv.DepthwiseConv2D((3, 2), depth_multiplier=3, use_bias=False, name="c"),
+        4,
+    ),
+    "Keras's DepthwiseConv2D": (
+        lambda: keras.layers.DepthwiseConv2D((3, 2), use_bias=False, name="c"),
+        4,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(CONVOLUTIONS))
+def test_convolutions(name, rng):
+    make, groups = CONVOLUTIONS[name]
+    model = model_of(make(), (5, 4, 4))
+    weight = rng.standard_normal((model.output_shape[-1], 4 // groups, 3, 2)).astype(np.float32)
+    report = load_torch_weights(model, {"c.weight": weight})
+    assert report == LoadReport(["c.weight"], [], [])
+    x = rng.standard_normal((2, 5, 4, 4)).astype(np.float32)
+    np.testing.assert_allclose(model(x), by_definition(x, weight, groups), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_experts(depthwise, rng):
+    """Each expert is a kernel in PyTorch's layout."""
+    if depthwise:
+        layer = tfconv.DepthwiseCondConv2D(3, depth_multiplier=2, num_experts=2, name="c")
+    else:
+        layer = tfconv.CondConv2D(8, 3, num_experts=2, name="c")
+    model = model_of(layer, (4, 4, 4))
+    kernels = rng.standard_normal((2, 8, 1 if depthwise else 4, 3, 3)).astype(np.float32)
+    state = {
+        "c.weight": kernels.reshape(2, -1),
+        "c.bias": np.zeros([2, 8]),
+        "c.routing_fn.weight": np.zeros([2, 4]),
+        "c.routing_fn.bias": np.array([100.0, -100.0]),  # the first expert only
+    }
+    assert not load_torch_weights(model, state).missing
+    x = rng.standard_normal((2, 4, 4, 4)).astype(np.float32)
+    expected = by_definition(x, kernels[0], 4 if depthwise else 1)
+    np.testing.assert_allclose(model(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_separable(rng):
+    model = model_of(tfconv.SeparableConv2D(5, 3, use_bias=False, name="c"), (4, 4, 3))
+    depthwise, pointwise = rng.standard_normal((3, 1, 3, 3)), rng.standard_normal((5, 3, 1, 1))
+    load_torch_weights(model, {"c.conv1.weight": depthwise, "c.pointwise.weight": pointwise})
+    x = rng.standard_normal((1, 4, 4, 3)).astype(np.float32)
+    expected = by_definition(by_definition(x, depthwise, 3), pointwise, 1)
+    np.testing.assert_allclose(model(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_dense_layers_and_1x1_convolutions_stand_for_each_other():
+    weight = np.arange(6.0).reshape(2, 3)
+    dense = model_of(keras.layers.Dense(2, name="fc"), (3,))
+    load_torch_weights(dense, {"fc.weight": weight[..., None, None], "fc.bias": np.zeros(2)})
+    conv = model_of(tfconv.Conv2D(2, 1, use_bias=False, name="fc"), (1, 1, 3))
+    load_torch_weights(conv, {"fc.weight": weight})
+    for model in (dense, conv):
+        kernel = np.reshape(model.get_weights()[0], (3, 2))
+        np.testing.assert_array_equal(kernel, weight.T)
+
+
+def test_report_names_what_is_left():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="fc")])
+    state = {"fc.weight": np.ones([2, 3]), "aux.bias": np.ones(2), "bn.num_batches_tracked": 1}
+    report = load_torch_weights(model, state)
+    assert report == LoadReport(["fc.weight"], ["aux.bias"], ["fc.bias"])
+    assert str(report) == "1 used, 1 unused, 1 missing"
+
+
+def test_wrappers_and_prefixes():
+    model = model_of(keras.layers.Dense(2, use_bias=False, name="fc"), (3,))
+    wrapped = {"epoch": 3, "state_dict": {"module.backbone.fc.weight": np.ones([2, 3])}}
+    assert load_torch_weights(model, wrapped).used == ["fc.weight"]
+
+
+def test_models_inside_models():
+    inside = keras.Sequential(
+        [keras.Input((3,)), keras.layers.Dense(2, use_bias=False, name="fc")], name="inside"
+    )
+    model = keras.Sequential([keras.Input((3,)), inside])
+    load_torch_weights(model, {"fc.weight": np.ones([2, 3])})
+    np.testing.assert_array_equal(model(np.ones([1, 3], np.float32)), [[3, 3]])
+
+
+def test_wrong_shapes_change_nothing():
+    model = model_of(keras.layers.Dense(2, name="fc"), (3,))
+    before = model.get_weights()
+    state = {"fc.weight": np.ones([2, 3]), "fc.bias": np.ones(5)}
+    with pytest.raises(ValueError, match=r"'fc.bias' does not fit.*\(2,\). Received: shape \(5,\)"):
+        load_torch_weights(model, state)
+    for value, old in zip(model.get_weights(), before):
+        np.testing.assert_array_equal(value, old)
+
+
+def test_checkpoints_of_something_else():
+    model = model_of(keras.layers.Dense(2, name="fc"), (3,))
+    with pytest.raises(ValueError, match="None of the checkpoint's weights belong"):
+        load_torch_weights(model, {"encoder.weight": np.ones([2, 3])})
+
+
+@pytest.mark.parametrize("given", ["weights.h5", 3])
+def test_unknown_files(given):
+    model = model_of(keras.layers.Dense(2, name="fc"), (3,))
+    with pytest.raises(ValueError, match="`state_dict_or_file` must be .* Received: "):
+        load_torch_weights(model, given)
+
+
+@pytest.mark.parametrize("suffix, package", [(".pth", "torch"), (".safetensors", "safetensors")])
+def test_missing_packages_are_named(suffix, package, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setitem(sys.modules, f"{package}.numpy", None)
+    model = model_of(keras.layers.Dense(2, name="fc"), (3,))
+    with pytest.raises(ImportError, match=f"pip install {package}"):
+        load_torch_weights(model, tmp_path / f"weights{suffix}")
+
+
+def test_pth_files_are_read_by_torch(monkeypatch, tmp_path):
+    """Onto the CPU, and without running code that they hold."""
+    given = {}
+
+    def load(file, **arguments):
+        given.update(arguments, file=file)
+        return {"fc.weight": np.ones([2, 3])}
+
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(load=load))
+    model = model_of(keras.layers.Dense(2, use_bias=False, name="fc"), (3,))
+    file = tmp_path / "weights.pth"
+    assert load_torch_weights(model, file).used == ["fc.weight"]
+    assert given == {"file": file, "map_location": "cpu", "weights_only": True}
+
+
+@needs_safetensors
+def test_safetensors(tmp_path):
+    from safetensors.numpy import save_file
+
+    save_file({"fc.weight": np.ones([2, 3], np.float32)}, tmp_path / "weights.safetensors")
+    model = model_of(keras.layers.Dense(2, use_bias=False, name="fc"), (3,))
+    load_torch_weights(model, tmp_path / "weights.safetensors")
+    np.testing.assert_array_equal(model(np.ones([1, 3], np.float32)), [[3, 3]])
+
+
+def test_torchvisions_mobilenet_needs_its_epsilon():
+    """timm and torchvision have different epsilons, and the keys say which of them it is."""
+
+    def mobile(epsilon):
+        layers = [
+            tfconv.Conv2D(4, 1, use_bias=False, name="conv_stem"),
+            keras.layers.BatchNormalization(epsilon=epsilon, name="bn1"),
+            tfconv.SqueezeExcite(4, name="blocks.0.0.se"),
+        ]
+        return keras.Sequential([keras.Input((2, 2, 3)), *layers])
+
+    state = {"features.0.0.weight": np.zeros([4, 3, 1, 1])}
+    with pytest.raises(ValueError, match=r"Convention\(epsilon=0.001\).*epsilon=1e-05"):
+        load_torch_weights(mobile(1e-5), state)
+    assert load_torch_weights(mobile(1e-3), state).used == ["features.0.0.weight"]
+    timm = {"conv_stem.weight": state["features.0.0.weight"]}
+    assert load_torch_weights(mobile(1e-5), timm).used == ["conv_stem.weight"]

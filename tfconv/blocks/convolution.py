@@ -1,0 +1,322 @@
+"""A convolution, its batch normalization and its activation: what the other blocks are made of."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import tensorflow as tf
+
+import tfconv
+from tfconv import _compat
+from tfconv._compat import keras
+from tfconv.layers.base import one_of, register, static_shape
+from tfconv.ops.geometry import standardized_padding
+
+
+@dataclasses.dataclass(frozen=True)
+class Convention:
+    """What checkpoints of one architecture differ in by where they come from.
+
+    Attributes:
+        padding: "symmetric" pads both sides alike, as PyTorch does; "same" is TensorFlow's rule.
+            They differ for strides above 1 only.
+        epsilon: That of every batch normalization.
+        momentum: That of every batch normalization, as Keras counts it.
+
+    Raises:
+        ValueError: If ``padding`` is something else.
+
+    Example:
+        >>> tfconv.blocks.Convention("same", epsilon=1e-3)
+        Convention(padding='same', epsilon=0.001, momentum=0.9)
+    """
+
+    padding: str = "symmetric"
+    epsilon: float = 1e-5
+    momentum: float = 0.9
+
+    def __post_init__(self):
+        one_of(self.padding, "padding", ("symmetric", "same"))
+
+    def padding_of(self, kernel_size: int, strides: int) -> int | str:
+        """The padding of a convolution, as tfconv's layers take it."""
+        if strides == 1 or self.padding == "same":
+            return "same"  # with one stride and an odd kernel, both rules say the same
+        return (kernel_size - 1) // 2
+
+
+PYTORCH = Convention()
+
+
+@register
+def hard_sigmoid(x: tf.Tensor) -> tf.Tensor:
+    """``relu6(x + 3) / 6``; the hard sigmoid of Keras 2 has another slope.
+
+    Args:
+        x: A tensor.
+
+    Returns:
+        A tensor like ``x``, from 0 to 1.
+
+    Source: Howard et al., Searching for MobileNetV3, arXiv:1905.02244, section 5.2.
+
+    Example:
+        >>> tfconv.blocks.hard_sigmoid(tf.constant([-4.0, 0.0, 1.5])).numpy()
+        array([0.  , 0.5 , 0.75], dtype=float32)
+    """
+    return tf.nn.relu6(x + 3) / 6
+
+
+@register
+def hard_swish(x: tf.Tensor) -> tf.Tensor:
+    """``x * relu6(x + 3) / 6``.
+
+    Args:
+        x: A tensor.
+
+    Returns:
+        A tensor like ``x``.
+
+    Source: Howard et al., Searching for MobileNetV3, arXiv:1905.02244, section 5.2.
+
+    Example:
+        >>> tfconv.blocks.hard_swish(tf.constant([-4.0, 0.0, 3.0])).numpy()
+        array([-0.,  0.,  3.], dtype=float32)
+    """
+    return x * hard_sigmoid(x)
+
+
+def channel_axis() -> int:
+    """The axis of an image's channels in Keras's data format."""
+    return -1 if keras.backend.image_data_format() == "channels_last" else 1
+
+
+def channels_of(x: Any) -> int:
+    """The number of channels of a Keras tensor of images."""
+    return x.shape[channel_axis()]
+
+
+def initializer() -> Any:
+    """He's, by the outputs, which suits depthwise kernels as well (arXiv:1502.01852)."""
+    return keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
+
+
+def named(name: str | None, part: str) -> str | None:
+    """The name of a part of a block, None in a block without a name."""
+    return None if name is None else f"{name}.{part}"
+
+
+def activated(x: Any, activation: Any) -> Any:
+    """``x`` behind an activation; "relu6" is one that both versions of Keras know here."""
+    if activation is None:
+        return x
+    if activation == "relu6":
+        return keras.layers.ReLU(6.0)(x)
+    return keras.layers.Activation(activation)(x)
+
+
+def norm(
+    x: Any, activation: Any = None, *, convention: Convention = PYTORCH, name: str | None = None
+) -> Any:
+    """Batch normalization, then an activation: ``activation(batch_norm(x))``.
+
+    Args:
+        x: A Keras tensor of images.
+        activation: Name or function; None for none.
+        convention: Epsilon and momentum.
+        name: Name of the normalization.
+
+    Returns:
+        A Keras tensor of the same shape.
+
+    Source: Ioffe and Szegedy, Batch Normalization, arXiv:1502.03167.
+
+    Example:
+        >>> inputs = tf.keras.Input((8, 8, 4))
+        >>> tuple(tfconv.blocks.norm(inputs, "relu").shape)
+        (None, 8, 8, 4)
+    """
+    x = keras.layers.BatchNormalization(
+        channel_axis(), momentum=convention.momentum, epsilon=convention.epsilon, name=name
+    )(x)
+    return activated(x, activation)
+
+
+def conv_norm(
+    x: Any,
+    filters: int,
+    kernel_size: int = 1,
+    strides: int = 1,
+    *,
+    groups: int = 1,
+    activation: Any = "relu",
+    padding: int | str | None = None,
+    convention: Convention = PYTORCH,
+    names: tuple[str | None, str | None] = (None, None),
+) -> Any:
+    """Convolution without bias, batch normalization, activation.
+
+    ``activation(batch_norm(conv(x)))``.
+
+    Args:
+        x: A Keras tensor of images.
+        filters: Output channels.
+        kernel_size: Taps along both axes.
+        strides: Pixels between neighbouring outputs.
+        groups: Groups of channels that see only each other.
+        activation: Name or function; None for none.
+        padding: As tfconv's layers take it; None takes the convention's.
+        convention: Padding, epsilon and momentum.
+        names: Names of the convolution and the normalization.
+
+    Returns:
+        A Keras tensor of images with ``filters`` channels.
+
+    Source: Ioffe and Szegedy, Batch Normalization, arXiv:1502.03167, section 3.2.
+
+    Example:
+        >>> inputs = tf.keras.Input((8, 8, 4))
+        >>> tuple(tfconv.blocks.conv_norm(inputs, 6, 3, strides=2).shape)
+        (None, 4, 4, 6)
+    """
+    x = tfconv.Conv2D(
+        filters,
+        kernel_size,
+        strides,
+        convention.padding_of(kernel_size, strides) if padding is None else padding,
+        groups=groups,
+        use_bias=False,
+        kernel_initializer=initializer(),
+        name=names[0],
+    )(x)
+    return norm(x, activation, convention=convention, name=names[1])
+
+
+def depthwise_norm(
+    x: Any,
+    kernel_size: int = 3,
+    strides: int = 1,
+    *,
+    activation: Any = "relu",
+    convention: Convention = PYTORCH,
+    names: tuple[str | None, str | None] = (None, None),
+) -> Any:
+    """Depthwise convolution without bias, batch normalization, activation.
+
+    ``activation(batch_norm(depthwise_conv(x)))``.
+
+    Args:
+        x: A Keras tensor of images.
+        kernel_size: Taps along both axes.
+        strides: Pixels between neighbouring outputs.
+        activation: Name or function; None for none.
+        convention: Padding, epsilon and momentum.
+        names: Names of the convolution and the normalization.
+
+    Returns:
+        A Keras tensor of images with the channels of ``x``.
+
+    Source: Howard et al., MobileNets, arXiv:1704.04861, section 3.1.
+
+    Example:
+        >>> inputs = tf.keras.Input((8, 8, 4))
+        >>> tuple(tfconv.blocks.depthwise_norm(inputs, strides=2).shape)
+        (None, 4, 4, 4)
+    """
+    x = tfconv.DepthwiseConv2D(
+        kernel_size,
+        strides,
+        convention.padding_of(kernel_size, strides),
+        use_bias=False,
+        depthwise_initializer=initializer(),
+        name=names[0],
+    )(x)
+    return norm(x, activation, convention=convention, name=names[1])
+
+
+@register
+class MirrorPadding2D(keras.layers.Layer):
+    """Pads images with their own pixels, mirrored at the edge: ``y[-i] = x[i - 1]``.
+
+    Max pooling of what it gives is that of an image padded with nothing, as PyTorch's: each
+    window holds the pixels that its padding repeats.
+
+    Args:
+        padding: Pixels before and after both axes.
+        data_format: "channels_last" or "channels_first"; None takes Keras's setting.
+        **kwargs: Keras's own: ``name``, ``dtype``.
+
+    Input shape: [N, H, W, C] (or [N, C, H, W]).
+
+    Output shape: [N, before + H + after, before + W + after, C].
+
+    Raises:
+        ValueError: If an argument is not what is described above.
+
+    Example:
+        >>> layer = tfconv.blocks.MirrorPadding2D((0, 1))
+        >>> layer(tf.constant([[[[1.0], [2.0]]]]))[0, 0, :, 0].numpy()
+        array([1., 2., 2.], dtype=float32)
+    """
+
+    def __init__(self, padding: tuple[int, int] = (1, 1), data_format: str | None = None, **kwargs):
+        super().__init__(**kwargs)
+        (self.padding,) = standardized_padding([padding], 1)
+        self.data_format = _compat.standardized_data_format(data_format)
+        self.input_spec = keras.layers.InputSpec(ndim=4)
+
+    def _axes(self) -> tuple[int, int]:
+        return (1, 2) if self.data_format == "channels_last" else (2, 3)
+
+    def call(self, inputs):
+        pads = [self.padding if axis in self._axes() else (0, 0) for axis in range(4)]
+        return tf.pad(inputs, pads, "SYMMETRIC")
+
+    def compute_output_shape(self, input_shape):
+        shape = list(static_shape(input_shape))
+        for axis in self._axes():
+            shape[axis] = None if shape[axis] is None else shape[axis] + sum(self.padding)
+        return tuple(shape)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "padding": list(self.padding),
+            "data_format": self.data_format,
+        }
+
+
+def max_pool(
+    x: Any, size: int = 3, strides: int = 2, *, ceil: bool = False, nonnegative: bool = True
+) -> Any:
+    """Max pooling that pads as PyTorch does.
+
+    ``y[p] = max_t x[p * strides - pad + t]`` over the t that fall into the image.
+
+    Args:
+        x: A Keras tensor of images.
+        size: Pixels of a window along both axes.
+        strides: Pixels between neighbouring windows.
+        ceil: Nothing before the image, and windows that hang over its end (``ceil_mode``);
+            otherwise ``size // 2`` pixels on all sides.
+        nonnegative: Whether the image comes from a ReLU, so that padded zeros never win.
+
+    Returns:
+        A Keras tensor of images.
+
+    Source: PyTorch's ``MaxPool2d``.
+
+    Example:
+        >>> inputs = tf.keras.Input((9, 8, 4))
+        >>> tuple(tfconv.blocks.max_pool(inputs).shape)
+        (None, 5, 4, 4)
+        >>> tuple(tfconv.blocks.max_pool(inputs, ceil=True).shape)
+        (None, 4, 4, 4)
+    """
+    pads = (0, strides - 1) if ceil else (size // 2, size // 2)
+    if nonnegative:
+        x = keras.layers.ZeroPadding2D((pads, pads))(x)
+    else:
+        x = MirrorPadding2D(pads)(x)
+    return keras.layers.MaxPooling2D(size, strides)(x)

@@ -1,0 +1,101 @@
+"""Densely connected blocks: every layer sees the outputs of all before it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tfconv
+from tfconv._compat import keras
+from tfconv.blocks.convolution import (
+    PYTORCH,
+    Convention,
+    channel_axis,
+    channels_of,
+    initializer,
+    named,
+    norm,
+)
+
+
+def _norm_conv(x: Any, filters: int, size: int, convention: Convention, names: Any) -> Any:
+    """``conv(relu(batch_norm(x)))``."""
+    x = norm(x, "relu", convention=convention, name=names[0])
+    return tfconv.Conv2D(
+        filters,
+        size,
+        padding="same",
+        use_bias=False,
+        kernel_initializer=initializer(),
+        name=names[1],
+    )(x)
+
+
+def dense_block(
+    x: Any,
+    layers: int,
+    growth: int = 32,
+    *,
+    squeeze: int = 4,
+    convention: Convention = PYTORCH,
+    name: str | None = None,
+) -> Any:
+    """A densely connected block: ``x_i = concat(x_0, ..., f(x_{i-1}))``.
+
+    ``f`` is ``conv3x3(relu(bn(conv1x1(relu(bn(x))))))``.
+
+    Args:
+        x: A Keras tensor of images.
+        layers: How many layers.
+        growth: Channels that each of them adds.
+        squeeze: The 1x1 convolutions have ``squeeze * growth`` channels.
+        convention: Epsilon and momentum.
+        name: Prefix of the layers' names.
+
+    Returns:
+        A Keras tensor of images with ``layers * growth`` more channels than ``x``.
+
+    Source: Huang et al., Densely Connected Convolutional Networks, arXiv:1608.06993, section 3.
+
+    Example:
+        >>> inputs = tf.keras.Input((8, 8, 16))
+        >>> tuple(tfconv.blocks.dense_block(inputs, layers=3, growth=4).shape)
+        (None, 8, 8, 28)
+    """
+    for number in range(1, layers + 1):
+        layer = named(name, f"denselayer{number}")
+        names = (named(layer, "norm1"), named(layer, "conv1"))
+        y = _norm_conv(x, squeeze * growth, 1, convention, names)
+        names = (named(layer, "norm2"), named(layer, "conv2"))
+        y = _norm_conv(y, growth, 3, convention, names)
+        x = keras.layers.Concatenate(channel_axis())([x, y])
+    return x
+
+
+def transition(
+    x: Any,
+    compression: float = 0.5,
+    *,
+    convention: Convention = PYTORCH,
+    name: str | None = None,
+) -> Any:
+    """What stands between dense blocks: ``avg_pool2x2(conv1x1(relu(bn(x))))``.
+
+    Args:
+        x: A Keras tensor of images.
+        compression: Output channels for each of the input's.
+        convention: Epsilon and momentum.
+        name: Prefix of the layers' names.
+
+    Returns:
+        A Keras tensor of images of half the size.
+
+    Source: Huang et al., arXiv:1608.06993, section 3.
+
+    Example:
+        >>> inputs = tf.keras.Input((8, 8, 16))
+        >>> tuple(tfconv.blocks.transition(inputs).shape)
+        (None, 4, 4, 8)
+    """
+    names = (named(name, "norm"), named(name, "conv"))
+    x = _norm_conv(x, int(channels_of(x) * compression), 1, convention, names)
+    return keras.layers.AveragePooling2D(2)(x)

@@ -1,0 +1,106 @@
+"""The head of fully convolutional networks: scores that grow to the image's size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+import tfconv
+from tfconv._compat import keras
+from tfconv.blocks.convolution import named
+from tfconv.layers.base import register
+
+
+@register
+class Bilinear(keras.initializers.Initializer):
+    """Initializer of transposed convolutions, one a channel: bilinear interpolation.
+
+    ``kernel[i, j, 0, c] = (1 - |i - m| / s) (1 - |j - m| / s)`` with s half the kernel's size,
+    rounded up, and m its centre.
+
+    Source: Long et al., Fully Convolutional Networks, arXiv:1411.4038, section 3.3.
+
+    Example:
+        >>> tfconv.blocks.Bilinear()((4, 4, 1, 1))[1, :, 0, 0].numpy()
+        array([0.1875, 0.5625, 0.5625, 0.1875], dtype=float32)
+    """
+
+    def __call__(self, shape: Sequence[int], dtype: Any = None, **kwargs: Any) -> tf.Tensor:
+        size = shape[0]
+        tent = 1 - np.abs(np.arange(size) - (size - 1) / 2) / ((size + 1) // 2)
+        kernel = np.broadcast_to(np.outer(tent, tent)[..., None, None], tuple(shape))
+        return tf.convert_to_tensor(kernel, dtype or "float32")
+
+    def get_config(self):
+        return {}
+
+
+def upsampled(x: Any, classes: int, factor: int, *, name: str | None = None) -> Any:
+    """A transposed convolution for each channel that starts as bilinear interpolation.
+
+    Args:
+        x: A Keras tensor of images with ``classes`` channels.
+        classes: Their number.
+        factor: How many times as high and wide the result is.
+        name: The layer's name.
+
+    Returns:
+        A Keras tensor of images.
+
+    Source: Long et al., arXiv:1411.4038, section 3.3.
+
+    Example:
+        >>> inputs = tf.keras.Input((4, 4, 3))
+        >>> tuple(tfconv.blocks.upsampled(inputs, 3, factor=8).shape)
+        (None, 32, 32, 3)
+    """
+    return tfconv.Conv2DTranspose(
+        classes,
+        2 * factor,
+        factor,
+        "same",
+        groups=classes,
+        use_bias=False,
+        kernel_initializer=Bilinear(),
+        name=name,
+    )(x)
+
+
+def fcn_head(
+    features: Sequence[Any], classes: int, factor: int = 8, *, name: str | None = None
+) -> Any:
+    """The head of a fully convolutional network: scores of every pixel.
+
+    ``s_0 = conv1x1(features[0])``, ``s_i = upsampled(s_{i-1}, 2) + conv1x1(features[i])``; the
+    last one is upsampled by ``factor``.
+
+    Args:
+        features: Keras tensors of images, the deepest first, each twice as high and wide as the
+            one before it. One of stride 32 and ``factor=32`` make FCN-32s; strides 32, 16, 8 and
+            ``factor=8`` make FCN-8s.
+        classes: Classes of pixels.
+        factor: The stride of the last features.
+        name: Prefix of the layers' names.
+
+    Returns:
+        A Keras tensor of [N, H, W, classes] logits.
+
+    Source: Long et al., Fully Convolutional Networks, arXiv:1411.4038, figure 3.
+
+    Example:
+        >>> deep, shallow = tf.keras.Input((4, 4, 16)), tf.keras.Input((8, 8, 8))
+        >>> tuple(tfconv.blocks.fcn_head([deep, shallow], classes=5, factor=16).shape)
+        (None, 128, 128, 5)
+    """
+    scores = None
+    for number, x in enumerate(features):
+        score = tfconv.PointwiseConv2D(classes, name=named(name, f"score{number}"))(x)
+        if scores is None:
+            scores = score
+        else:
+            scores = upsampled(scores, classes, 2, name=named(name, f"upsampled{number}"))
+            scores = keras.layers.Add()([scores, score])
+    return upsampled(scores, classes, factor, name=named(name, "upsampled"))

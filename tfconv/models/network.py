@@ -1,0 +1,147 @@
+"""What all networks share: their arguments, their heads and their weights."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tfconv._compat import keras
+from tfconv.layers.base import boolean, one_of, positive_int
+from tfconv.ops.geometry import is_int
+from tfconv.surgery.torch_weights import SUFFIXES, load_torch_weights
+
+COMMON = """include_top: Whether the classifier belongs to it.
+        weights: None for random ones, or a file: one of Keras's or a PyTorch checkpoint (.pth or
+            .safetensors), which `tfconv.surgery.load_torch_weights` reads.
+        input_shape: Shape of an image, such as (224, 224, 3) or (None, None, 3).
+        pooling: What follows the features without the classifier: "avg", "max" or None.
+        classes: How many classes the classifier tells apart.
+        classifier_activation: Activation of the classifier; None gives logits.
+        name: The model's name.
+
+    Returns:
+        A functional `keras.Model` of images that have been normalized as its weights want it.
+
+    Raises:
+        ValueError: If an argument is not what is described above, or the file's weights do not
+            fit or leave out some."""
+
+
+def _checked_shape(input_shape: Any, size: int) -> tuple[int | None, ...]:
+    """The shape of an image, by default of ``size`` x ``size`` pixels in three colours."""
+    channels_last = keras.backend.image_data_format() == "channels_last"
+    if input_shape is None:
+        return (size, size, 3) if channels_last else (3, size, size)
+    try:
+        shape = tuple(input_shape)
+    except TypeError:
+        shape = ()
+    sizes = shape if channels_last else (*shape[1:], *shape[:1])
+    if (
+        len(shape) != 3
+        or any(n is not None and (not is_int(n) or n < 1) for n in sizes)
+        or sizes[-1] is None
+    ):
+        raise ValueError(
+            "`input_shape` must be the height, width and channels of an image, in Keras's data "
+            f"format; height and width may be None. Received: input_shape={input_shape!r}"
+        )
+    return shape
+
+
+def _load(model: keras.Model, weights: Any) -> None:
+    """Loads a file of Keras's, or a PyTorch checkpoint that has all that the model needs."""
+    if not isinstance(weights, (str, os.PathLike)) or not Path(weights).is_file():
+        raise ValueError(f"`weights` must be None or a file. Received: weights={weights!r}")
+    if Path(weights).suffix not in SUFFIXES:
+        model.load_weights(os.fspath(weights))
+        return
+    report = load_torch_weights(model, weights)
+    if report.missing:
+        raise ValueError(
+            f"`weights` leaves out {len(report.missing)} of the weights of {model.name}, such as "
+            f"{report.missing[0]!r}. Received: weights={str(weights)!r}"
+        )
+
+
+def network(
+    *,
+    size: int = 224,
+    classifier: str = "fc",
+    use_bias: bool = True,
+    dropout: float = 0.0,
+    head: Callable[..., Any] | None = None,
+) -> Callable[[Callable[..., Any]], Callable[..., keras.Model]]:
+    """Decorator that makes a network of a function that gives an image's features.
+
+    The function takes a Keras tensor and keyword arguments of the network's own. The network
+    takes those of `keras.applications` as well, and describes them in its docstring in the place
+    of ``{common}``.
+
+    Args:
+        size: Height and width of the images that it is made for.
+        classifier: Name of the last dense layer.
+        use_bias: Whether that layer has a bias.
+        dropout: Fraction dropped before it.
+        head: What comes between pooling and it; takes the pooled features and the network's own
+            arguments.
+    """
+
+    def decorate(features: Callable[..., Any]) -> Callable[..., keras.Model]:
+        parameters = list(inspect.signature(features).parameters.values())[1:]
+        defaults = {parameter.name: parameter.default for parameter in parameters}
+
+        @functools.wraps(features)
+        def build(
+            include_top: bool = True,
+            weights: str | os.PathLike | None = None,
+            input_shape: tuple[int | None, ...] | None = None,
+            pooling: str | None = None,
+            classes: int = 1000,
+            classifier_activation: Any = "softmax",
+            name: str | None = None,
+            **own: Any,
+        ) -> keras.Model:
+            own = {**defaults, **own}
+            include_top = boolean(include_top, "include_top")
+            one_of(pooling, "pooling", (None, "avg", "max"))
+            classes = positive_int(classes, "classes")
+            inputs = keras.Input(_checked_shape(input_shape, size))
+            x = features(inputs, **own)
+            if include_top:
+                x = keras.layers.GlobalAveragePooling2D()(x)
+                x = x if head is None else head(x, **own)
+                x = keras.layers.Dropout(dropout)(x) if dropout else x
+                x = keras.layers.Dense(
+                    classes, classifier_activation, use_bias=use_bias, name=classifier
+                )(x)
+            elif pooling == "avg":
+                x = keras.layers.GlobalAveragePooling2D()(x)
+            elif pooling == "max":
+                x = keras.layers.GlobalMaxPooling2D()(x)
+            model = keras.Model(inputs, x, name=name or features.__name__.lower())
+            if weights is not None:
+                _load(model, weights)
+            return model
+
+        given = inspect.signature(build, follow_wrapped=False).parameters.values()
+        common = [p for p in given if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        build.__signature__ = inspect.Signature(
+            [*common, *parameters], return_annotation=keras.Model
+        )
+        build.__doc__ = (features.__doc__ or "").replace("{common}", COMMON)
+        return build
+
+    return decorate
+
+
+def stages(x: Any, block: Callable[..., Any], widths: Any, depths: Any, strides: Any) -> Any:
+    """Blocks ``layer<stage>.<number>``, the first of each stage with the stage's strides."""
+    for stage, (width, depth, stride) in enumerate(zip(widths, depths, strides), 1):
+        for number in range(depth):
+            x = block(x, width, stride if number == 0 else 1, name=f"layer{stage}.{number}")
+    return x

@@ -1,0 +1,259 @@
+"""Weights of PyTorch's checkpoints for models whose layers have the names of its modules."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import tfconv
+from tfconv._compat import keras
+from tfconv.surgery.torch_names import Origin, origins
+
+SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
+WRAPPERS = ("state_dict", "model_state_dict", "model")
+PREFIXES = ("module.", "backbone.", "head.")  # of parallel training, and of mmpretrain's models
+NOT_WEIGHTS = "num_batches_tracked"
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadReport:
+    """What became of a checkpoint's weights.
+
+    Attributes:
+        used: Keys of the weights that were taken.
+        unused: Keys of weights that the model has no place for.
+        missing: Keys that the model looked for in vain: these weights are as they were.
+
+    Example:
+        >>> report = tfconv.surgery.LoadReport(["fc.weight"], ["fc.bias"], [])
+        >>> print(report)
+        1 used, 1 unused, 0 missing
+    """
+
+    used: list[str]
+    unused: list[str]
+    missing: list[str]
+
+    def __str__(self) -> str:
+        return f"{len(self.used)} used, {len(self.unused)} unused, {len(self.missing)} missing"
+
+
+def load_torch_weights(model: keras.Model, state_dict_or_file: Any) -> LoadReport:
+    """Fills a model from a PyTorch checkpoint: ``layer.weight <- state[layer.name + ".weight"]``.
+
+    The layers of `tfconv.models` have the names of the modules in the public checkpoints; where
+    two places publish a network under different names, the checkpoint's keys say which it is.
+    Layouts are converted: convolutions ``[O, I, *k] -> [*k, I, O]``, and so on. Prefixes such as
+    ``module.`` and wrappers such as ``{"state_dict": ...}`` are taken off.
+
+    Args:
+        model: A built model; the layers of models inside it count as its own.
+        state_dict_or_file: A mapping of keys to PyTorch's tensors or arrays; or a file: .pth, .pt
+            or .bin (read by PyTorch) or .safetensors (read by the package safetensors).
+
+    Returns:
+        Which keys were used, which not, and which are missing.
+
+    Raises:
+        ValueError: If a weight's shape does not fit, no key belongs to the model, or the file has
+            another suffix. Then the model is as it was.
+        ImportError: If the package that reads the file is not installed.
+
+    Example:
+        >>> model = tf.keras.Sequential([tf.keras.Input((3,)), tf.keras.layers.Dense(2, name="fc")])
+        >>> state = {"fc.weight": np.ones([2, 3]), "fc.bias": np.zeros(2), "head.bias": np.ones(1)}
+        >>> report = tfconv.surgery.load_torch_weights(model, state)
+        >>> report.used, report.unused
+        (['fc.weight', 'fc.bias'], ['bias'])
+        >>> model(tf.ones([1, 3])).numpy()
+        array([[3., 3.]], dtype=float32)
+    """
+    state = _state_of(state_dict_or_file)
+    layers = list(_layers(model))
+    origin = _origin_of([layer.name for layer in layers], state)
+    plan, missing = [], []
+    for layer in layers:
+        for variable, suffixes, convert in _weights(layer):
+            keys = [f"{origin.of(layer.name)}.{suffix}" for suffix in suffixes]
+            key = next((key for key in keys if key in state), None)
+            if key is None:
+                missing.append(keys[0])
+            else:
+                plan.append((variable, key, _converted(state[key], variable, convert, key)))
+    if not plan:
+        raise ValueError(
+            f"None of the checkpoint's weights belong to the model {model.name!r}, which looks for "
+            f"{missing[:3]}. Received: keys {list(state)[:3]}"
+        )
+    _check_epsilon(origin, layers)
+    for variable, _, value in plan:
+        variable.assign(value)
+    used = [key for _, key, _ in plan]
+    unused = [key for key in state if key not in set(used)]
+    return LoadReport(used, unused, missing)
+
+
+def _state_of(given: Any) -> dict[str, Any]:
+    """The weights by their keys, without wrappers, prefixes and counters."""
+    state = given if isinstance(given, Mapping) else _read(given)
+    for wrapper in WRAPPERS:
+        if isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]
+    clean = {}
+    for key, value in state.items():
+        for prefix in PREFIXES:
+            key = key[len(prefix) :] if key.startswith(prefix) else key
+        if not key.endswith(NOT_WEIGHTS):
+            clean[key] = value
+    return clean
+
+
+def _read(file: Any) -> Mapping[str, Any]:
+    if not isinstance(file, (str, os.PathLike)) or Path(file).suffix not in SUFFIXES:
+        raise ValueError(
+            "`state_dict_or_file` must be a mapping of weights or a file that ends with one of "
+            f"{', '.join(SUFFIXES)}. Received: state_dict_or_file={file!r}"
+        )
+    safe = Path(file).suffix == ".safetensors"
+    try:
+        if safe:
+            from safetensors.numpy import load_file
+
+            return load_file(file)
+        import torch
+    except ModuleNotFoundError as error:
+        package = "safetensors" if safe else "torch"
+        raise ImportError(
+            f"Reading {Path(file).name} needs the package {package}: `pip install {package}`"
+        ) from error
+    return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _layers(model: keras.Model) -> Iterator[Any]:
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _layers(layer)
+        else:
+            yield layer
+
+
+def _origin_of(layers: list[str], state: Mapping[str, Any]) -> Origin:
+    """Where the checkpoint is from: of all places, the one whose names fit best."""
+    modules = {key.rpartition(".")[0] for key in state}
+    modules |= {module.rpartition(".")[0] for module in modules}  # of layers inside layers
+    return max(origins(layers), key=lambda origin: sum(origin.of(n) in modules for n in layers))
+
+
+def _check_epsilon(origin: Origin, layers: list[Any]) -> None:
+    """Raises where the checkpoint's place computes with another epsilon than the model."""
+    for layer in layers:
+        epsilon = getattr(layer, "epsilon", None)
+        if None not in (origin.epsilon, epsilon) and epsilon != origin.epsilon:
+            raise ValueError(
+                f"The checkpoint has the names of {origin.place}, where the epsilon of batch "
+                f"normalization is {origin.epsilon:g}: make the model with "
+                f"`convention=tfconv.blocks.Convention(epsilon={origin.epsilon:g})`. Received: "
+                f"a model with epsilon={epsilon:g}"
+            )
+
+
+# A variable, the ends that its key may have, and what makes its value of the checkpoint's value
+# and its own shape.
+Weight = tuple[Any, tuple[str, ...], Callable[[np.ndarray, tuple[int, ...]], np.ndarray]]
+
+
+def _weights(layer: Any) -> Iterator[Weight]:
+    """What a layer takes from a checkpoint."""
+    for variable, suffixes, convert in _rows(layer):
+        if variable is not None:
+            yield variable, suffixes, convert
+
+
+def _rows(layer: Any) -> Iterator[Weight]:
+    if isinstance(layer, keras.layers.BatchNormalization):
+        yield layer.gamma, ("weight",), _same
+        yield layer.beta, ("bias",), _same
+        yield layer.moving_mean, ("running_mean",), _same
+        yield layer.moving_variance, ("running_var",), _same
+    elif isinstance(layer, tfconv.SqueezeExcite):
+        yield from _inside(layer.squeeze, "conv_reduce", "fc1")
+        yield from _inside(layer.excite, "conv_expand", "fc2")
+    elif isinstance(layer, tfconv.layers.involution.Involution):
+        yield from _inside(layer.reduce, "conv1.conv")
+        yield from _inside(layer.normalization, "conv1.bn")
+        yield from _inside(layer.span, "conv2.conv")
+    elif isinstance(layer, tfconv.layers.experts.Experts):
+        yield layer.condconv_kernel, ("weight",), functools.partial(_experts, layer)
+        yield layer.condconv_bias, ("bias",), _same
+        if layer.routing is not None:
+            yield from _inside(layer.routing, "routing_fn")
+    elif hasattr(layer, "pointwise_kernel"):  # separable
+        yield layer.depthwise_kernel, ("conv1.weight",), _depthwise
+        yield layer.pointwise_kernel, ("pointwise.weight",), _kernel
+        yield layer.bias, ("pointwise.bias",), _same
+    elif hasattr(layer, "depthwise_kernel"):
+        yield layer.depthwise_kernel, ("weight",), _depthwise
+        yield layer.bias, ("bias",), _same
+    elif hasattr(layer, "kernel"):
+        yield layer.kernel, ("weight",), _kernel
+        yield layer.bias, ("bias",), _same
+        if isinstance(layer, tfconv.DeformableConv2D):
+            yield layer.offset_kernel, ("conv_offset.weight",), _kernel
+            yield layer.offset_bias, ("conv_offset.bias",), _same
+    else:  # a layer that PyTorch does not have: missing, unless the checkpoint is of its kind
+        for variable in layer.weights:
+            yield variable, (variable.name.split("/")[-1].split(":")[0],), _same
+
+
+def _inside(layer: Any, *modules: str) -> Iterator[Weight]:
+    """The weights of a layer inside another, as which each of ``modules`` may stand."""
+    for variable, suffixes, convert in _weights(layer):
+        yield variable, tuple(f"{m}.{suffix}" for m in modules for suffix in suffixes), convert
+
+
+def _same(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    return value
+
+
+def _kernel(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """[O, I, *k] as [*k, I, O]."""
+    return np.transpose(value, [*range(2, value.ndim), 1, 0])
+
+
+def _depthwise(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """[C * M, 1, *k] as [*k, C, M]."""
+    kernel = _kernel(value, shape)
+    fits = kernel.shape == (*shape[:-2], 1, shape[-2] * shape[-1])
+    return np.reshape(kernel, shape) if fits else kernel
+
+
+def _experts(layer: Any, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """[E, O * I * k] as [E, k * I * O]."""
+    *size, width, filters = layer.expert_shape
+    if isinstance(layer, tfconv.DepthwiseCondConv2D):
+        width, filters = 1, width * filters
+    if value.shape != shape:
+        return value
+    kernels = np.reshape(value, [len(value), filters, width, *size])
+    return np.reshape(np.moveaxis(kernels, [1, 2], [-1, -2]), shape)
+
+
+def _converted(value: Any, variable: Any, convert: Callable[..., np.ndarray], key: str):
+    """A checkpoint's value in the layout of a variable."""
+    if hasattr(value, "detach"):  # a tensor of PyTorch, maybe in bfloat16
+        value = value.detach().float().cpu().numpy()
+    value, shape = np.asarray(value, np.float32), tuple(variable.shape)
+    made = convert(value, shape)
+    # A dense layer is a 1x1 convolution: sizes of 1 may be more or less.
+    if [n for n in made.shape if n > 1] != [n for n in shape if n > 1]:
+        raise ValueError(
+            f"The checkpoint's weight {key!r} does not fit the model's, which has the shape "
+            f"{shape}. Received: shape {value.shape}"
+        )
+    return np.reshape(made, shape)
