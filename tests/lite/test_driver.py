@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 
 import numpy as np
 import pytest
@@ -297,3 +298,16 @@ def test_damaged_options(variant, tmp_path):
     errors = sum(isinstance(result, str) for result in results)
     assert errors > len(graphs) // 2
     assert not isinstance(results[-1], str), results[-1]
+
+
+def test_arm_kernels_use_vectors(variant):
+    """NEON's multiply-add on four floats is what the kernels are to be made of."""
+    if variant != "aarch64":
+        pytest.skip("of ARM only")
+    objdump = driver.CROSS_COMPILER.replace("g++", "objdump")
+    folder = driver.build(variant).parent
+    kernels = [p for p in sorted(folder.rglob("*_cpu.base.o")) if p.name != "convert_cpu.base.o"]
+    assert len(kernels) >= 4
+    for path in kernels:
+        done = subprocess.run([objdump, "-d", path], check=True, capture_output=True, text=True)
+        assert len(re.findall(r"fmla\tv\d+\.4s", done.stdout)) > 10, path.name

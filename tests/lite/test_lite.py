@@ -316,3 +316,18 @@ def test_header_is_plain_c(tmp_path):
     command += [source, library, f"-Wl,-rpath,{os.path.dirname(library)}", "-o", program]
     subprocess.run(command, check=True)
     subprocess.run([program], check=True)
+
+
+def test_cmake_builds_the_delegate_alone(tmp_path):
+    """For ARM, without optimization, which takes seconds."""
+    compiler = "aarch64-linux-gnu-g++"
+    for tool in ("cmake", compiler):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed")
+    target = ["-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64"]
+    target += [f"-DCMAKE_CXX_COMPILER={compiler}", "-DCMAKE_BUILD_TYPE=Debug"]
+    folder = os.path.dirname(tfconv.lite.header_path())
+    configure = ["cmake", "-S", folder, "-B", tmp_path, *target, "-DCMAKE_CXX_FLAGS=-Werror"]
+    subprocess.run(configure, check=True)
+    subprocess.run(["cmake", "--build", tmp_path], check=True)
+    assert (tmp_path / "libtfconv_lite.so").is_file()
