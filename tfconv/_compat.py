@@ -42,6 +42,13 @@ def exporting():
     return _save_context.save_context(_SaveOptions())
 
 
+def frozen(concrete_function):
+    """A concrete function without variables and calls: values and ops in one flat graph."""
+    from tensorflow.python.framework import convert_to_constants
+
+    return convert_to_constants.convert_variables_to_constants_v2(concrete_function)
+
+
 def tensorflow_version() -> str:
     """The version of the TensorFlow that is running, such as ``"2.21.0"``."""
     return tf.__version__
