@@ -180,8 +180,9 @@ class BuildNative(build_ext):
     def get_outputs(self) -> list[str]:
         if self.result is None:
             return []
-        library = self.result.library
-        return [os.fspath(library), os.fspath(library.with_name(_build.INFO_NAME))]
+        names = (_build.LIBRARY_NAME, _build.LITE_LIBRARY_NAME, _build.INFO_NAME)
+        paths = (self.result.library.with_name(name) for name in names)
+        return [os.fspath(path) for path in paths if path.is_file()]
 
     def get_output_mapping(self) -> dict[str, str]:
         return {}

@@ -13,22 +13,25 @@ TF_FLAGS = ["-DTENSORFLOW"]
 
 
 class Bazel:
-    """The rules in `cc/BUILD` of a tree: near enough to Python to be run as such."""
+    """The rules in a `BUILD` file of a tree: near enough to Python to be run as such."""
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, package: str = "cc"):
         self.root = root
+        self.folder = root / package
         self.rules = {}
         rules = {name: self.rule(name) for name in ("cc_library", "cc_binary", "cc_test")}
         self.builtins = {
             **rules,
             "native": SimpleNamespace(**rules),
             "package": lambda **attributes: None,
+            "filegroup": lambda **attributes: None,
+            "exports_files": lambda names: None,
             "Label": lambda label: SimpleNamespace(workspace_root=""),
             "attr": SimpleNamespace(string_list=lambda **attributes: None),
             "repository_rule": lambda **attributes: None,
         }
         names = {**self.builtins, "glob": self.glob, "load": lambda *args: self.load(names, *args)}
-        exec((root / "cc" / "BUILD").read_text(), names)
+        exec((self.folder / "BUILD").read_text(), names)
 
     def rule(self, kind):
         def declare(name, **attributes):
@@ -51,27 +54,36 @@ class Bazel:
 
     def glob(self, include, exclude=()):
         def matches(patterns):
-            return {path for pattern in patterns for path in (self.root / "cc").glob(pattern)}
+            return {path for pattern in patterns for path in self.folder.glob(pattern)}
 
+        # A folder with a BUILD file is a package of its own.
+        others = [file.parent for file in self.folder.glob("*/**/BUILD")]
         paths = matches(include) - matches(exclude)
-        return sorted(path.relative_to(self.root / "cc").as_posix() for path in paths)
+        own = (path for path in paths if not any(other in path.parents for other in others))
+        return sorted(path.relative_to(self.folder).as_posix() for path in own)
 
     def units(self, target):
         """Flags by (source, instruction set) of all that a target is linked from."""
         rule = self.rules[target]
         flags = rule.get("copts", [])
         isa = next((f.partition("=")[2] for f in flags if f.startswith("-DTFCONV_ISA=")), None)
-        sources = [f"cc/{name}" for name in rule.get("srcs", []) if name.endswith(".cc")]
+        place = self.folder.relative_to(self.root).as_posix()
+        sources = [f"{place}/{name}" for name in rule.get("srcs", []) if name.endswith(".cc")]
         found = {(source, isa): set(flags) for source in sources}
         for dependency in rule.get("deps", []):
             if dependency.startswith(":"):
                 found.update(self.units(dependency[1:]))
+            elif dependency.startswith("//cc:"):
+                found.update(Bazel(self.root).units(dependency[len("//cc:") :]))
         return found
 
 
-def units_of_setup(root):
+def units_of_setup(root, lite=False):
     units = _build.library_units(root / "cc", ["base", "avx2", "avx512"], TF_FLAGS)
-    return {(unit.source, unit.isa): {*unit.flags} - {"-fPIC"} for unit in units}
+    if lite:
+        units = [*filter(_build.serves_lite, units), *_build.lite_units(root / "cc")]
+    isas = {"lite": None}  # the name of no instruction set
+    return {(u.source, isas.get(u.isa, u.isa)): {*u.flags} - {"-fPIC"} for u in units}
 
 
 @pytest.fixture
@@ -92,6 +104,16 @@ def test_same_sources_and_flags():
     assert ("cc/common/convert_cpu.cc", "avx512") in units
     assert units == units_of_setup(ROOT)
     assert "build --force_pic\n" in (ROOT / ".bazelrc").read_text()  # for -fPIC
+
+
+def test_same_delegate_for_tflite():
+    bazel = Bazel(ROOT, "cc/lite")
+    units = bazel.units("libtfconv_lite.so")
+    assert ("cc/lite/delegate.cc", None) in units and ("cc/common/isa.cc", None) in units
+    assert units == units_of_setup(ROOT, lite=True)
+    options = bazel.rules["libtfconv_lite.so"]["linkopts"]
+    assert set(_build._LITE_STATIC_FLAGS) <= set(options)
+    assert any(_build._LITE_EXPORTS.rpartition("/")[2] in option for option in options)
 
 
 def test_new_sources_are_found(tree):

@@ -196,7 +196,9 @@ def test_sources_of_the_checkout_are_found():
         if not p.name.endswith("_test.cc")
     }
     own, cuda = set(module.library_sources()), set(module.cuda_sources())
-    assert own and cuda and own | cuda == expected and not own & cuda
+    lite = set(module.lite_sources())
+    assert own and cuda and lite and own | cuda | lite == expected
+    assert len(own) + len(cuda) + len(lite) == len(expected)
     assert all(name.endswith((".cu.cc", "_gpu.cc")) for name in cuda)
 
 
@@ -448,6 +450,53 @@ def test_bad_cuda_settings(tree, monkeypatch, variable, value):
     monkeypatch.setenv(variable, value)
     with pytest.raises(tree.module.BuildError, match=f"{variable}.*Received: '{value}'"):
         tree.build()
+
+
+LITE = """#include "a/a.h"
+namespace tfconv {
+int Isa();
+namespace base { int A(); }
+}
+extern "C" __attribute__((visibility("default"))) int tfconv_lite_value() {
+  return 100 * tfconv::Isa() + 10 * tfconv::base::A() + A_VALUE;
+}
+extern "C" __attribute__((visibility("default"))) int tfconv_other() { return 0; }
+"""
+ISA = "namespace tfconv { int Isa() { return 7; } }\n"
+
+
+@pytest.fixture
+def with_lite(tree):
+    """The tree with a library for TFLite."""
+    write(tree.sources, {"lite/lite.cc": LITE, "common/isa.cc": ISA})
+    shutil.copy(ROOT / "cc" / "lite" / "tfconv_lite.lds", tree.sources / "lite")
+    return tree
+
+
+def test_library_for_tflite(with_lite):
+    """Of the kernels and its own sources, and linked anew when one of those has changed."""
+    tree = with_lite
+    first = tree.build()
+    library = tree.output / "libtfconv_lite.so"
+    assert ctypes.CDLL(str(library)).tfconv_lite_value() == 711
+    assert not hasattr(ctypes.CDLL(str(library)), "tfconv_other")
+    assert not hasattr(ctypes.CDLL(str(first.library)), "tfconv_lite_value")
+    second = tree.build()
+    assert not second.compiled and not second.linked and second.info == first.info
+
+    ops = first.library.stat()
+    write(tree.sources, {"lite/lite.cc": LITE.replace("return 0", "return 1")})
+    third = tree.build()
+    assert third.compiled == ("cc/lite/lite.cc [lite]",) and third.linked
+    assert first.library.stat().st_mtime_ns == ops.st_mtime_ns
+    library.unlink()
+    assert tree.build().linked and library.is_file()
+
+
+def test_library_for_tflite_without_static_libraries(with_lite, monkeypatch):
+    monkeypatch.setattr(with_lite.module, "_LITE_STATIC_FLAGS", ("-lno_such_library_of_tfconv",))
+    with_lite.build()
+    assert ctypes.CDLL(str(with_lite.output / "libtfconv_lite.so")).tfconv_lite_value() == 711
 
 
 # Errors.
@@ -748,7 +797,9 @@ def small_project(tmp_path):
     copy_package(root)
     for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE"):
         shutil.copy(ROOT / name, root / name)
+    lite = {"cc/lite/lite.cc": "void tfconv_lite() {}\n", "cc/lite/tfconv_lite.lds": "{ *; };\n"}
     write(root, {"README.md": "# tfconv\n", "tfconv/__init__.py": "", "cc/double/op.cc": REAL_OP})
+    write(root, lite)
     return root
 
 
@@ -805,7 +856,8 @@ def test_wheel_with_library(small_project, tmp_path):
         native = {n for n in archive.namelist() if n.startswith("tfconv/_native/")}
         archive.extractall(tmp_path / "site")
     folder = f"tfconv/_native/tf-{key}"
-    assert native == {f"{folder}/libtfconv_ops.so", f"{folder}/build_info.json"}
+    names = ("libtfconv_ops.so", "libtfconv_lite.so", "build_info.json")
+    assert native == {f"{folder}/{name}" for name in names}
     assert not (tmp_path / "site" / "tfconv" / "removed.py").exists()
 
     module = load_build_module(tmp_path / "site" / "tfconv")
@@ -817,7 +869,7 @@ def test_wheel_with_library(small_project, tmp_path):
 
     # An editable installation takes the library into the source tree, from the same objects.
     _, log = run_hook(small_project, "build_editable", str(tmp_path), TFCONV_REQUIRE_NATIVE="1")
-    assert "0 of 1 units to compile" in log
+    assert "0 of 2 units to compile" in log
     in_tree = small_project / "tfconv"
     assert (in_tree / "_native" / f"tf-{key}" / "libtfconv_ops.so").is_file()
     assert not (in_tree / "_cc").exists()

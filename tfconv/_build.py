@@ -3,7 +3,9 @@
 One library serves one TensorFlow minor version (TensorFlow promises no binary
 interface beyond that), so every library lives in a folder named after it:
 ``tfconv/_native/tf-2.21/libtfconv_ops.so`` with a ``build_info.json`` beside it, or
-below ``~/.cache/tfconv/<version>/`` where the package folder cannot be written.
+below ``~/.cache/tfconv/<version>/`` where the package folder cannot be written. Beside it lies
+``libtfconv_lite.so``, which runs the ops in TFLite's interpreter: the same kernels, without
+TensorFlow.
 
 This module needs the standard library only: setup.py loads it by its path, because
 importing tfconv needs TensorFlow. It also runs as a program: ``python tfconv/_build.py``.
@@ -43,7 +45,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, ClassVar, Union
 
 try:
     import fcntl
@@ -51,6 +53,7 @@ except ImportError:  # not a POSIX system: temporary names alone keep two builds
     fcntl = None  # type: ignore[assignment]
 
 LIBRARY_NAME = "libtfconv_ops.so"
+LITE_LIBRARY_NAME = "libtfconv_lite.so"
 INFO_NAME = "build_info.json"
 
 PathLike = Union[str, "os.PathLike[str]"]
@@ -61,11 +64,14 @@ _TEST_SUFFIX = "_test.cc"
 _CPU_SUFFIX = "_cpu.cc"
 _CUDA_SUFFIX = ".cu.cc"
 _GPU_SUFFIX = "_gpu.cc"
+_LITE_FOLDER = "lite/"
+_ISA_SOURCE = "common/isa.cc"  # chooses among the kernels of an instruction set
 _HEADER_SUFFIXES = (".h", ".hpp", ".inc")
 
 _COMMON_FLAGS = ("-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra")
 _TF_FLAGS = ("-O2", *_COMMON_FLAGS)
 _CPU_FLAGS = ("-O3", "-std=c++17", "-ffp-contract=fast", *_COMMON_FLAGS)
+_LITE_FLAGS = ("-O2", "-std=c++17", "-pthread", *_COMMON_FLAGS)
 _AVX2_FLAGS = ("-mavx2", "-mfma", "-mf16c")
 _AVX512_FLAGS = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl")
 _ISA_FLAGS: dict[str, tuple[str, ...]] = {
@@ -79,6 +85,10 @@ _CUDA_FLAGS = ("-O3", "-std=c++17", "-x", "cu", *(f"-Xcompiler={flag}" for flag 
 _CUDA_STRICT_FLAGS = ("-Werror=all-warnings", "-Xcompiler=-Werror")
 # The runtime is part of the library, which loads where there is no CUDA, and hidden in it.
 _CUDA_LIBRARIES = ("-lcudart_static", "-ldl", "-lrt", "-lpthread", "-Wl,--exclude-libs,ALL")
+
+# Whoever loads the library for TFLite may have another C++ standard library, or none.
+_LITE_STATIC_FLAGS = ("-static-libstdc++", "-static-libgcc")
+_LITE_EXPORTS = "lite/tfconv_lite.lds"
 
 # TensorFlow's own headers include these, but its compile flags do not name them.
 _TF_EXTERNAL_INCLUDES = ("external/highwayhash", "external/farmhash_archive/src")
@@ -162,8 +172,8 @@ class Unit:
         source: Path relative to the folder that holds the sources' folder: "cc/a/b_op.cc".
         flags: Compiler flags without the source and the outputs.
         object_name: Path of the object relative to the build folder.
-        isa: Name of the instruction set, "cuda" for what nvcc compiles; None for a unit that
-            includes TensorFlow.
+        isa: Name of the instruction set, "cuda" for what nvcc compiles, "lite" for TFLite's side;
+            None for a unit that includes TensorFlow.
     """
 
     source: str
@@ -359,16 +369,22 @@ def _all_sources(source_dir: PathLike | None) -> list[str]:
 def library_sources(source_dir: PathLike | None = None) -> list[str]:
     """Sources of the library without CUDA, relative to `source_dir` and sorted.
 
-    Every `.cc` belongs to it but tests (`*_test.cc`) and `cuda_sources`.
+    Every `.cc` belongs to it but tests (`*_test.cc`), `cuda_sources` and `lite_sources`.
     """
     more = (_CUDA_SUFFIX, _GPU_SUFFIX)
-    return [name for name in _all_sources(source_dir) if not name.endswith(more)]
+    names = [name for name in _all_sources(source_dir) if not name.endswith(more)]
+    return [name for name in names if not name.startswith(_LITE_FOLDER)]
 
 
 def cuda_sources(source_dir: PathLike | None = None) -> list[str]:
     """What a library with CUDA has besides: `*.cu.cc` for nvcc, and the ops in `*_gpu.cc`."""
     more = (_CUDA_SUFFIX, _GPU_SUFFIX)
     return [name for name in _all_sources(source_dir) if name.endswith(more)]
+
+
+def lite_sources(source_dir: PathLike | None = None) -> list[str]:
+    """What the library for TFLite has besides the kernels and the choice among them."""
+    return [name for name in _all_sources(source_dir) if name.startswith(_LITE_FOLDER)]
 
 
 def _sources_hash(hashes: Mapping[str, str]) -> str:
@@ -430,6 +446,21 @@ def library_units(
             flags = (*_TF_FLAGS, include, *tf_compile_flags, *extra_flags)
             units.append(Unit(source, flags, f"{stem}.o"))
     return units
+
+
+def lite_units(source_dir: PathLike, extra_flags: Sequence[str] = ()) -> list[Unit]:
+    """The compilations of `lite_sources`; the rest is among `library_units`."""
+    root = Path(source_dir)
+    flags = (*_LITE_FLAGS, f"-I{root.name}", *extra_flags)
+    return [
+        Unit(f"{root.name}/{name}", flags, f"{name[: -len('.cc')]}.o", "lite")
+        for name in lite_sources(root)
+    ]
+
+
+def serves_lite(unit: Unit) -> bool:
+    """Whether a unit of `library_units` is part of the library for TFLite, too."""
+    return unit.isa in _ISA_FLAGS or unit.source.endswith(f"/{_ISA_SOURCE}")
 
 
 def _tf_unit_flags(config: TensorFlowConfig) -> tuple[str, ...]:
@@ -901,6 +932,18 @@ def build(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Link:
+    """A library: its place, where it was linked (None: it was there), its record, warnings."""
+
+    library: Path
+    made: Path | None
+    record: dict[str, str]
+    warnings: str
+
+    KEYS: ClassVar[tuple[str, ...]] = ("library_sha256", "link_signature")
+
+
 @dataclasses.dataclass
 class _Build:
     """One run of `build`, with everything decided."""
@@ -929,28 +972,30 @@ class _Build:
         units = library_units(self.sources, self.compiler.isas, tf_flags, extra, self.cuda)
         if not units:
             raise BuildError(f"There are no sources to build. Received: {self.sources}")
-        signatures = {unit: self._signature(unit) for unit in units}
-        good = {u for u in units if self.cache.reusable(u, signatures[u])}
-        todo = [u for u in units if u not in good]
+        own_of_lite = lite_units(self.sources, extra)
+        every = [*units, *own_of_lite]
+        signatures = {unit: self._signature(unit) for unit in every}
+        good = {u for u in every if self.cache.reusable(u, signatures[u])}
+        todo = [u for u in every if u not in good]
         total = len(todo) + 1
-        self.report(0, total, f"{len(todo)} of {len(units)} units to compile")
+        self.report(0, total, f"{len(todo)} of {len(every)} units to compile")
         warnings = self._compile(sorted(todo, key=self._cost, reverse=True), signatures, jobs)
 
-        link = self._link_command(units)
-        link_signature = self._link_signature(units, link)
-        library, info = self.output / LIBRARY_NAME, read_info(self.output)
-        linked = (
-            info is None
-            or info.get("link_signature") != link_signature
-            or not library.is_file()
-            or _hash_file(library) != info.get("library_sha256")
-        )
-        if linked:
-            made = self.scratch / LIBRARY_NAME
-            warnings += self._run([*link, "-o", os.fspath(made)], f"Linking {LIBRARY_NAME}")
-        new_info = self._info(units, link_signature, made if linked else library)
-        if linked:
-            _publish(made, library)
+        info = read_info(self.output)
+        records = info or {}
+        links = [self._link(LIBRARY_NAME, units, [self._link_command(units)], records)]
+        if own_of_lite:
+            of_lite = [*filter(serves_lite, units), *own_of_lite]
+            commands = self._lite_link_commands(of_lite)
+            links.append(
+                self._link(LITE_LIBRARY_NAME, of_lite, commands, records.get("lite") or {})
+            )
+        new_info = self._info(units, *(link.record for link in links))
+        for link in links:
+            warnings += link.warnings
+            if link.made is not None:
+                _publish(link.made, link.library)
+        library, linked = links[0].library, any(link.made is not None for link in links)
         if info is None or {**new_info, "date": info.get("date")} != info:
             _write_json(self.output / INFO_NAME, new_info)
         else:
@@ -962,7 +1007,7 @@ class _Build:
             library=library,
             info=new_info,
             compiled=tuple(u.label for u in todo),
-            reused=tuple(u.label for u in units if u in good),
+            reused=tuple(u.label for u in every if u in good),
             linked=linked,
             warnings=warnings,
             seconds=time.monotonic() - start,
@@ -1030,6 +1075,41 @@ class _Build:
     def _normalize(self, flag: str) -> str:
         return flag.replace(self.config.include_dir, "<tensorflow>/include")
 
+    def _link(
+        self,
+        name: str,
+        units: Sequence[Unit],
+        commands: Sequence[Sequence[str]],
+        record: Mapping[str, Any],
+    ) -> _Link:
+        """Links a library with the first command that succeeds, unless it is there as recorded."""
+        library = self.output / name
+        signature = self._link_signature(units, commands[0])
+        if (
+            record.get("link_signature") == signature
+            and library.is_file()
+            and _hash_file(library) == record.get("library_sha256")
+        ):
+            return _Link(library, None, {key: record[key] for key in _Link.KEYS}, "")
+        made = self.scratch / name
+        for i, command in enumerate(commands, start=1):
+            try:
+                words = self._run([*command, "-o", os.fspath(made)], f"Linking {name}")
+                break
+            except BuildError:
+                if i == len(commands):
+                    raise
+        values = (_hash_file(made), signature)
+        return _Link(library, made, dict(zip(_Link.KEYS, values)), words)
+
+    def _lite_link_commands(self, units: Sequence[Unit]) -> list[list[str]]:
+        """With the C++ standard library inside and hidden; without, where the linker cannot."""
+        objects = [os.fspath(self.cache.path(unit)) for unit in units]
+        start = [*self.compiler.command, "-shared", "-pthread", *objects]
+        exports = f"-Wl,--version-script={self.sources.name}/{_LITE_EXPORTS}"
+        end = shlex.split(os.environ.get("TFCONV_LDFLAGS", ""))
+        return [[*start, *_LITE_STATIC_FLAGS, exports, *end], [*start, *end]]
+
     def _link_command(self, units: Sequence[Unit]) -> list[str]:
         return [
             *self.compiler.command,
@@ -1047,7 +1127,12 @@ class _Build:
         parts = [objects.get(word, word) for word in link if not word.startswith("-L")]
         return _hash(json.dumps([*parts, self.compiler.version, self.config.version]).encode())
 
-    def _info(self, units: Sequence[Unit], link_signature: str, made: Path) -> dict[str, Any]:
+    def _info(
+        self,
+        units: Sequence[Unit],
+        record: Mapping[str, str],
+        lite_record: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
         epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
         date = datetime.datetime.fromtimestamp(
             int(epoch) if epoch.isdigit() else int(time.time()), datetime.timezone.utc
@@ -1068,8 +1153,8 @@ class _Build:
             "sources_hash": _sources_hash(self.snapshot),
             "date": date.isoformat(),
             "flags": flags,
-            "library_sha256": _hash_file(made),
-            "link_signature": link_signature,
+            **record,
+            "lite": lite_record,
         }
 
 

@@ -5,6 +5,8 @@ imports ``keras`` from here, so that it is Keras 3 on TensorFlow >= 2.16, Keras 
 TensorFlow 2.15 and tf_keras under ``TF_USE_LEGACY_KERAS=1``.
 """
 
+import inspect
+
 try:
     import tensorflow as tf
 except ModuleNotFoundError as error:
@@ -95,19 +97,31 @@ def tensorflow_variable(variable) -> tf.Variable:
     return variable if isinstance(variable, tf.Variable) else variable.value
 
 
+def scale_dense_layers_as_a_whole(converter) -> None:
+    """Has a converter give each matrix of weights one scale, rather than one for each output."""
+    converter._experimental_disable_per_channel_quantization_for_dense_layers = True
+
+
 def calibrated_tflite(converter) -> bytes:
     """A TensorFlow Lite model in float32 with the ranges of its tensors, for `integer_tflite`."""
     converter._experimental_calibrate_only = True
     return converter.convert()
 
 
-def integer_tflite(calibrated: bytes, float_operators=()) -> bytes:
+def integer_tflite(calibrated: bytes, float_operators=(), dense_as_a_whole: bool = False) -> bytes:
     """A calibrated model in integers.
 
     Args:
         calibrated: What `calibrated_tflite` gives.
         float_operators: Names of the first outputs of operators that stay in floating point.
+        dense_as_a_whole: See `scale_dense_layers_as_a_whole`.
     """
     from tensorflow.lite.python import convert
 
-    return convert.mlir_quantize(calibrated, denylisted_nodes=list(float_operators) or None)
+    options = {}
+    if (
+        "disable_per_channel_for_dense_layers"
+        in inspect.signature(convert.mlir_quantize).parameters
+    ):
+        options["disable_per_channel_for_dense_layers"] = dense_as_a_whole
+    return convert.mlir_quantize(calibrated, denylisted_nodes=list(float_operators), **options)

@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfconv import _compat
 from tfconv.export import tflite_file
 from tfconv.export.errors import ExportError
+from tfconv.export.rewriting import with_float_products, with_short_names
 from tfconv.export.samples import Arrays, Samples
 from tfconv.export.tracing import Traced, unit_layers
 from tfconv.export.verification import Runner, relative_error
@@ -26,18 +27,21 @@ Step = Callable[[str], None]
 
 
 def converted(traced: Traced, quantize: str | None = None, keep_native: bool = False) -> bytes:
-    """What TensorFlow's converter makes of a model: in float32, "float16" or "dynamic"."""
-    converter = _converter(traced)
+    """What TensorFlow's converter makes of a model by itself: in float32, "float16", "dynamic"."""
+    converter = _converter(traced, quantize is not None)
     converter.allow_custom_ops = keep_native
-    if quantize is not None:
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if quantize == "float16":
         converter.target_spec.supported_types = [tf.float16]
     return converter.convert()
 
 
-def _converter(traced: Traced) -> Any:
-    return tf.lite.TFLiteConverter.from_concrete_functions([traced.function], traced.module)
+def _converter(traced: Traced, optimized: bool, file: tflite_file.TFLiteFile | None = None) -> Any:
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([traced.function], traced.module)
+    if optimized:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if file is not None and _scales_outweigh(file):
+        _compat.scale_dense_layers_as_a_whole(converter)
+    return converter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +51,41 @@ class Chosen:
     Attributes:
         content: The model.
         errors: The error of each layer, with all others in float32.
-        float_layers: Layers that are in floating point, as a whole or in part.
+        float_layers: Layers that compute in floating point, as a whole or in part.
     """
 
     content: bytes
     errors: dict[str, float]
     float_layers: list[str]
+
+
+def dynamic(traced: Traced, samples: Samples, float_content: bytes, step: Step) -> Chosen:
+    """The model with weights in integers, which it multiplies with integers made at run time.
+
+    Where that would ruin a layer, such as by rounding what coordinates are made from, operators
+    keep their weights in float32, the smallest first.
+    """
+    file = tflite_file.read(float_content, traced.model)
+    content = _converter(traced, True, file).convert()
+    hybrid = {
+        operator.outputs[0].name
+        for operator in tflite_file.read(content, traced.model).operators
+        if any(t is not None and t.is_constant and t.type == "INT8" for t in operator.inputs)
+    }
+    model = _Observed(file, float_content, traced, samples)
+    allowed = _MARGIN * BOUNDS["dynamic"]
+    errors, kept = {}, []
+    for path in _in_turn(model.layers, step):
+        operators = [op for op in model.layers[path] if op.outputs[0].name in hybrid]
+
+        def error(chosen, path=path):
+            others = hybrid.difference(_names(chosen))
+            return model.error(path, with_float_products(content, float_content, others))
+
+        errors[path], integer = _largest_part(operators, error, allowed)
+        kept += [operator for operator in operators if operator not in integer]
+    in_float = [path for path, ops in model.layers.items() if any(op in kept for op in ops)]
+    return Chosen(with_float_products(content, float_content, _names(kept)), errors, in_float)
 
 
 def full_integer(traced: Traced, samples: Samples, float_content: bytes, step: Step) -> Chosen:
@@ -62,10 +95,7 @@ def full_integer(traced: Traced, samples: Samples, float_content: bytes, step: S
         ExportError: If that costs a layer more accuracy than is allowed.
     """
     model = _Calibrated(traced, samples, float_content, step)
-    errors = {}
-    for number, (path, operators) in enumerate(model.layers.items(), 1):
-        step(f"measuring layer {number} of {len(model.layers)}: {path}")
-        errors[path] = model.error(path, operators)
+    errors = {path: model.error(path, model.layers[path]) for path in _in_turn(model.layers, step)}
     worst = max(errors, key=errors.get, default=None)
     if worst is not None and not errors[worst] <= BOUNDS["int8"]:
         raise ExportError(
@@ -73,34 +103,56 @@ def full_integer(traced: Traced, samples: Samples, float_content: bytes, step: S
             f"output, where at most {BOUNDS['int8']:.0%} is allowed. "
             'quantize="mixed" leaves in floating point what integers would ruin.'
         )
-    return Chosen(model.quantized(()), errors, [])
+    return Chosen(with_short_names(model.quantized(())), errors, [])
 
 
 def mixed(traced: Traced, samples: Samples, float_content: bytes, step: Step) -> Chosen:
-    """The model in integers, but for what they would ruin.
+    """The model in integers, but for what they would ruin, or slow down.
 
     A layer whose error in integers is too large keeps only those of its operators with weights in
     integers, the largest first, that leave the error small.
     """
     model = _Calibrated(traced, samples, float_content, step)
     allowed = _MARGIN * BOUNDS["mixed"]
-    errors, in_float, float_layers = {}, [], []
-    for number, (path, operators) in enumerate(model.layers.items(), 1):
-        step(f"measuring layer {number} of {len(model.layers)}: {path}")
-        errors[path] = model.error(path, operators)
-        if errors[path] <= allowed:
-            continue
-        float_layers.append(path)
-        integer: list[tflite_file.Operator] = []
-        errors[path] = 0.0
-        for operator in sorted(operators, key=weight_size, reverse=True):
-            if weight_size(operator):
-                error = model.error(path, [*integer, operator])
-                if error <= allowed:
-                    integer.append(operator)
-                    errors[path] = error
-        in_float += [operator for operator in operators if operator not in integer]
-    return Chosen(model.quantized(in_float), errors, float_layers)
+    errors, floats, in_float = {}, [], []
+    for path in _in_turn(model.layers, step):
+        operators = model.layers[path]
+        # Products of two things made at run time have no fast kernel for integers.
+        integer = [op for op in operators if op.name != "BATCH_MATMUL" or weight_size(op)]
+        errors[path] = model.error(path, integer)
+        if not errors[path] <= allowed:
+            weighted = [operator for operator in operators if weight_size(operator)]
+            errors[path], integer = _largest_part(
+                weighted, lambda chosen, path=path: model.error(path, chosen), allowed
+            )
+        if len(integer) < len(operators):
+            in_float.append(path)
+            floats += [operator for operator in operators if operator not in integer]
+    return Chosen(with_short_names(model.quantized(floats)), errors, in_float)
+
+
+def _largest_part(
+    operators: Sequence[tflite_file.Operator],
+    error: Callable[[list[tflite_file.Operator]], float],
+    allowed: float,
+) -> tuple[float, list[tflite_file.Operator]]:
+    """The operators with the largest weights whose error together is allowed, and that error."""
+    operators = sorted(operators, key=weight_size, reverse=True)
+    found = error(operators) if operators else 0.0
+    if found <= allowed:
+        return found, operators
+    found, chosen = 0.0, []
+    for operator in operators:
+        if len(operators) > 1 and (more := error([*chosen, operator])) <= allowed:
+            chosen.append(operator)
+            found = more
+    return found, chosen
+
+
+def _in_turn(layers: dict[str, Any], step: Step) -> Iterator[str]:
+    for number, path in enumerate(layers, 1):
+        step(f"measuring layer {number} of {len(layers)}: {path}")
+        yield path
 
 
 def weight_size(operator: tflite_file.Operator) -> int:
@@ -114,39 +166,63 @@ def weight_size(operator: tflite_file.Operator) -> int:
 _WEIGHTED = {"BATCH_MATMUL", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"}
 
 
+def _names(operators: Iterable[tflite_file.Operator]) -> list[str]:
+    return [operator.outputs[0].name for operator in operators]
+
+
+class _Observed:
+    """What the layers of a model give, to compare with.
+
+    Args:
+        file: The model.
+        content: The same, in bytes.
+        traced: Where it comes from.
+        samples: Examples, of which some are run.
+    """
+
+    def __init__(
+        self, file: tflite_file.TFLiteFile, content: bytes, traced: Traced, samples: Samples
+    ):
+        self.operators = file.operators
+        self.layers = operators_of_layers(file, traced)
+        self._inputs = samples.batch(traced.fixed_batch or _EXAMPLES)
+        self._borders = {path: _border(file, ops) for path, ops in self.layers.items()}
+        run = Runner(content, observed=True)
+        run(self._inputs)
+        self._expected = run.tensors([name for names in self._borders.values() for name in names])
+
+    def error(self, path: str, content: bytes) -> float:
+        """The error of a layer's outputs in another form of the model."""
+        run = Runner(content, observed=True)
+        if not run.can_run:
+            return math.inf
+        run(self._inputs)
+        found = run.tensors(self._borders[path])
+        return max((relative_error(found[n], self._expected[n]) for n in found), default=0.0)
+
+
 class _Calibrated:
     """A model with the ranges of its tensors, from which any part can be put into integers."""
 
     def __init__(self, traced: Traced, samples: Samples, float_content: bytes, step: Step):
         step("measuring ranges")
-        converter = _converter(traced)
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        file = tflite_file.read(float_content, traced.model)
+        converter = _converter(traced, True, file)
         converter.representative_dataset = lambda: _calls(traced, samples.calibration)
         self._content = _compat.calibrated_tflite(converter)
-        file = tflite_file.read(float_content, traced.model)
-        self._operators = file.operators
-        self.layers = operators_of_layers(file, traced)
-        self._inputs = samples.batch(traced.fixed_batch or _EXAMPLES)
-        run = Runner(float_content, observed=True)
-        run(self._inputs)
-        self._borders = {p: _border(file, ops) for p, ops in self.layers.items()}
-        self._expected = run.tensors([name for names in self._borders.values() for name in names])
+        self._dense_as_a_whole = _scales_outweigh(file)
+        self._observed = _Observed(file, float_content, traced, samples)
+        self.layers = self._observed.layers
 
     def quantized(self, in_float: Iterable[tflite_file.Operator]) -> bytes:
         """The model in integers, but for some operators."""
-        return _compat.integer_tflite(
-            self._content, [operator.outputs[0].name for operator in in_float]
-        )
+        return _compat.integer_tflite(self._content, _names(in_float), self._dense_as_a_whole)
 
     def error(self, path: str, integer: Sequence[tflite_file.Operator]) -> float:
         """The error of a layer's outputs when only some of its operators are in integers."""
-        kept = {operator.outputs[0].name for operator in integer}
-        others = [op for op in self._operators if op.outputs[0].name not in kept]
-        run = Runner(self.quantized(others), observed=True)
-        run(self._inputs)
-        found = run.tensors(self._borders[path])
-        errors = (relative_error(found[name], self._expected[name]) for name in found)
-        return max(errors, default=0.0)
+        chosen = set(_names(integer))
+        others = [op for op in self._observed.operators if op.outputs[0].name not in chosen]
+        return self._observed.error(path, self.quantized(others))
 
 
 def operators_of_layers(
@@ -182,6 +258,23 @@ def _calls(traced: Traced, examples: list[Arrays]) -> Iterator[dict[str, Any]]:
         }
 
 
+def _scales_outweigh(file: tflite_file.TFLiteFile) -> bool:
+    """Whether scales of all outputs of dense layers would be larger than many of their weights.
+
+    They are where a few experts' kernels are mixed: a product with as many columns as weights.
+    """
+    weights = [op.inputs[1] for op in file.operators if op.name == "FULLY_CONNECTED"]
+    shapes = [tensor.shape for tensor in weights if tensor.is_constant]
+    return any(rows >= _MANY and columns < _BYTES_OF_SCALE for rows, columns in shapes)
+
+
+_MANY = 1024
+_BYTES_OF_SCALE = 12  # with its zero point, of 8 bytes
+
+
 def model_bound(quantize: str | None, layers: int) -> float:
     """The error that a whole model may have: those of its layers add up like random numbers."""
     return BOUNDS[quantize] * math.sqrt(max(layers, 1))
+
+
+CHOOSE = {"dynamic": dynamic, "int8": full_integer, "mixed": mixed}

@@ -116,8 +116,8 @@ def _converted(model, path, quantize, data, keep_native, verify, step) -> TFLite
         samples = given_samples(data, traced.inputs)
     step("converting")
     chosen = None
-    if quantize in quantization.NEED_DATA:
-        choose = quantization.mixed if quantize == "mixed" else quantization.full_integer
+    if quantize in quantization.CHOOSE and not keep_native:
+        choose = quantization.CHOOSE[quantize]
         chosen = choose(traced, samples, quantization.converted(traced), step)
         content = chosen.content
     else:

@@ -24,6 +24,7 @@ except ImportError:  # LiteRT as a package of its own came after TensorFlow 2.15
 BATCHES = (1, 1, 3)  # the second time with another input, on the same interpreter
 _REPEATS = 30
 _SECONDS = 1.0
+_LARGEST_SCALE = 1e30
 _PLAIN = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
 
 
@@ -61,12 +62,21 @@ class Runner:
     def tensors(self, names: Sequence[str]) -> Arrays:
         """What tensors held in the last call, as real numbers."""
         wanted, found = set(names), {}
-        for detail in self._interpreter.get_tensor_details():
+        for detail in self._details():
             if detail["name"] in wanted:
                 found[detail["name"]] = _real(
                     self._interpreter.get_tensor(detail["index"]), detail["quantization_parameters"]
                 )
         return found
+
+    @property
+    def can_run(self) -> bool:
+        """False if a number stands for so much that the kernels for integers would abort."""
+        scales = (d["quantization_parameters"]["scales"] for d in self._details())
+        return all(np.all(scale < _LARGEST_SCALE) for scale in scales)
+
+    def _details(self) -> list[dict[str, Any]]:
+        return self._interpreter.get_tensor_details()
 
     def milliseconds(self, arrays: Arrays) -> float:
         """The median time of a call."""

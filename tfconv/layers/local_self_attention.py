@@ -22,6 +22,10 @@ from tfconv.ops.dispatch import in_float32
 from tfconv.ops.geometry import spatial_sizes
 from tfconv.ops.windows import Windows
 
+# Below the logits of pixels outside the image. The least float32 would be too much for the scales
+# of 8-bit integers.
+_MASKED = 1e9
+
 
 @register
 class LocalSelfAttention2D(SpatialLayer):
@@ -202,7 +206,7 @@ class LocalSelfAttention2D(SpatialLayer):
             for tap, pixel in enumerate(windows)
         ]
         inside = Windows(tf.ones([1, *sizes, 1], query.dtype), geometry)
-        outside = [(1 - pixel) * query.dtype.min for pixel in inside]
+        outside = [(pixel - 1) * _MASKED for pixel in inside]
         logits = tf.stack([a + b for a, b in zip(logits, outside)], axis=-1)
         return tf.reshape(tf.nn.softmax(logits), [-1, *sizes, heads * geometry.taps])
 

@@ -1,0 +1,81 @@
+"""Changes to TensorFlow Lite models that the converter does not make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import flatbuffers
+
+from tfconv._compat import tflite_schema
+
+_LONG_NAME = 200  # characters
+
+
+def with_float_products(content: bytes, float_content: bytes, names: Iterable[str]) -> bytes:
+    """A "dynamic" model in which some operators get back the weights that they had in float32.
+
+    Args:
+        content: The model.
+        float_content: The model in float32, of the same operators.
+        names: The names of the first outputs of these operators.
+    """
+    wanted = set(names)
+    if not wanted:
+        return content
+    schema = tflite_schema()
+    model, original = _load(content), _load(float_content)
+    (graph, *_), (source, *_) = model.subgraphs, original.subgraphs
+    weights = {_name(source, op): [source.tensors[i] for i in op.inputs] for op in source.operators}
+    for operator in graph.operators:
+        name = _name(graph, operator)
+        if name not in wanted:
+            continue
+        operator.inputs = list(operator.inputs)
+        for place, (index, tensor) in enumerate(zip(operator.inputs, weights[name])):
+            if index >= 0 and graph.tensors[index].type == schema.TensorType.INT8:
+                operator.inputs[place] = len(graph.tensors)
+                model.buffers.append(original.buffers[tensor.buffer])
+                tensor.buffer = len(model.buffers) - 1
+                graph.tensors.append(tensor)
+    _drop_unread(model)
+    return _pack(model)
+
+
+def with_short_names(content: bytes) -> bytes:
+    """A model whose tensors have names of one operation where those of many were joined.
+
+    After quantization, each of the parts that a tensor is split into has the names of all.
+    """
+    model = _load(content)
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            if len(tensor.name) > _LONG_NAME:
+                tensor.name = tensor.name.partition(b";")[0]
+    return _pack(model)
+
+
+def _name(graph: Any, operator: Any) -> str:
+    return graph.tensors[operator.outputs[0]].name.decode()
+
+
+def _drop_unread(model: Any) -> None:
+    """Empties the buffers of constants that no operator reads any more."""
+    graph = model.subgraphs[0]
+    read = {int(i) for operator in graph.operators for i in operator.inputs}
+    read |= {int(i) for indices in (graph.inputs, graph.outputs) for i in indices}
+    used = {tensor.buffer for i, tensor in enumerate(graph.tensors) if i in read}
+    for tensor in graph.tensors:
+        if tensor.buffer not in used:
+            model.buffers[tensor.buffer].data = None
+
+
+def _load(content: bytes) -> Any:
+    schema = tflite_schema()
+    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+
+
+def _pack(model: Any) -> bytes:
+    builder = flatbuffers.Builder(1 << 16)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
