@@ -90,7 +90,8 @@ def model_inputs(model: Any, data: Any) -> Any:
     if not isinstance(model, keras.Model):
         raise ValueError(f"`model` must be a Keras model. Received: {type(model)}")
     if getattr(model, "inputs", None):
-        structure = model.input
+        # In Keras 3, sequential models that have not been called know their inputs only.
+        structure = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
         flat = tf.nest.flatten(structure)
         shapes = [(x.shape, x.dtype, x.name.partition(":")[0]) for x in flat]
     elif data is None:
