@@ -56,6 +56,13 @@ def saved_model_graph(path):
     return meta_graph
 
 
+def frozen(concrete_function):
+    """A concrete function without variables and calls: values and ops in one flat graph."""
+    from tensorflow.python.framework import convert_to_constants
+
+    return convert_to_constants.convert_variables_to_constants_v2(concrete_function)
+
+
 def tensorflow_version() -> str:
     """The version of the TensorFlow that is running, such as ``"2.21.0"``."""
     return tf.__version__

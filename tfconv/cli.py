@@ -1,4 +1,4 @@
-"""The command line: `tfconv status`, `tfconv layers`, `tfconv build`, `tfconv demo`.
+"""The command line: `tfconv status`, `layers`, `build`, `convert`, `inspect`, `demo`.
 
 `python -m tfconv` is the same program.
 """
@@ -26,6 +26,8 @@ from rich.console import Console  # noqa: E402
 
 from tfconv import _build  # noqa: E402
 from tfconv._version import __version__  # noqa: E402
+from tfconv.commands import exports  # noqa: E402
+from tfconv.commands.messages import fail, quiet_tensorflow  # noqa: E402
 
 _COMMAND = "python -m tfconv build"
 
@@ -94,6 +96,9 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--verbose", action="store_true", help="print commands and warnings")
     build.set_defaults(run=_run_build)
 
+    exports.add_convert(commands)
+    exports.add_inspect(commands)
+
     demo = commands.add_parser(
         "demo",
         help="train a small network, export it every way, and compare",
@@ -141,11 +146,6 @@ def _seed(text: str) -> int:
 
 
 _positive.__name__ = _seed.__name__ = "integer"  # argparse names the type in its errors
-
-
-def _fail(what: str, error: object) -> int:
-    print(f"tfconv: {what}\n{error}", file=sys.stderr)
-    return 1
 
 
 # tfconv status
@@ -200,15 +200,6 @@ def _why_rebuild(status: Any, found: tuple[Path, dict[str, Any]] | None) -> str 
     if status.in_force == "portable" and os.environ.get("TFCONV_NATIVE", "1") != "0":
         return "it cannot be used"
     return None
-
-
-def _quiet_tensorflow() -> None:
-    """No warnings from TensorFlow's Python; tfconv's own still come."""
-    import logging
-
-    import tensorflow as tf
-
-    tf.get_logger().setLevel(logging.ERROR)
 
 
 @contextlib.contextmanager
@@ -310,14 +301,14 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _layers(arguments: argparse.Namespace) -> int:
-    _quiet_tensorflow()
+    quiet_tensorflow()
     from tfconv import catalog
     from tfconv import catalog_tables as tables
 
     try:
         families = catalog.families(arguments.names)
     except ValueError as error:
-        return _fail("there is no such layer.", error)
+        return fail("there is no such layer.", error)
     if arguments.run_checks:
         with _only_ours() as terminal, _progress(terminal, transient=True) as bar:
             task = bar.add_task("", total=None)
@@ -369,7 +360,7 @@ def _run_build(arguments: argparse.Namespace) -> int:
                 jobs=arguments.jobs, progress=progress, verbose=arguments.verbose, config=config
             )
     except (_build.BuildError, OSError) as error:
-        return _fail("the native ops could not be built.", error)
+        return fail("the native ops could not be built.", error)
     done = (
         f"{len(result.compiled)} compiled, {len(result.reused)} unchanged, {result.seconds:.0f} s"
     )
@@ -393,15 +384,15 @@ def _verify(library: Path) -> int:
     )
     _, mark, answer = done.stdout.rpartition("@@")
     if done.returncode or not mark:
-        return _fail(
+        return fail(
             f"the library was built, but loading it failed (exit status {done.returncode}).",
             done.stderr.strip(),
         )
     status = json.loads(answer)
     if status["in_force"] != "native":
-        return _fail("the library was built, but is not in force.", status["reason"])
+        return fail("the library was built, but is not in force.", status["reason"])
     if Path(status["library"]).resolve() != library.resolve():
-        return _fail(
+        return fail(
             "the library was built, but another one is loaded instead of it.", status["library"]
         )
     print(f"  it loads; CPU kernels for the instruction set: {status['isa']}")
@@ -414,7 +405,7 @@ def _verify(library: Path) -> int:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    _quiet_tensorflow()
+    quiet_tensorflow()
     # The demo itself says which ops are in force.
     warnings.filterwarnings("ignore", "tfconv runs with portable", RuntimeWarning)
     from tfconv import demo
@@ -422,7 +413,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     try:
         demo.run(arguments.output, arguments.epochs, arguments.seed)
     except (demo.DemoError, OSError) as error:
-        return _fail("the demo failed.", error)
+        return fail("the demo failed.", error)
     return 0
 
 

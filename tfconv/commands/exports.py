@@ -1,0 +1,158 @@
+"""The commands `tfconv convert` and `tfconv inspect`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+from rich.console import Console
+
+from tfconv.commands.messages import fail, quiet_tensorflow
+
+_FORMATS = ("tflite", "saved_model", "onnx")
+# Options by the formats that have them.
+_OPTIONS = {
+    "quantize": ("tflite",),
+    "data": ("tflite", "onnx"),
+    "keep_native": ("tflite", "saved_model"),
+    "opset": ("onnx",),
+}
+
+
+def add_convert(commands: Any) -> None:
+    """Adds `tfconv convert` to a parser's commands."""
+    convert = commands.add_parser(
+        "convert",
+        help="make a TFLite, ONNX or SavedModel file of a Keras model, and compare the two",
+        description="Converts a saved Keras model, runs the result and compares it with the "
+        "model. Fails, and leaves no file behind, if they differ.",
+    )
+    convert.add_argument("model", type=Path, metavar="MODEL", help="the Keras model: a .keras file")
+    convert.add_argument(
+        "--to",
+        choices=_FORMATS,
+        required=True,
+        help="tflite: a file for TensorFlow Lite; saved_model: a version for TF Serving; "
+        "onnx: a file for ONNX Runtime and others",
+    )
+    convert.add_argument(
+        "--quantize",
+        choices=("float16", "dynamic", "int8", "mixed"),
+        help="tflite: smaller numbers; mixed: integers where they are safe (default: float32)",
+    )
+    convert.add_argument(
+        "--data",
+        type=Path,
+        metavar="FILE",
+        help="tflite, onnx: examples to measure ranges of integers and to compare on; a .npz file "
+        "with an array [examples, ...] by the name of each input, or a .npy file for an only one",
+    )
+    convert.add_argument(
+        "--keep-native",
+        action="store_true",
+        help="tflite, saved_model: keep tfconv's ops; what runs the model needs them then",
+    )
+    convert.add_argument(
+        "--opset", type=int, metavar="N", help="onnx: version of the operators (default: tf2onnx's)"
+    )
+    convert.add_argument(
+        "--output",
+        type=Path,
+        metavar="PATH",
+        help="what to write: a file or, for saved_model, a folder of versions, where a new one "
+        "is added (default: beside the model, with its name)",
+    )
+    convert.add_argument("--force", action="store_true", help="overwrite a file that is there")
+    convert.set_defaults(run=_convert, usage_error=convert.error)
+
+
+def add_inspect(commands: Any) -> None:
+    """Adds `tfconv inspect` to a parser's commands."""
+    inspect = commands.add_parser(
+        "inspect",
+        help="say what is in a TFLite file or a SavedModel",
+        description="Says what is in a TFLite file or a SavedModel without running it: inputs and "
+        "outputs, operators and how many, which of them are custom or native, sizes and, in TFLite "
+        "files, the layers they come from.",
+    )
+    inspect.add_argument(
+        "path", type=Path, metavar="PATH", help="a .tflite file, a SavedModel, a folder of versions"
+    )
+    inspect.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    inspect.set_defaults(run=_inspect)
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    quiet_tensorflow()
+    from tfconv.export import inspection
+
+    try:
+        contents = inspection.inspect(arguments.path)
+    except ValueError as error:
+        return fail("there is nothing to inspect.", error)
+    if arguments.json:
+        print(json.dumps(contents.as_json(), indent=2))
+    else:
+        Console().print(contents)
+    return 0
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    for option, formats in _OPTIONS.items():
+        if getattr(arguments, option) and arguments.to not in formats:
+            name = option.replace("_", "-")
+            arguments.usage_error(f"argument --{name}: not allowed with --to {arguments.to}")
+    output = arguments.output or _beside(arguments.model, arguments.to)
+    if arguments.to != "saved_model" and output.exists() and not arguments.force:
+        return fail("nothing was converted.", f"{output} exists; --force overwrites it.")
+    quiet_tensorflow()
+    from tfconv import export
+    from tfconv._compat import keras
+    from tfconv.export.quiet import quiet
+
+    try:
+        data = None if arguments.data is None else _load_data(arguments.data)
+        with quiet(f"Loading {arguments.model}"):
+            model = keras.models.load_model(arguments.model, compile=False)
+        if arguments.to == "tflite":
+            report = export.to_tflite(
+                model,
+                output,
+                quantize=arguments.quantize,
+                representative_data=data,
+                keep_native=arguments.keep_native,
+            )
+        elif arguments.to == "onnx":
+            report = export.to_onnx(model, output, arguments.opset, representative_data=data)
+        else:
+            report = export.to_saved_model(model, output, keep_native=arguments.keep_native)
+    except (export.ExportError, ValueError, ImportError, OSError) as error:
+        return fail("nothing was converted.", error)
+    Console().print(report)
+    return 0
+
+
+def _beside(model: Path, to: str) -> Path:
+    """Where the result goes if nothing is said: next to the model."""
+    suffix = "" if to == "saved_model" else f".{to}"
+    return model.with_name(model.stem + suffix)
+
+
+def _load_data(path: Path) -> Any:
+    """The arrays in a file: a dict by their names, or the only one."""
+    import numpy as np
+
+    try:
+        loaded = np.load(path)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded:
+            arrays = dict(loaded)
+    except (ValueError, EOFError, BadZipFile) as error:
+        raise ValueError(
+            f"`--data` must be a .npz or .npy file of arrays ({error}). Received: {path}"
+        ) from error
+    return arrays if len(arrays) > 1 else next(iter(arrays.values()), arrays)
