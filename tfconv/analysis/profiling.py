@@ -336,7 +336,10 @@ class _Walk:
 
 
 def _moves_places(op: Any, channels_first: bool, rank: int) -> bool:
-    """Whether a transposition moves spatial axes."""
+    """Whether a transposition moves spatial axes, or a slice may turn them around."""
+    if op.type == "StridedSlice":
+        steps = tf.get_static_value(op.inputs[3])
+        return steps is None or min(steps) < 0
     if op.type != "Transpose":
         return False
     order = tf.get_static_value(op.inputs[1])
