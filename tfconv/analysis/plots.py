@@ -113,8 +113,9 @@ def _scatter(
     """Weights against products, both logarithmic; the largest are named."""
     points = [point for point in points if point[1] and point[2]]
     axes.scatter([p[1] for p in points], [p[2] for p in points], color=_FIELD, alpha=0.7)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    if points:
+        axes.set_xscale("log")
+        axes.set_yscale("log")
     axes.margins(0.25, 0.3 if rotation else 0.15)
     placed: list[tuple[int, int]] = []
     for name, weights, products in sorted(points, key=lambda point: -point[2]):

@@ -51,7 +51,7 @@ def profile(model: Any, input_shape: Any = None) -> Profile:
     traced = trace(model, specs)
     walk = _Walk(traced.operations)
     inputs = [x for x in traced.root.inputs if x.op.type == "Placeholder"]
-    walk.start(inputs)
+    walk.start(inputs, _data_format(traced.root) == "channels_first")
     walk.visit(traced.root)
     peak, peak_at = walk.peak(traced.root.outputs)
     return Profile(
@@ -132,8 +132,8 @@ class _Walk:
         self._inside: list[tuple[int, str]] = []  # by step: bytes inside a layer, the row's name
         self._counted: set[int] = set()  # weights that stand in a row
 
-    def start(self, inputs: list[tf.Tensor]) -> None:
-        first = keras.backend.image_data_format() == "channels_first"
+    def start(self, inputs: list[tf.Tensor], first: bool) -> None:
+        """Notes the model's inputs, and whether their channels are first."""
         ranks = {len(x.shape) for x in inputs}
         for x in inputs:
             known = len(ranks) == 1 and len(x.shape) >= 2
@@ -335,8 +335,22 @@ class _Walk:
         )
 
 
+def _data_format(root: Call) -> str:
+    """That of the first layer that has one; Keras's where none has."""
+    calls = [root]
+    while calls:
+        call = calls.pop()
+        if getattr(call.layer, "data_format", None) is not None:
+            return call.layer.data_format
+        calls += reversed(call.inner)
+    return keras.backend.image_data_format()
+
+
 def _moves_places(op: Any, channels_first: bool, rank: int) -> bool:
-    """Whether a transposition moves spatial axes."""
+    """Whether a transposition moves spatial axes, or a slice may turn them around."""
+    if op.type == "StridedSlice":
+        steps = tf.get_static_value(op.inputs[3])
+        return steps is None or min(steps) < 0
     if op.type != "Transpose":
         return False
     order = tf.get_static_value(op.inputs[1])
