@@ -47,11 +47,6 @@ def RedNet38(x):
 
     Source: Li et al., Involution, arXiv:2103.06255, section 4.1. Weights: the authors'
     ``rednet38``.
-
-    Example:
-        >>> model = tfconv.models.RedNet38(include_top=False, input_shape=(64, 64, 3))
-        >>> tuple(model.output_shape)
-        (None, 2, 2, 2048)
     """
     return _features(x, (2, 3, 5, 2))
 
@@ -83,11 +78,6 @@ def RedNet101(x):
 
     Source: Li et al., Involution, arXiv:2103.06255, section 4.1. Weights: the authors'
     ``rednet101``.
-
-    Example:
-        >>> model = tfconv.models.RedNet101(include_top=False, input_shape=(64, 64, 3))
-        >>> tuple(model.output_shape)
-        (None, 2, 2, 2048)
     """
     return _features(x, (3, 4, 23, 3))
 
@@ -101,10 +91,5 @@ def RedNet152(x):
 
     Source: Li et al., Involution, arXiv:2103.06255, section 4.1. Weights: the authors'
     ``rednet152``.
-
-    Example:
-        >>> model = tfconv.models.RedNet152(include_top=False, input_shape=(64, 64, 3))
-        >>> tuple(model.output_shape)
-        (None, 2, 2, 2048)
     """
     return _features(x, (3, 8, 36, 3))
