@@ -9,7 +9,17 @@ from tfconv import _compat
 
 _compat.require_tensorflow_backend()
 
-from tfconv import callbacks, export, layers, ops  # noqa: E402
+from tfconv import (  # noqa: E402
+    analysis,
+    blocks,
+    callbacks,
+    export,
+    layers,
+    lite,
+    models,
+    ops,
+    surgery,
+)
 from tfconv._version import __version__  # noqa: E402
 from tfconv.layers import *  # noqa: E402,F403
 from tfconv.ops.dispatch import (  # noqa: E402
@@ -23,13 +33,18 @@ from tfconv.replacements import replacements  # noqa: E402
 __all__ = [
     "NativeStatus",
     "__version__",
+    "analysis",
+    "blocks",
     "callbacks",
     "export",
     "keep_native",
     "layers",
+    "lite",
+    "models",
     "native_status",
     "ops",
     "portable",
     "replacements",
+    "surgery",
     *layers.__all__,
 ]

@@ -1,4 +1,4 @@
-"""The command line: `tfconv status`, `layers`, `build`, `convert`, `inspect`, `demo`.
+"""The command line: `tfconv status`, `layers`, `build`, `convert`, `inspect`, `profile`, `demo`.
 
 `python -m tfconv` is the same program.
 """
@@ -26,7 +26,7 @@ from rich.console import Console  # noqa: E402
 
 from tfconv import _build  # noqa: E402
 from tfconv._version import __version__  # noqa: E402
-from tfconv.commands import exports  # noqa: E402
+from tfconv.commands import analysis, exports  # noqa: E402
 from tfconv.commands.messages import fail, quiet_tensorflow  # noqa: E402
 
 _COMMAND = "python -m tfconv build"
@@ -98,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
 
     exports.add_convert(commands)
     exports.add_inspect(commands)
+    analysis.add_profile(commands)
 
     demo = commands.add_parser(
         "demo",

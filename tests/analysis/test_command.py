@@ -10,12 +10,13 @@ import pytest
 
 import tfconv
 from tfconv._compat import keras
-from tfconv.analysis import command, profile
+from tfconv.analysis import profile
+from tfconv.commands import analysis as command
 
 
 def run(*arguments):
     parser = argparse.ArgumentParser()
-    command.add(parser.add_subparsers())
+    command.add_profile(parser.add_subparsers())
     chosen = parser.parse_args(["profile", *map(str, arguments)])
     return chosen.run(chosen)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tfconv.analysis.receptive_field import Field
-from tfconv.demo.files import replacing
+from tfconv.export.files import replacing
 
 Shape = tuple[int, ...]
 

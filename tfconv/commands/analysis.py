@@ -1,15 +1,16 @@
-"""`tfconv profile`: what a saved model costs, layer by layer."""
+"""The command `tfconv profile`."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
+from tfconv.commands.messages import fail, quiet_tensorflow
 
-def add(commands: Any) -> None:
-    """Adds the command to the parsers of `tfconv`."""
+
+def add_profile(commands: Any) -> None:
+    """Adds `tfconv profile` to a parser's commands."""
     parser = commands.add_parser(
         "profile",
         help="count a model's weights, multiply-adds, memory and receptive fields",
@@ -36,25 +37,24 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command and returns its exit status."""
-    import tensorflow as tf
     from rich.console import Console
 
     import tfconv  # noqa: F401  (registers its layers)
     from tfconv._compat import keras
     from tfconv.analysis import profile
 
-    tf.get_logger().setLevel("ERROR")
+    quiet_tensorflow()
     if not arguments.model.exists():
-        return _fail("there is no such model.", arguments.model)
+        return fail("there is no such model.", arguments.model)
     try:
         model = keras.models.load_model(arguments.model, compile=False)
     except Exception as error:  # of many kinds: what is not a model can be anything
-        return _fail(f"{arguments.model} cannot be loaded as a Keras model.", error)
+        return fail(f"{arguments.model} cannot be loaded as a Keras model.", error)
     shapes = arguments.input_shape or [None]
     try:
         found = profile(model, shapes[0] if len(shapes) == 1 else shapes)
     except Exception as error:  # of Keras: an input may not fit the model
-        return _fail(f"{arguments.model} cannot be profiled.", error)
+        return fail(f"{arguments.model} cannot be profiled.", error)
     try:
         for path, write in (
             (arguments.csv, found.to_csv),
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
             if path is not None:
                 write(path)
     except (ImportError, OSError, ValueError) as error:
-        return _fail(f"{path} cannot be written.", error)
+        return fail(f"{path} cannot be written.", error)
     console = Console()
     if not console.is_terminal:  # a file or a pipe gets the whole table
         console = Console(width=200)
@@ -80,8 +80,3 @@ def _shape(text: str) -> tuple[int, ...]:
 
 
 _shape.__name__ = "shape"  # argparse names the type in its errors
-
-
-def _fail(what: str, error: object) -> int:
-    print(f"tfconv: {what}\n{error}", file=sys.stderr)
-    return 1
