@@ -83,7 +83,7 @@ build-addons: $(STAMP_ADDONS) ## Build the native ops for .venv-addons
 	@echo "== native ops for $(VENV_ADDONS)"
 	$(VENV_ADDONS)/bin/python -I tfconv/_build.py
 
-# What the kernels' own tests import. It takes the objects of `build`.
+# What the kernels' own tests import: tfconv._kernels. It takes the objects of `build`.
 kernels: $(STAMP)
 	@echo "== kernels for their tests"
 	$(VENV)/bin/python tests/kernels/build.py plain
@@ -203,5 +203,5 @@ docs: $(STAMP_DOCS) $(PICTURES)/.stamp ## Build the documentation into build/doc
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 clean: ## Remove what was built; the environments stay
-	@rm -rf build dist tfconv/_native tfconv.egg-info .pytest_cache .ruff_cache
+	@rm -rf build dist tfconv/_native tfconv/_kernels.*.so tfconv.egg-info .pytest_cache .ruff_cache
 	find tfconv tests benchmarks docs -name __pycache__ -prune -exec rm -rf {} + 2> /dev/null || true

@@ -2,29 +2,9 @@
 #ifndef TFCONV_COMMON_CUDA_TYPES_H_
 #define TFCONV_COMMON_CUDA_TYPES_H_
 
-#include <stdint.h>
+#include "common/element_types.h"
 
 namespace tfconv {
-
-// The 16-bit float types as they lie in memory.
-struct Half {
-  uint16_t bits;
-};
-struct Bfloat16 {
-  uint16_t bits;
-};
-
-// The type that is computed in.
-template <typename T>
-struct AccumulatorType {
-  using Type = float;
-};
-template <>
-struct AccumulatorType<double> {
-  using Type = double;
-};
-template <typename T>
-using Accumulator = typename AccumulatorType<T>::Type;
 
 // All launches return 0 or a cudaError_t: cudaErrorInvalidValue (1) also for an axis that 32-bit
 // arithmetic does not reach. Tensors may have more than 2^31 elements.

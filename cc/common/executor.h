@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "common/convert_kernel.h"
+#include "common/element_types.h"
 #include "common/isa.h"
 #include "common/pass.h"
 #include "tensorflow/core/framework/types.h"
@@ -50,6 +51,20 @@ struct ComputeType<Eigen::half> {
 template <>
 struct ComputeType<Eigen::bfloat16> {
   using Type = float;
+};
+
+// The type of a tensor's elements as the kernels have it.
+template <typename T>
+struct ElementType {
+  using Type = T;
+};
+template <>
+struct ElementType<Eigen::half> {
+  using Type = Half;
+};
+template <>
+struct ElementType<Eigen::bfloat16> {
+  using Type = Bfloat16;
 };
 
 // Table of the active instruction set.

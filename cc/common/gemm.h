@@ -53,17 +53,17 @@ struct Gemm {
 };
 
 // Copies columns [first, columns) of a row-major matrix into one panel.
-template <typename T>
-void PackPanel(const T* matrix, int64_t row_stride, int64_t depth, int64_t columns, int64_t first,
-               int64_t width, T* panel) {
+template <typename From, typename T>
+void PackPanel(const From* matrix, int64_t row_stride, int64_t depth, int64_t columns,
+               int64_t first, int64_t width, T* panel) {
   using S = Simd<T>;
   const int64_t valid = Min(width, columns - first);
   for (int64_t k = 0; k < depth; ++k) {
-    const T* row = matrix + k * row_stride + first;
+    const From* row = matrix + k * row_stride + first;
     if (valid == width) {
       for (int64_t j = 0; j < width; j += S::kLanes) S::Store(panel + j, S::Load(row + j));
     } else {
-      memcpy(panel, row, static_cast<size_t>(valid) * sizeof(T));
+      CopyElements(row, panel, valid);
       for (int64_t j = valid; j < width; ++j) panel[j] = 0;
     }
     panel += width;
@@ -72,8 +72,8 @@ void PackPanel(const T* matrix, int64_t row_stride, int64_t depth, int64_t colum
 
 // Packs `depth` rows of a row-major matrix into panels of that length, row by row: matrices that are
 // in no cache are read in the order in which they lie.
-template <typename T>
-void PackPanels(const T* matrix, int64_t row_stride, int64_t depth, int64_t columns, T* packed) {
+template <typename From, typename T>
+void PackPanels(const From* matrix, int64_t row_stride, int64_t depth, int64_t columns, T* packed) {
   using G = Gemm<T>;
   for (int64_t k = 0; k < depth; ++k) {
     for (int64_t p = 0; p < G::NumPanels(columns); ++p) {
@@ -81,6 +81,35 @@ void PackPanels(const T* matrix, int64_t row_stride, int64_t depth, int64_t colu
       const int64_t width = G::PanelWidth(columns, p);
       PackPanel(matrix + k * row_stride, row_stride, 1, columns, first, width,
                 packed + first * depth + k * width);
+    }
+  }
+}
+
+// Packs the transpose of a row-major matrix [columns, rows] into one panel: panel[r * width + j] is
+// its element [j, r].
+template <typename From, typename T>
+void PackTransposed(const From* matrix, int64_t row_stride, int64_t rows, int64_t columns,
+                    int64_t width, T* panel) {
+  using S = Simd<T>;
+  for (int64_t r = 0; r < rows; r += S::kLanes) {
+    const int64_t r_end = Min(rows, r + S::kLanes);
+    for (int64_t j = 0; j < width; j += S::kLanes) {
+      if (r_end - r == S::kLanes && j + S::kLanes <= columns) {
+        typename S::Vec vectors[S::kLanes];
+#pragma GCC unroll 16
+        for (int i = 0; i < S::kLanes; ++i) {
+          vectors[i] = S::Load(matrix + (j + i) * row_stride + r);
+        }
+        S::Transpose(vectors);
+#pragma GCC unroll 16
+        for (int i = 0; i < S::kLanes; ++i) S::Store(panel + (r + i) * width + j, vectors[i]);
+        continue;
+      }
+      for (int64_t k = j; k < j + S::kLanes; ++k) {
+        for (int64_t i = r; i < r_end; ++i) {
+          panel[i * width + k] = k < columns ? ToNumber(matrix[k * row_stride + i]) : T(0);
+        }
+      }
     }
   }
 }

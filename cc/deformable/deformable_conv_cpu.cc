@@ -23,16 +23,28 @@ int64_t GroupFilters(const DeformableArgs<T>& args) {
   return args.filters / args.groups;
 }
 
-// Packed filter: for each group a matrix [taps * C / groups, F / groups].
+// A filter of up to this many bytes is packed once, and what is left of it in the caches serves all
+// tiles. Each thread packs the blocks of a larger one when it needs them: a tile costs far more.
+constexpr int64_t kMaxPackedBytes = 1 << 20;
+
+template <typename T>
+bool IsPackedOnce(int64_t packed_size) {
+  return packed_size * static_cast<int64_t>(sizeof(T)) <= kMaxPackedBytes;
+}
+
+// Packed filter: for each group a matrix [taps * C / groups, F / groups]; nothing if it is large.
 template <typename T>
 int64_t PackedFilterSize(const DeformableArgs<T>& args) {
-  return args.groups *
-         Gemm<T>::PackedSize(NumTaps(args.geometry) * GroupChannels(args), GroupFilters(args));
+  const int64_t size =
+      args.groups *
+      Gemm<T>::PackedSize(NumTaps(args.geometry) * GroupChannels(args), GroupFilters(args));
+  return IsPackedOnce<T>(size) ? size : 0;
 }
 
 // Units are panels.
 template <typename T>
 PassPlan PlanPackFilter(const DeformableArgs<T>& args) {
+  if (PackedFilterSize(args) == 0) return {0, 1, 0};
   const int64_t depth = NumTaps(args.geometry) * GroupChannels(args);
   return {args.groups * Gemm<T>::NumPanels(GroupFilters(args)), 1 + depth * 16, 0};
 }
@@ -73,12 +85,22 @@ ColumnBlocks MakeColumnBlocks(const DeformableArgs<T>& args) {
 }
 
 template <typename T>
-struct ConvolveScratch {
-  ConvolveScratch(const DeformableArgs<T>& args, Arena* arena)
+struct ColumnsScratch {
+  ColumnsScratch(const DeformableArgs<T>& args, Arena* arena)
       : sampler(args, arena), columns(arena->Take<T>(Gemm<T>::kTileRows * Gemm<T>::kTileStride)) {}
 
   Sampler<T> sampler;
   T* columns;
+};
+
+template <typename T>
+struct ConvolveScratch : ColumnsScratch<T> {
+  ConvolveScratch(const DeformableArgs<T>& args, Arena* arena) : ColumnsScratch<T>(args, arena) {
+    const int64_t size = Gemm<T>::PackedSize(Gemm<T>::kDepth, GroupFilters(args));
+    packed = arena->Take<T>(PackedFilterSize(args) == 0 ? size : 0);
+  }
+
+  T* packed;  // a block of one group's filter, if it is not packed once
 };
 
 template <typename T>
@@ -106,6 +128,7 @@ void Convolve(const DeformableArgs<T>& args, int64_t begin, int64_t end, void* m
   const int64_t group_filters = GroupFilters(args);
   const int64_t depth = taps * group_channels;
   const int64_t group_size = G::PackedSize(depth, group_filters);
+  const bool is_packed = PackedFilterSize(args) > 0;
   const ColumnBlocks blocks = MakeColumnBlocks(args);
   const int64_t tile_rows = TileRows(args);
   for (int64_t unit = begin; unit < end; ++unit) {
@@ -135,23 +158,35 @@ void Convolve(const DeformableArgs<T>& args, int64_t begin, int64_t end, void* m
           product.c = args.y + first * args.filters + g * group_filters;
           product.c_stride = args.filters;
           product.accumulate = tap > 0 || g_begin > g * group_channels;
-          Multiply<T, false>(product, rows, args.packed_filter + g * group_size, depth,
-                             tap * group_channels + (g_begin - g * group_channels), group_filters);
+          // Several taps have all channels of the group: the rows of the filter are neighbours.
+          const int64_t filter_row = tap * group_channels + (g_begin - g * group_channels);
+          if (is_packed) {
+            Multiply<T, false>(product, rows, args.packed_filter + g * group_size, depth,
+                               filter_row, group_filters);
+          } else {
+            const int64_t block = block_taps * product.depth;
+            PackPanels(args.filter + filter_row * args.filters + g * group_filters, args.filters,
+                       block, group_filters, s.packed);
+            Multiply<T, false>(product, rows, s.packed, block, 0, group_filters);
+          }
         }
       }
     }
   }
 }
 
-// Packed transposed filter: for each tap and group a matrix [F / groups, C / groups].
+// Packed transposed filter: for each tap and group a matrix [F / groups, C / groups]; nothing if it
+// is large.
 template <typename T>
 int64_t PackedFilterTransposedSize(const DeformableArgs<T>& args) {
-  return NumTaps(args.geometry) * args.groups *
-         Gemm<T>::PackedSize(GroupFilters(args), GroupChannels(args));
+  const int64_t size = NumTaps(args.geometry) * args.groups *
+                       Gemm<T>::PackedSize(GroupFilters(args), GroupChannels(args));
+  return IsPackedOnce<T>(size) ? size : 0;
 }
 
 template <typename T>
 PassPlan PlanPackFilterTransposed(const DeformableArgs<T>& args) {
+  if (PackedFilterTransposedSize(args) == 0) return {0, 1, 0};
   return {NumTaps(args.geometry) * args.groups * Gemm<T>::NumPanels(GroupChannels(args)),
           1 + GroupFilters(args) * Gemm<T>::kPanel, 0};
 }
@@ -170,12 +205,7 @@ void PackFilterTransposed(const DeformableArgs<T>& args, int64_t begin, int64_t 
     const T* filter = args.filter + (tap * channels + first) * args.filters + group * filters;
     T* panel =
         args.packed_filter + (unit / panels) * G::PackedSize(filters, channels) + first * filters;
-    for (int64_t j = 0; j < width; ++j) {
-      const bool valid = first + j < channels;
-      for (int64_t f = 0; f < filters; ++f) {
-        panel[f * width + j] = valid ? filter[j * args.filters + f] : T(0);
-      }
-    }
+    PackTransposed(filter, args.filters, filters, Min(width, channels - first), width, panel);
   }
 }
 
@@ -189,7 +219,10 @@ struct ConvolveBackwardScratch {
   ConvolveBackwardScratch(const DeformableArgs<T>& args, Arena* arena)
       : spreader(args, arena),
         dcolumns(arena->Take<T>(Gemm<T>::kTileRows * kStride)),
-        dy(arena->Take<T>(CeilDiv(args.filters, Gemm<T>::kTileColumns) * kDyBlock)) {}
+        dy(arena->Take<T>(CeilDiv(args.filters, Gemm<T>::kTileColumns) * kDyBlock)) {
+    const int64_t size = Gemm<T>::PackedSize(Gemm<T>::kDepth, kStride);
+    packed = arena->Take<T>(PackedFilterTransposedSize(args) == 0 ? size : 0);
+  }
 
   // Elements of one block of columns of a tile of dy.
   static constexpr int64_t kDyBlock = Gemm<T>::kTileRows * Gemm<T>::kTileStride;
@@ -197,6 +230,7 @@ struct ConvolveBackwardScratch {
   Spreader<T> spreader;
   T* dcolumns;
   T* dy;
+  T* packed;  // a block of the transposed filter, if it is not packed once
 };
 
 template <typename T>
@@ -227,12 +261,15 @@ void CopyTile(const T* dy, int64_t rows, int64_t columns, int64_t stride, T* blo
 template <typename T>
 void MultiplyTransposedFilter(const DeformableArgs<T>& args, const T* dy, int64_t dy_begin,
                               int64_t rows, int64_t tap, int64_t group, int64_t first_channel,
-                              int64_t columns, T* c, int64_t c_stride) {
+                              int64_t columns, T* packed, T* c, int64_t c_stride) {
   using G = Gemm<T>;
+  const bool is_packed = PackedFilterTransposedSize(args) > 0;
+  const int64_t channels = GroupChannels(args);
   const int64_t filters = GroupFilters(args);
-  const T* panels = args.packed_filter +
-                    (tap * args.groups + group) * G::PackedSize(filters, GroupChannels(args)) +
-                    first_channel * filters;
+  const T* filter =
+      args.filter + (tap * channels + first_channel) * args.filters + group * filters;
+  const int64_t panels =
+      (tap * args.groups + group) * G::PackedSize(filters, channels) + first_channel * filters;
   for (int64_t f = 0, f_end; f < filters; f = f_end) {
     const int64_t column = group * filters + f - dy_begin;
     const int64_t in_block = column % G::kTileColumns;
@@ -245,7 +282,17 @@ void MultiplyTransposedFilter(const DeformableArgs<T>& args, const T* dy, int64_
     product.c = c;
     product.c_stride = c_stride;
     product.accumulate = f > 0;
-    Multiply<T, false>(product, rows, panels, filters, f, columns);
+    if (is_packed) {
+      Multiply<T, false>(product, rows, args.packed_filter + panels, filters, f, columns);
+      continue;
+    }
+    for (int64_t p = 0; p < G::NumPanels(columns); ++p) {
+      const int64_t first = p * G::kPanel;
+      const int64_t width = G::PanelWidth(columns, p);
+      PackTransposed(filter + first * args.filters + f, args.filters, f_end - f,
+                     Min(width, columns - first), width, packed + first * (f_end - f));
+    }
+    Multiply<T, false>(product, rows, packed, f_end - f, 0, columns);
   }
 }
 
@@ -282,7 +329,7 @@ void ConvolveBackward(const DeformableArgs<T>& args, int64_t begin, int64_t end,
             const int64_t from = Max(base, g_begin) - g_begin;
             const int64_t to =
                 Min(group_channels, RoundUp(Min(c_end - g_begin, group_channels), G::kPanel));
-            MultiplyTransposedFilter(args, s.dy, f_begin, rows, tap, g, from, to - from,
+            MultiplyTransposedFilter(args, s.dy, f_begin, rows, tap, g, from, to - from, s.packed,
                                      s.dcolumns + (g_begin + from - base), kStride);
           }
           s.spreader.Spread(tap, c, c_end, s.dcolumns + (c - base), kStride);
@@ -355,7 +402,7 @@ FilterBlocks MakeFilterBlocks(const DeformableArgs<T>& args) {
 template <typename T>
 PassPlan PlanBackwardFilter(const DeformableArgs<T>& args) {
   Arena arena(nullptr);
-  ConvolveScratch<T> scratch(args, &arena);
+  ColumnsScratch<T> scratch(args, &arena);
   const FilterBlocks blocks = MakeFilterBlocks(args);
   const double channels = static_cast<double>(blocks.groups * blocks.part_channels);
   PassPlan plan;
@@ -373,7 +420,7 @@ template <typename T>
 void BackwardFilter(const DeformableArgs<T>& args, int64_t begin, int64_t end, void* memory) {
   using G = Gemm<T>;
   Arena arena(memory);
-  ConvolveScratch<T> s(args, &arena);
+  ColumnsScratch<T> s(args, &arena);
   s.sampler.Clear();
   const int64_t positions = Positions(args);
   const int64_t group_channels = GroupChannels(args);

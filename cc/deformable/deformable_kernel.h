@@ -61,17 +61,18 @@ struct DeformableConvKernels {
   using Args = DeformableArgs<T>;
 
   Pass<Args> pack_filter;  // filter -> packed_filter
-  Pass<Args> convolve;     // x, offset, mask, packed_filter -> y
+  Pass<Args> convolve;     // x, offset, mask, filter, packed_filter -> y
 
   // The gradients for the sampling's inputs; sum_partial of the sampling's kernels follows.
   Pass<Args> pack_filter_transposed;  // filter -> packed_filter
-  Pass<Args> backward_input;  // x, offset, mask, packed_filter, dy -> dx, doffset, dmask or partial
+  // x, offset, mask, filter, packed_filter, dy -> dx, doffset, dmask or partial
+  Pass<Args> backward_input;
 
   // The gradient for the filter.
   Pass<Args> pack_dy;          // dy -> packed_dy
   Pass<Args> backward_filter;  // x, offset, mask, packed_dy -> dfilter
 
-  // Elements of the temporary tensors.
+  // Elements of the temporary tensors; 0 for a filter that is packed by blocks.
   int64_t (*packed_filter_size)(const Args& args);
   int64_t (*packed_filter_transposed_size)(const Args& args);
   int64_t (*packed_dy_size)(const Args& args);

@@ -9,6 +9,7 @@
 
 #include <stdint.h>
 
+#include "common/element_types.h"
 #include "common/geometry.h"
 #include "common/isa.h"
 #include "common/pass.h"
@@ -35,6 +36,8 @@ struct InvolutionKernels {
   Pass<InvolutionArgs<T>> backward_kernel;  // x, dy -> dkernel
 };
 
+TFCONV_DECLARE_KERNELS(InvolutionKernels<Half>)
+TFCONV_DECLARE_KERNELS(InvolutionKernels<Bfloat16>)
 TFCONV_DECLARE_KERNELS(InvolutionKernels<float>)
 TFCONV_DECLARE_KERNELS(InvolutionKernels<double>)
 

@@ -122,36 +122,23 @@ template <typename T>
 absl::Status InvolutionOp<kIsGrad>::Run(Executor* executor, const Sizes& sizes,
                                         const std::vector<Buffer>& inputs,
                                         const std::vector<Buffer>& outputs) {
-  using Compute = typename ComputeType<T>::Type;
-  ComputeInput<T> x, kernel, dy;
-  if (auto s = x.Read(executor, inputs[0]); !s.ok()) return s;
-  if (auto s = kernel.Read(executor, inputs[1]); !s.ok()) return s;
-  InvolutionArgs<Compute> args = {};
+  using Element = typename ElementType<T>::Type;
+  const auto kernels = ActiveKernels<InvolutionKernels<Element>>();
+  InvolutionArgs<Element> args = {};
   args.geometry = sizes.geometry;
   args.groups = sizes.groups;
-  args.x = x.data();
-  args.kernel = kernel.data();
-  const auto kernels = ActiveKernels<InvolutionKernels<Compute>>();
+  args.x = static_cast<const Element*>(inputs[0].data);
+  args.kernel = static_cast<const Element*>(inputs[1].data);
   if constexpr (kIsGrad) {
-    if (auto s = dy.Read(executor, inputs[2]); !s.ok()) return s;
-    ComputeOutput<T> dx, dkernel;
-    if (auto s = dx.Open(executor, outputs[0]); !s.ok()) return s;
-    if (auto s = dkernel.Open(executor, outputs[1]); !s.ok()) return s;
-    args.dy = dy.data();
-    args.dx = dx.data();
-    args.dkernel = dkernel.data();
+    args.dy = static_cast<const Element*>(inputs[2].data);
+    args.dx = static_cast<Element*>(outputs[0].data);
+    args.dkernel = static_cast<Element*>(outputs[1].data);
     if (auto s = RunPass(executor, args, kernels.backward_input); !s.ok()) return s;
-    if (auto s = RunPass(executor, args, kernels.backward_kernel); !s.ok()) return s;
-    dx.Finish(executor);
-    dkernel.Finish(executor);
+    return RunPass(executor, args, kernels.backward_kernel);
   } else {
-    ComputeOutput<T> y;
-    if (auto s = y.Open(executor, outputs[0]); !s.ok()) return s;
-    args.y = y.data();
-    if (auto s = RunPass(executor, args, kernels.forward); !s.ok()) return s;
-    y.Finish(executor);
+    args.y = static_cast<Element*>(outputs[0].data);
+    return RunPass(executor, args, kernels.forward);
   }
-  return absl::OkStatus();
 }
 
 REGISTER_OP("Tfconv>Involution")

@@ -1,4 +1,5 @@
-// Rows of the involution, forward and for the gradient for x: results that gather what they need.
+// The sums of an involution: rows of results that gather what they need, and for the gradient for x
+// rows that add to the results that they reach.
 #ifndef TFCONV_INVOLUTION_INVOLUTION_ROWS_H_
 #define TFCONV_INVOLUTION_INVOLUTION_ROWS_H_
 
@@ -15,237 +16,412 @@ namespace TFCONV_ISA_NAMESPACE {
 // Positions of a row that share each loaded input vector.
 constexpr int kPositions = 8;
 
-// A tap of one axis and the position that it leads to.
-struct Tap {
-  int64_t tap;
-  int64_t index;
+// The taps of one axis that lead from an output position to input positions in a range: tap
+// first_tap + i to position first_index + i * dilation, counted from the range's begin.
+struct Taps {
+  int64_t first_tap;
+  int64_t first_index;
+  int64_t count;
 };
 
-// The taps of one axis that lead from `position` to an existing element of the other side: from
-// output to input, or with kTransposed from input to output.
-template <bool kTransposed>
-int64_t FindTaps(const ConvAxis& axis, int64_t position, Tap* taps) {
-  int64_t count = 0;
-  for (int64_t t = 0; t < axis.kernel; ++t) {
-    int64_t index;
-    if (kTransposed) {
-      const int64_t distance = position + axis.pad - t * axis.dilation;
-      if (distance < 0 || distance % axis.stride != 0) continue;
-      index = distance / axis.stride;
-      if (index >= axis.output) continue;
-    } else {
-      index = position * axis.stride - axis.pad + t * axis.dilation;
-      if (index < 0 || index >= axis.input) continue;
-    }
-    taps[count++] = {t, index};
-  }
-  return count;
+inline Taps FindTaps(const ConvAxis& axis, int64_t position, int64_t begin, int64_t end) {
+  const int64_t first = position * axis.stride - axis.pad - begin;
+  Taps taps;
+  taps.first_tap = first >= 0 ? 0 : CeilDiv(-first, axis.dilation);
+  taps.first_index = first + taps.first_tap * axis.dilation;
+  const int64_t left = end - begin - taps.first_index;
+  taps.count =
+      left <= 0 ? 0 : Min(axis.kernel - taps.first_tap, CeilDiv(left, axis.dilation));
+  taps.count = Max<int64_t>(0, taps.count);
+  return taps;
 }
 
-// One line of the gathered tensor (x, or dy with kTransposed) that a row of results reads, and the
-// kernels that weigh it: those of the row itself, or with kTransposed those of the line.
-template <typename T>
-struct Line {
-  const T* in;
-  const T* weights;
+// Positions of one axis.
+struct Range {
+  int64_t begin;
+  int64_t end;
 };
 
-// A row of results and all that it reads. Forward and the gradient for x are the same sum; they
-// differ in whose kernels are read and in where a tap leads.
+// The output positions that may reach input positions in [begin, end).
+inline Range FindOutputs(const ConvAxis& axis, int64_t begin, int64_t end) {
+  const int64_t extent = (axis.kernel - 1) * axis.dilation;
+  const int64_t first = Max<int64_t>(0, begin + axis.pad - extent);
+  const int64_t last = end - 1 + axis.pad;
+  Range range = {CeilDiv(first, axis.stride), last < 0 ? 0 : last / axis.stride + 1};
+  range.end = Min(range.end, axis.output);
+  return range;
+}
+
+// Which of the two sums: y = sum of kernel * x, or dx += kernel * dy, each at the taps of y's or
+// dy's positions.
+enum class Direction { kForward, kBackward };
+
+// A line of x or dx, from the segment's first column on, and the taps that lead to it.
+template <typename Element>
+struct Line {
+  Element* data;
+  int64_t first_tap;
+};
+
+// x is read in its own type; dx is added up in the type that is computed in.
+template <typename T, Direction kDirection>
+struct LineElement {
+  using Type = const T;
+};
 template <typename T>
+struct LineElement<T, Direction::kBackward> {
+  using Type = Accumulator<T>;
+};
+
+// The kernels of one row of output positions, what they weigh, and where it goes.
+template <typename T, Direction kDirection>
 struct Row {
   ConvAxis axis;
   int64_t channels;
   int64_t channels_per_group;
   int64_t taps;           // of all axes
   int64_t kernel_stride;  // elements of one position's kernels
-  int64_t gathered;       // length of a line
-  const Line<T>* lines;
+  const T* kernel;        // of the row's first position
+  const T* kernel_end;    // of the whole tensor
+  Line<typename LineElement<T, kDirection>::Type>* lines;
   int64_t num_lines;
-  Tap* column_taps;               // room for the taps of the row's own axis
-  const int32_t* channel_offset;  // of each channel's kernel
-  T* out;
+  Range columns;                                          // of the lines
+  const typename MaskType<Accumulator<T>>::Type* groups;  // of the channels
+  Accumulator<T>* weights;  // room for kernels that are converted or rearranged
+  const T* dy;              // of the row's first position
+  T* y;
 };
 
-// kPositions neighbours of one row with stride and dilation 1: each loaded vector serves all the
-// positions that it reaches, and weights are broadcast straight from memory.
-template <typename S, int kTaps, int kCount, bool kTransposed>
-void DenseBlock(const Row<typename S::Scalar>& row, int64_t position) {
-  using T = typename S::Scalar;
-  using Vec = typename S::Vec;
-  constexpr int kColumns = kCount + kTaps - 1;
-  const int64_t channels = row.channels;
-  const int64_t kernel_stride = row.kernel_stride;
-  const int64_t first =
-      kTransposed ? position + row.axis.pad - (kTaps - 1) : position - row.axis.pad;
-  const int64_t gathered = row.gathered;
-  int64_t group_end = row.channels_per_group;
-  int64_t group_offset = 0;
-  // Every weight is read once. Those of the block after the next are fetched meanwhile, a few at
-  // every step.
-  uintptr_t fetched = 0;
-  int64_t fetched_per_step = 0;
-  if (!kTransposed && row.num_lines > 0) {
-    const int64_t bytes = kCount * kernel_stride * static_cast<int64_t>(sizeof(T));
-    fetched = reinterpret_cast<uintptr_t>(row.lines[0].weights + position * kernel_stride) +
-              static_cast<uintptr_t>(2 * bytes);
-    fetched_per_step = CeilDiv(bytes, 64 * CeilDiv(channels, S::kLanes) * row.num_lines);
-  }
-  for (int64_t c = 0; c < channels; c += S::kLanes) {
-    if (c == group_end) {
-      group_end += row.channels_per_group;
-      group_offset += row.taps;
-    }
-    Vec sum[kCount] = {};
-    for (int64_t l = 0; l < row.num_lines; ++l) {
-      const T* in = row.lines[l].in + c;
-      const T* weights = row.lines[l].weights + group_offset;
-      if (!kTransposed) {
-        weights += position * kernel_stride;
-        for (int64_t i = 0; i < fetched_per_step; ++i, fetched += 64) {
-          __builtin_prefetch(reinterpret_cast<const void*>(fetched), 0, 2);
-        }
-      }
-#pragma GCC unroll 16
-      for (int j = 0; j < kColumns; ++j) {
-        const int64_t column = first + j;
-        if (column < 0 || column >= gathered) continue;
-        const Vec v = S::Load(in + column * channels);
-#pragma GCC unroll 16
-        for (int p = 0; p < kCount; ++p) {
-          const int tap = kTransposed ? p + kTaps - 1 - j : j - p;
-          if (tap < 0 || tap >= kTaps) continue;
-          sum[p] += v * weights[(kTransposed ? column : p) * kernel_stride + tap];
-        }
-      }
-    }
-#pragma GCC unroll 16
-    for (int p = 0; p < kCount; ++p) S::Store(row.out + (position + p) * channels + c, sum[p]);
+// The kernels of `count` positions, as they are computed with.
+template <typename T, Direction kDirection>
+TFCONV_INLINE const Accumulator<T>* Weights(const Row<T, kDirection>& row, int64_t position,
+                                            int64_t count) {
+  const T* kernel = row.kernel + position * row.kernel_stride;
+  if constexpr (kIsHalf<T>) {
+    CopyElements(kernel, row.weights, count * row.kernel_stride);
+    return row.weights;
+  } else {
+    return kernel;
   }
 }
 
-template <typename S, int kTaps, bool kTransposed>
-void DenseSegment(const Row<typename S::Scalar>& row, int64_t begin, int64_t end) {
-  if (end - begin >= kPositions) {
+// Every weight is read once. Those of the block after the next are fetched meanwhile, a few at
+// every step.
+template <typename T>
+struct Fetch {
+  Fetch(const T* block, int64_t size, int64_t steps)
+      : next(reinterpret_cast<uintptr_t>(block + 2 * size)),
+        lines(CeilDiv(size * static_cast<int64_t>(sizeof(T)), 64 * Max<int64_t>(1, steps))) {}
+
+  TFCONV_INLINE void Step() {
+    for (int64_t i = 0; i < lines; ++i, next += 64) {
+      __builtin_prefetch(reinterpret_cast<const void*>(next), 0, 2);
+    }
+  }
+
+  uintptr_t next;
+  int64_t lines;  // of the cache, at a step
+};
+
+// One vector of channels of kCount neighbours of one row with stride and dilation 1: each vector of
+// x or dx that is loaded serves all the positions that reach it. weight(p, t) is that of a position
+// and a tap, a number or a vector of them.
+template <typename S, int kTaps, int kCount, typename T, Direction kDirection, typename Weight>
+TFCONV_INLINE void DenseChannels(const Row<T, kDirection>& row, int64_t position, int64_t c,
+                                 const Weight& weight, Fetch<T>* fetch) {
+  using Vec = typename S::Vec;
+  constexpr bool kForward = kDirection == Direction::kForward;
+  constexpr int kColumns = kCount + kTaps - 1;
+  const int64_t channels = row.channels;
+  const int64_t first = position - row.axis.pad - row.columns.begin;
+  const int64_t columns = row.columns.end - row.columns.begin;
+  Vec sum[kCount] = {};
+  if (!kForward) {
+#pragma GCC unroll 16
+    for (int p = 0; p < kCount; ++p) sum[p] = S::Load(row.dy + (position + p) * channels + c);
+  }
+  for (int64_t l = 0; l < row.num_lines; ++l) {
+    auto* line = row.lines[l].data + c;
+    const int64_t first_tap = row.lines[l].first_tap;
+    fetch->Step();
+#pragma GCC unroll 16
+    for (int j = 0; j < kColumns; ++j) {
+      const int64_t column = first + j;
+      if (column < 0 || column >= columns) continue;
+      Vec v = S::Load(line + column * channels);
+#pragma GCC unroll 16
+      for (int p = 0; p < kCount; ++p) {
+        const int tap = j - p;
+        if (tap < 0 || tap >= kTaps) continue;
+        if constexpr (kForward) {
+          sum[p] += v * weight(p, first_tap + tap);
+        } else {
+          v += sum[p] * weight(p, first_tap + tap);
+        }
+      }
+      if constexpr (!kForward) S::Store(line + column * channels, v);
+    }
+  }
+  if constexpr (kForward) {
+#pragma GCC unroll 16
+    for (int p = 0; p < kCount; ++p) S::Store(row.y + (position + p) * channels + c, sum[p]);
+  }
+}
+
+// Groups that are multiples of the vector: weights are broadcast straight from memory.
+template <typename S, int kTaps, int kCount, typename T, Direction kDirection>
+void DenseBlock(const Row<T, kDirection>& row, int64_t position) {
+  const int64_t kernel_stride = row.kernel_stride;
+  const Accumulator<T>* weights = Weights(row, position, kCount);
+  Fetch<T> fetch(row.kernel + position * kernel_stride, kCount * kernel_stride,
+                 CeilDiv(row.channels, S::kLanes) * row.num_lines);
+  int64_t group_end = row.channels_per_group;
+  for (int64_t c = 0; c < row.channels; c += S::kLanes) {
+    if (c == group_end) {
+      group_end += row.channels_per_group;
+      weights += row.taps;
+    }
+    const auto weight = [&](int p, int64_t tap) { return weights[p * kernel_stride + tap]; };
+    DenseChannels<S, kTaps, kCount>(row, position, c, weight, &fetch);
+  }
+}
+
+template <typename S, int kTaps, typename T, Direction kDirection>
+void DenseSegment(const Row<T, kDirection>& row, Range positions) {
+  const int64_t end = positions.end;
+  int64_t p = positions.begin;
+  if (kDirection == Direction::kForward && end - p >= kPositions) {
     // The last block overlaps the one before: computing a few positions twice is cheaper than
     // finishing with shorter blocks.
-    for (int64_t p = begin; p < end; p += kPositions) {
-      DenseBlock<S, kTaps, kPositions, kTransposed>(row, Min(p, end - kPositions));
+    for (; p < end; p += kPositions) {
+      DenseBlock<S, kTaps, kPositions>(row, Min(p, end - kPositions));
     }
     return;
   }
-  int64_t p = begin;
-  for (; p + 3 < end; p += 4) DenseBlock<S, kTaps, 4, kTransposed>(row, p);
-  for (; p < end; ++p) DenseBlock<S, kTaps, 1, kTransposed>(row, p);
+  for (; p + kPositions <= end; p += kPositions) DenseBlock<S, kTaps, kPositions>(row, p);
+  for (; p + 4 <= end; p += 4) DenseBlock<S, kTaps, 4>(row, p);
+  for (; p < end; ++p) DenseBlock<S, kTaps, 1>(row, p);
 }
 
 // Any stride and dilation: kVecs vectors of channels at one position. Neighbouring vectors may
 // belong to different groups.
-template <typename S, int kVecs, bool kTransposed>
-TFCONV_INLINE void StridedChannels(const Row<typename S::Scalar>& row, int64_t position,
-                                   int64_t num_taps, int64_t c) {
-  using T = typename S::Scalar;
+template <typename S, int kVecs, typename T, Direction kDirection>
+TFCONV_INLINE void StridedChannels(const Row<T, kDirection>& row, int64_t position,
+                                   const Taps& taps, int64_t c, const Accumulator<T>* weights) {
   using Vec = typename S::Vec;
+  constexpr bool kForward = kDirection == Direction::kForward;
+  const int64_t pixel_step = row.axis.dilation * row.channels;
   Vec sum[kVecs] = {};
   int64_t offset[kVecs];
 #pragma GCC unroll 4
-  for (int v = 0; v < kVecs; ++v) offset[v] = row.channel_offset[c + v * S::kLanes];
+  for (int v = 0; v < kVecs; ++v) {
+    offset[v] = row.groups[c + v * S::kLanes] * row.taps;
+    if (!kForward) sum[v] = S::Load(row.dy + position * row.channels + c + v * S::kLanes);
+  }
   for (int64_t l = 0; l < row.num_lines; ++l) {
-    for (int64_t i = 0; i < num_taps; ++i) {
-      const Tap tap = row.column_taps[i];
-      const T* in = row.lines[l].in + tap.index * row.channels + c;
-      const T* weights =
-          row.lines[l].weights + (kTransposed ? tap.index : position) * row.kernel_stride + tap.tap;
+    auto* pixel = row.lines[l].data + taps.first_index * row.channels + c;
+    const Accumulator<T>* tap_weights = weights + row.lines[l].first_tap + taps.first_tap;
+    for (int64_t i = 0; i < taps.count; ++i) {
 #pragma GCC unroll 4
-      for (int v = 0; v < kVecs; ++v) sum[v] += S::Load(in + v * S::kLanes) * weights[offset[v]];
+      for (int v = 0; v < kVecs; ++v) {
+        const Vec x = S::Load(pixel + v * S::kLanes);
+        if constexpr (kForward) {
+          sum[v] += x * tap_weights[offset[v]];
+        } else {
+          S::Store(pixel + v * S::kLanes, x + sum[v] * tap_weights[offset[v]]);
+        }
+      }
+      pixel += pixel_step;
+      ++tap_weights;
     }
   }
+  if constexpr (kForward) {
 #pragma GCC unroll 4
-  for (int v = 0; v < kVecs; ++v) {
-    S::Store(row.out + position * row.channels + c + v * S::kLanes, sum[v]);
+    for (int v = 0; v < kVecs; ++v) {
+      S::Store(row.y + position * row.channels + c + v * S::kLanes, sum[v]);
+    }
   }
 }
 
-template <typename S, bool kTransposed>
-void StridedSegment(const Row<typename S::Scalar>& row, int64_t begin, int64_t end) {
-  for (int64_t p = begin; p < end; ++p) {
-    const int64_t num_taps = FindTaps<kTransposed>(row.axis, p, row.column_taps);
+template <typename S, typename T, Direction kDirection>
+void StridedSegment(const Row<T, kDirection>& row, Range positions) {
+  for (int64_t p = positions.begin; p < positions.end; ++p) {
+    const Taps taps = FindTaps(row.axis, p, row.columns.begin, row.columns.end);
+    const Accumulator<T>* weights = Weights(row, p, 1);
     int64_t c = 0;
     for (; c + 4 * S::kLanes <= row.channels; c += 4 * S::kLanes) {
-      StridedChannels<S, 4, kTransposed>(row, p, num_taps, c);
+      StridedChannels<S, 4>(row, p, taps, c, weights);
     }
     for (; c < row.channels; c += S::kLanes) {
-      StridedChannels<S, 1, kTransposed>(row, p, num_taps, c);
+      StridedChannels<S, 1>(row, p, taps, c, weights);
     }
   }
 }
 
-// Groups that are no multiple of any vector: every lane has a weight of its own. The last vector of
-// a position may be partial; `count` is its number of lanes.
-template <typename S, bool kTransposed, bool kPartial>
-TFCONV_INLINE void MixedChannels(const Row<typename S::Scalar>& row, int64_t position,
-                                 int64_t num_taps, int64_t c, int64_t count) {
-  using T = typename S::Scalar;
-  using Vec = typename S::Vec;
-  const size_t bytes = static_cast<size_t>(count) * sizeof(T);
-  const int32_t* offset = row.channel_offset + c;
-  Vec sum = {};
-  for (int64_t l = 0; l < row.num_lines; ++l) {
-    for (int64_t i = 0; i < num_taps; ++i) {
-      const Tap tap = row.column_taps[i];
-      const T* in = row.lines[l].in + tap.index * row.channels + c;
-      const T* weights =
-          row.lines[l].weights + (kTransposed ? tap.index : position) * row.kernel_stride + tap.tap;
-      T lanes[S::kLanes];
-      for (int lane = 0; lane < S::kLanes; ++lane) lanes[lane] = weights[offset[lane]];
-      Vec v = {};
-      if (kPartial) {
-        memcpy(&v, in, bytes);
-      } else {
-        v = S::Load(in);
+// Rearranges the weights of kLanes channels or groups by taps: weights[t * kLanes + lane], for the
+// taps [begin, end), with room for kLanes vectors behind. `offset` are those of their kernels in
+// `kernel`, in ascending order.
+template <typename S, typename T>
+TFCONV_INLINE void TransposeWeights(const T* kernel, const T* kernel_end, const int64_t* offset,
+                                    int64_t begin, int64_t end, Accumulator<T>* weights) {
+  constexpr int kLanes = S::kLanes;
+  const int64_t readable = kernel_end - kernel - offset[kLanes - 1];
+  int64_t t = begin;
+  // A few taps left over are copied one by one.
+  for (; t + kLanes / 8 < end; t += kLanes) {
+    typename S::Vec vectors[kLanes];
+    if (t + kLanes <= readable) {
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) vectors[i] = S::Load(kernel + offset[i] + t);
+    } else {
+      for (int i = 0; i < kLanes; ++i) {
+        vectors[i] = S::LoadFirst(kernel + offset[i] + t, Min<int64_t>(kLanes, end - t));
       }
-      sum += v * S::Load(lanes);
     }
+    S::Transpose(vectors);
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) S::Store(weights + (t + i) * kLanes, vectors[i]);
   }
-  T* out = row.out + position * row.channels + c;
-  if (kPartial) {
-    memcpy(out, &sum, bytes);
-  } else {
-    S::Store(out, sum);
-  }
-}
-
-template <typename S, bool kTransposed>
-void MixedSegment(const Row<typename S::Scalar>& row, int64_t begin, int64_t end) {
-  for (int64_t p = begin; p < end; ++p) {
-    const int64_t num_taps = FindTaps<kTransposed>(row.axis, p, row.column_taps);
-    int64_t c = 0;
-    for (; c + S::kLanes <= row.channels; c += S::kLanes) {
-      MixedChannels<S, kTransposed, false>(row, p, num_taps, c, S::kLanes);
-    }
-    if (c < row.channels) {
-      MixedChannels<S, kTransposed, true>(row, p, num_taps, c, row.channels - c);
-    }
+  for (; t < end; ++t) {
+    for (int i = 0; i < kLanes; ++i) weights[t * kLanes + i] = ToNumber(kernel[offset[i] + t]);
   }
 }
 
-template <typename S, bool kTransposed>
-void AlignedSegment(const Row<typename S::Scalar>& row, int64_t begin, int64_t end) {
+// One vector of channels at one position, every lane with a weight of its own: weight(t). The last
+// vector of a position is partial; `count` is its number of lanes.
+template <typename S, bool kPartial, typename T, Direction kDirection, typename Weight>
+TFCONV_INLINE void MixedChannels(const Row<T, kDirection>& row, int64_t position, int64_t c,
+                                 int64_t count, const Weight& weight) {
+  using Vec = typename S::Vec;
+  constexpr bool kForward = kDirection == Direction::kForward;
+  const auto load = [&](const auto* p) { return kPartial ? S::LoadFirst(p, count) : S::Load(p); };
+  const auto store = [&](auto* p, Vec v) {
+    kPartial ? S::StoreFirst(p, v, count) : S::Store(p, v);
+  };
+  const Taps taps = FindTaps(row.axis, position, row.columns.begin, row.columns.end);
+  Vec sum = {};
+  if (!kForward) sum = load(row.dy + position * row.channels + c);
+  for (int64_t l = 0; l < row.num_lines; ++l) {
+    auto* pixel = row.lines[l].data + taps.first_index * row.channels + c;
+    const int64_t first_tap = row.lines[l].first_tap + taps.first_tap;
+    for (int64_t i = 0; i < taps.count; ++i) {
+      const Vec x = load(pixel);
+      if constexpr (kForward) {
+        sum += x * weight(first_tap + i);
+      } else {
+        store(pixel, x + sum * weight(first_tap + i));
+      }
+      pixel += row.axis.dilation * row.channels;
+    }
+  }
+  if constexpr (kForward) store(row.y + position * row.channels + c, sum);
+}
+
+// Lanes of groups and not of channels are rearranged, and dealt out to the channels afterwards.
+template <typename S>
+constexpr bool kCanPermute = S::kLanes > 4;
+
+// Elements of the rearranged weights of one position.
+template <typename S>
+int64_t MixedSize(int64_t taps) {
+  return (taps + S::kLanes) * S::kLanes;
+}
+
+constexpr int kMixedPositions = 4;
+
+// Groups that are no multiple of any vector. kTaps is 0 unless stride and dilation are 1.
+template <typename S, int kTaps, int kCount, bool kPermuted, typename T, Direction kDirection>
+void MixedBlock(const Row<T, kDirection>& row, int64_t position, int64_t begin_tap,
+                int64_t end_tap) {
+  constexpr int kLanes = S::kLanes;
+  const int64_t size = MixedSize<S>(row.taps);
+  const int64_t step = kPermuted ? kLanes * row.channels_per_group : kLanes;
+  Fetch<T> fetch(row.kernel + position * row.kernel_stride, kCount * row.kernel_stride,
+                 CeilDiv(row.channels, kLanes) * row.num_lines);
+  for (int64_t first = 0; first < row.channels; first += step) {
+    int64_t offset[kLanes];
+    typename S::Index index[kLanes];
+    const int64_t first_group = row.groups[first];
+    for (int i = 0; i < kLanes; ++i) {
+      const int64_t group = kPermuted ? first_group + i : row.groups[first + i];
+      offset[i] = Min(group, row.kernel_stride / row.taps - 1) * row.taps;
+    }
+    for (int p = 0; p < kCount; ++p) {
+      TransposeWeights<S>(row.kernel + (position + p) * row.kernel_stride, row.kernel_end, offset,
+                          begin_tap, end_tap, row.weights + p * size);
+    }
+    const int64_t end = Min(first + step, row.channels);
+    for (int64_t c = first; c < end; c += kLanes) {
+      if (kPermuted) {
+        for (int i = 0; i < kLanes; ++i) {
+          index[i] = row.groups[c + i] - static_cast<typename S::Index>(first_group);
+        }
+      }
+      const auto weight = [&](int p, int64_t tap) {
+        const typename S::Vec weights = S::Load(row.weights + p * size + tap * kLanes);
+        if constexpr (kPermuted) return S::Permute(weights, index);
+        return weights;
+      };
+      const int64_t count = Min<int64_t>(kLanes, end - c);
+      if constexpr (kTaps > 0) {
+        if (count == kLanes) {
+          DenseChannels<S, kTaps, kCount>(row, position, c, weight, &fetch);
+          continue;
+        }
+      }
+      for (int p = 0; p < kCount; ++p) {
+        const auto of_position = [&](int64_t tap) { return weight(p, tap); };
+        if (count == kLanes) {
+          MixedChannels<S, false>(row, position + p, c, count, of_position);
+        } else {
+          MixedChannels<S, true>(row, position + p, c, count, of_position);
+        }
+      }
+    }
+  }
+}
+
+template <typename S, int kTaps, bool kPermuted, typename T, Direction kDirection>
+void MixedSegment(const Row<T, kDirection>& row, Range positions) {
+  int64_t begin_tap = row.taps;
+  int64_t end_tap = 0;
+  for (int64_t l = 0; l < row.num_lines; ++l) {
+    begin_tap = Min(begin_tap, row.lines[l].first_tap);
+    end_tap = Max(end_tap, row.lines[l].first_tap + row.axis.kernel);
+  }
+  int64_t p = positions.begin;
+  for (; p + kMixedPositions <= positions.end; p += kMixedPositions) {
+    MixedBlock<S, kTaps, kMixedPositions, kPermuted>(row, p, begin_tap, end_tap);
+  }
+  for (; p < positions.end; ++p) MixedBlock<S, kTaps, 1, kPermuted>(row, p, begin_tap, end_tap);
+}
+
+template <typename S, bool kPermuted, typename T, Direction kDirection>
+void MixedSegments(const Row<T, kDirection>& row, Range positions) {
+  if (row.axis.stride == 1 && row.axis.dilation == 1) {
+    if (row.axis.kernel == 3) return MixedSegment<S, 3, kPermuted>(row, positions);
+    if (row.axis.kernel == 7) return MixedSegment<S, 7, kPermuted>(row, positions);
+  }
+  MixedSegment<S, 0, kPermuted>(row, positions);
+}
+
+template <typename S, typename T, Direction kDirection>
+void AlignedSegment(const Row<T, kDirection>& row, Range positions) {
   if (row.axis.stride == 1 && row.axis.dilation == 1) {
     switch (row.axis.kernel) {
       case 3:
-        return DenseSegment<S, 3, kTransposed>(row, begin, end);
+        return DenseSegment<S, 3>(row, positions);
       case 5:
-        return DenseSegment<S, 5, kTransposed>(row, begin, end);
+        return DenseSegment<S, 5>(row, positions);
       case 7:
-        return DenseSegment<S, 7, kTransposed>(row, begin, end);
+        return DenseSegment<S, 7>(row, positions);
       case 9:
-        return DenseSegment<S, 9, kTransposed>(row, begin, end);
+        return DenseSegment<S, 9>(row, positions);
       default:
         break;
     }
   }
-  StridedSegment<S, kTransposed>(row, begin, end);
+  StridedSegment<S>(row, positions);
 }
 
 // The widest vector of which the channels of a group are a multiple; 0 if there is none.
@@ -258,18 +434,29 @@ int AlignedBytes(int64_t channels_per_group) {
   return bytes % 16 == 0 ? 16 : 0;
 }
 
-// `S` is never wider than the instruction set: the conditions fold at compile time.
-template <typename T, bool kTransposed>
-void RunSegment(const Row<T>& row, int64_t begin, int64_t end) {
-  const int bytes = AlignedBytes<T>(row.channels_per_group);
-  if constexpr (kVecBytes >= 64) {
-    if (bytes == 64) return AlignedSegment<Simd<T, 64>, kTransposed>(row, begin, end);
+// The vectors for broadcast weights: the widest, or half of it, but with elements that are
+// converted only the widest. Code for more would take longer to compile than it is worth. 0 means
+// that weights are rearranged.
+template <typename T>
+int RowBytes(int64_t channels_per_group) {
+  const int bytes = AlignedBytes<Accumulator<T>>(channels_per_group);
+  const int fewest = kIsHalf<T> || kVecBytes == 16 ? kVecBytes : kVecBytes / 2;
+  return bytes < fewest ? 0 : bytes;
+}
+
+template <typename T, Direction kDirection>
+void RunSegment(const Row<T, kDirection>& row, Range positions) {
+  using Sum = Accumulator<T>;
+  using S = Simd<Sum>;
+  const int bytes = RowBytes<T>(row.channels_per_group);
+  if (bytes == kVecBytes) return AlignedSegment<S>(row, positions);
+  if constexpr (kVecBytes > 16 && !kIsHalf<T>) {
+    if (bytes > 0) return AlignedSegment<Simd<Sum, kVecBytes / 2>>(row, positions);
   }
-  if constexpr (kVecBytes >= 32) {
-    if (bytes == 32) return AlignedSegment<Simd<T, 32>, kTransposed>(row, begin, end);
+  if constexpr (kCanPermute<S>) {
+    if (row.channels_per_group > 1) return MixedSegments<S, true>(row, positions);
   }
-  if (bytes == 16) return AlignedSegment<Simd<T, 16>, kTransposed>(row, begin, end);
-  MixedSegment<Simd<T>, kTransposed>(row, begin, end);
+  MixedSegments<S, false>(row, positions);
 }
 
 }  // namespace TFCONV_ISA_NAMESPACE

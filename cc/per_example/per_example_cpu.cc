@@ -6,6 +6,7 @@
 #include "common/gemm.h"
 #include "common/vec.h"
 #include "per_example/per_example_kernel.h"
+#include "per_example/phases.h"
 #include "per_example/pixel_grid.h"
 
 namespace tfconv {
@@ -57,7 +58,8 @@ const T* FilterOf(const PerExampleArgs<T>& args, int64_t example) {
 template <typename T>
 int64_t ProductCycles(int64_t rows, int64_t depth, int64_t columns) {
   return 1 + static_cast<int64_t>(static_cast<double>(rows) * static_cast<double>(depth) *
-                                  static_cast<double>(columns + 16) * sizeof(T) / kVecBytes);
+                                  static_cast<double>(columns + 16) * sizeof(Accumulator<T>) /
+                                  kVecBytes);
 }
 
 // Rows of a product, in equal chunks of whole tiles. Few examples have smaller chunks.
@@ -68,7 +70,7 @@ struct RowChunks {
 
 template <typename T>
 RowChunks MakeRowChunks(int64_t rows, int64_t others) {
-  constexpr int64_t kTileRows = Gemm<T>::kTileRows;
+  constexpr int64_t kTileRows = Gemm<Accumulator<T>>::kTileRows;
   const int64_t tiles = CeilDiv(rows, kTileRows);
   const int64_t wanted = Max(CeilDiv(tiles, kMaxTiles), Min(tiles, CeilDiv(kMinUnits, others)));
   RowChunks chunks;
@@ -91,16 +93,47 @@ DepthBlocks MakeDepthBlocks(int64_t taps, int64_t channels, int64_t depth) {
 
 template <typename T>
 struct Scratch {
-  Scratch(int64_t columns, int64_t result_rows, Arena* arena)
-      : tile(arena->Take<T>(Gemm<T>::kTileRows * Gemm<T>::kTileStride)),
-        packed(arena->Take<T>(
-            Gemm<T>::PackedSize(Gemm<T>::kDepth, Min(columns, kMaxColumns)))),
-        result(arena->Take<T>(result_rows * Min(columns, kMaxColumns))) {}
+  using Sum = Accumulator<T>;
 
-  T* tile;
-  T* packed;
-  T* result;  // rows that are not neighbours in the tensor that they belong to
+  Scratch(int64_t columns, int64_t result_rows, Arena* arena)
+      : tile(arena->Take<Sum>(Gemm<Sum>::kTileRows * Gemm<Sum>::kTileStride)),
+        packed(arena->Take<Sum>(
+            Gemm<Sum>::PackedSize(Gemm<Sum>::kDepth, Min(columns, kMaxColumns)))),
+        result(arena->Take<Sum>(result_rows * Min(columns, kMaxColumns))) {}
+
+  Sum* tile;
+  Sum* packed;
+  Sum* result;  // rows that are no neighbours, or of another type, in their tensor
 };
+
+// Where rows of a product are added up.
+template <typename T>
+struct Result {
+  Accumulator<T>* rows;
+  int64_t stride;
+};
+
+// The rows of a tensor that start at `rows`, `stride` apart, or `scratch` for as many if the tensor
+// has another type.
+template <typename T>
+Result<T> ResultAt(T* rows, int64_t stride, int64_t columns, Accumulator<T>* scratch) {
+  if constexpr (kIsHalf<T>) {
+    return {scratch, columns};
+  } else {
+    return {rows, stride};
+  }
+}
+
+// Call once they are added up.
+template <typename T>
+void FinishResult(const Result<T>& result, int64_t count, int64_t columns, int64_t stride,
+                  T* rows) {
+  if constexpr (kIsHalf<T>) {
+    for (int64_t r = 0; r < count; ++r) {
+      CopyElements(result.rows + r * result.stride, rows + r * stride, columns);
+    }
+  }
+}
 
 // y, whose positions are rows.
 template <typename T>
@@ -118,8 +151,8 @@ PixelGrid<T> GridOfOutputs(const PerExampleArgs<T>& args, int64_t example) {
 template <typename T>
 PassPlan PlanConvolve(const PerExampleArgs<T>& args) {
   Arena arena(nullptr);
-  Scratch<T> scratch(GroupFilters(args), 0, &arena);
   const RowChunks chunks = MakeRowChunks<T>(OutputPositions(args), args.geometry.batch);
+  Scratch<T> scratch(GroupFilters(args), kIsHalf<T> ? chunks.rows : 0, &arena);
   PassPlan plan;
   plan.units = args.geometry.batch * chunks.count;
   plan.cycles_per_unit =
@@ -130,14 +163,15 @@ PassPlan PlanConvolve(const PerExampleArgs<T>& args) {
 
 template <typename T>
 void Convolve(const PerExampleArgs<T>& args, int64_t begin, int64_t end, void* memory) {
-  using G = Gemm<T>;
+  using Sum = Accumulator<T>;
+  using G = Gemm<Sum>;
   Arena arena(memory);
   const int64_t channels = GroupChannels(args);
   const int64_t filters = GroupFilters(args);
-  Scratch<T> s(filters, 0, &arena);
   const int64_t taps = NumTaps(args);
   const int64_t positions = OutputPositions(args);
   const RowChunks chunks = MakeRowChunks<T>(positions, args.geometry.batch);
+  Scratch<T> s(filters, kIsHalf<T> ? chunks.rows : 0, &arena);
   const DepthBlocks blocks = MakeDepthBlocks(taps, channels, G::kDepth);
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t example = unit / chunks.count;
@@ -147,6 +181,8 @@ void Convolve(const PerExampleArgs<T>& args, int64_t begin, int64_t end, void* m
     for (int64_t g = 0; g < args.groups; ++g) {
       for (int64_t f = 0; f < filters; f += kMaxColumns) {
         const int64_t columns = Min(kMaxColumns, filters - f);
+        T* y = args.y + (example * positions + chunk) * args.filters + g * filters + f;
+        const Result<T> result = ResultAt(y, args.filters, columns, s.result);
         for (int64_t tap = 0; tap < taps; tap += blocks.taps) {
           const int64_t tap_end = Min(taps, tap + blocks.taps);
           for (int64_t c = 0; c < channels; c += blocks.channels) {
@@ -161,51 +197,28 @@ void Convolve(const PerExampleArgs<T>& args, int64_t begin, int64_t end, void* m
               const int64_t row_end = Min<int64_t>(chunk_end, row + G::kTileRows);
               CopyTileOfGrid(grid, row, row_end, tap, tap_end, g * channels + c,
                              g * channels + c_end, s.tile);
-              Product<T> product;
+              Product<Sum> product;
               product.a = s.tile;
               product.repeats = 1;
               product.repeat_stride = 0;
               product.depth = depth;
-              product.c = args.y + (example * positions + row) * args.filters + g * filters + f;
-              product.c_stride = args.filters;
+              product.c = result.rows + (row - chunk) * result.stride;
+              product.c_stride = result.stride;
               product.accumulate = tap > 0 || c > 0;
-              Multiply<T, false>(product, row_end - row, s.packed, depth, 0, columns);
+              Multiply<Sum, false>(product, row_end - row, s.packed, depth, 0, columns);
             }
           }
         }
+        FinishResult(result, chunk_end - chunk, columns, args.filters, y);
       }
     }
   }
 }
 
-// The positions of x along one axis that have the same remainder by the stride: they meet the same
-// taps, and from one to the next these read neighbouring positions of y.
-struct Phase {
-  int64_t first;      // position of x; the stride leads to the next
-  int64_t positions;
-  int64_t last_tap;   // the taps that meet them, from the last to the first: `taps` many
-  int64_t tap_step;
-  int64_t taps;
-};
-
-Phase MakePhase(const ConvAxis& axis, int64_t remainder) {
-  Phase phase = {remainder, CeilDiv(axis.input - remainder, axis.stride), -1, 1, 0};
-  for (int64_t tap = axis.kernel - 1; tap >= 0; --tap) {
-    if ((remainder + axis.pad - tap * axis.dilation) % axis.stride != 0) continue;
-    if (phase.taps == 0) phase.last_tap = tap;
-    if (phase.taps == 1) phase.tap_step = phase.last_tap - tap;
-    ++phase.taps;
-  }
-  return phase;
-}
-
-// Those that have positions.
-int64_t NumPhases(const ConvAxis& axis) { return Min(axis.stride, axis.input); }
-
 template <typename T>
 int64_t NumPhases(const PerExampleArgs<T>& args) {
   const ConvAxis* axis = args.geometry.axis;
-  return NumPhases(axis[0]) * NumPhases(axis[1]) * NumPhases(axis[2]);
+  return NumAxisPhases(axis[0]) * NumAxisPhases(axis[1]) * NumAxisPhases(axis[2]);
 }
 
 // Positions of the largest phase.
@@ -223,15 +236,15 @@ RowChunks MakePhaseChunks(const PerExampleArgs<T>& args) {
 
 // Rows of the phases are neighbours in dx if there is one phase.
 template <typename T>
-int64_t ResultRows(const PerExampleArgs<T>& args, const RowChunks& chunks) {
-  return NumPhases(args) == 1 ? 0 : chunks.rows;
+bool IsInPlace(const PerExampleArgs<T>& args) {
+  return NumPhases(args) == 1 && !kIsHalf<T>;
 }
 
 template <typename T>
 PassPlan PlanBackwardInput(const PerExampleArgs<T>& args) {
   Arena arena(nullptr);
   const RowChunks chunks = MakePhaseChunks(args);
-  Scratch<T> scratch(GroupChannels(args), ResultRows(args, chunks), &arena);
+  Scratch<T> scratch(GroupChannels(args), IsInPlace(args) ? 0 : chunks.rows, &arena);
   PassPlan plan;
   plan.units = args.geometry.batch * NumPhases(args) * chunks.count;
   plan.cycles_per_unit =
@@ -272,42 +285,25 @@ int64_t TapOfPhases(const PerExampleArgs<T>& args, const Phase* phases, int64_t 
   return (i * axis[1].kernel + j) * axis[2].kernel + k;
 }
 
-// Packs the transpose of a part of one tap's filter into one panel: `rows` filters by `columns`
-// channels, `stride` apart.
-template <typename T>
-void PackTransposed(const T* filter, int64_t stride, int64_t rows, int64_t columns, int64_t width,
-                    T* panel) {
-  // Blocks whose lines stay in the cache while they are written across.
-  constexpr int64_t kBlock = 16;
-  for (int64_t r = 0; r < rows; r += kBlock) {
-    const int64_t r_end = Min(rows, r + kBlock);
-    for (int64_t j = 0; j < columns; ++j) {
-      for (int64_t i = r; i < r_end; ++i) panel[i * width + j] = filter[j * stride + i];
-    }
-    for (int64_t i = r; i < r_end; ++i) {
-      for (int64_t j = columns; j < width; ++j) panel[i * width + j] = 0;
-    }
-  }
-}
-
 template <typename T>
 void BackwardInput(const PerExampleArgs<T>& args, int64_t begin, int64_t end, void* memory) {
-  using G = Gemm<T>;
+  using Sum = Accumulator<T>;
+  using G = Gemm<Sum>;
   Arena arena(memory);
   const int64_t channels = GroupChannels(args);
   const int64_t filters = GroupFilters(args);
   const int64_t all_channels = args.geometry.channels;
   const RowChunks chunks = MakePhaseChunks(args);
-  Scratch<T> s(channels, ResultRows(args, chunks), &arena);
+  Scratch<T> s(channels, IsInPlace(args) ? 0 : chunks.rows, &arena);
   const int64_t num_phases = NumPhases(args);
   const ConvAxis* axis = args.geometry.axis;
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t example = unit / chunks.count / num_phases;
     const int64_t number = unit / chunks.count % num_phases;
     const Phase phases[kMaxSpatialAxes] = {
-        MakePhase(axis[0], number / NumPhases(axis[2]) / NumPhases(axis[1])),
-        MakePhase(axis[1], number / NumPhases(axis[2]) % NumPhases(axis[1])),
-        MakePhase(axis[2], number % NumPhases(axis[2]))};
+        MakePhase(axis[0], number / NumAxisPhases(axis[2]) / NumAxisPhases(axis[1])),
+        MakePhase(axis[1], number / NumAxisPhases(axis[2]) % NumAxisPhases(axis[1])),
+        MakePhase(axis[2], number % NumAxisPhases(axis[2]))};
     const PixelGrid<T> grid = GridOfPhases(args, example, phases);
     const int64_t positions = NumPositions(grid);
     const int64_t taps = NumGridTaps(grid);
@@ -320,8 +316,11 @@ void BackwardInput(const PerExampleArgs<T>& args, int64_t begin, int64_t end, vo
       for (int64_t c = 0; c < channels; c += kMaxColumns) {
         const int64_t columns = Min(kMaxColumns, channels - c);
         // The rows of `chunk` on.
-        T* result = num_phases == 1 ? dx + chunk * all_channels + g * channels + c : s.result;
-        const int64_t result_stride = num_phases == 1 ? all_channels : columns;
+        Result<T> result = {s.result, columns};
+        if (IsInPlace(args)) {
+          result = ResultAt(dx + chunk * all_channels + g * channels + c, all_channels, columns,
+                            s.result);
+        }
         for (int64_t tap = 0; tap < taps; tap += blocks.taps) {
           const int64_t tap_end = Min(taps, tap + blocks.taps);
           for (int64_t f = 0; f < filters; f += blocks.channels) {
@@ -343,24 +342,24 @@ void BackwardInput(const PerExampleArgs<T>& args, int64_t begin, int64_t end, vo
               const int64_t row_end = Min<int64_t>(chunk_end, row + G::kTileRows);
               CopyTileOfGrid(grid, row, row_end, tap, tap_end, g * filters + f, g * filters + f_end,
                              s.tile);
-              Product<T> product;
+              Product<Sum> product;
               product.a = s.tile;
               product.repeats = 1;
               product.repeat_stride = 0;
               product.depth = depth;
-              product.c = result + (row - chunk) * result_stride;
-              product.c_stride = result_stride;
+              product.c = result.rows + (row - chunk) * result.stride;
+              product.c_stride = result.stride;
               product.accumulate = tap > 0 || f > 0;
-              Multiply<T, false>(product, row_end - row, s.packed, depth, 0, columns);
+              Multiply<Sum, false>(product, row_end - row, s.packed, depth, 0, columns);
             }
           }
         }
         if (taps == 0) {
           for (int64_t r = 0; r < chunk_end - chunk; ++r) {
-            ClearElements(result + r * result_stride, columns);
+            ClearElements(result.rows + r * result.stride, columns);
           }
         }
-        if (num_phases == 1) continue;
+        if (IsInPlace(args)) continue;
         for (int64_t row = chunk; row < chunk_end; ++row) {
           const int64_t k = row % phases[2].positions;
           const int64_t j = row / phases[2].positions % phases[1].positions;
@@ -369,7 +368,7 @@ void BackwardInput(const PerExampleArgs<T>& args, int64_t begin, int64_t end, vo
                                  phases[1].first + j * axis[1].stride) *
                                     axis[2].input +
                                 phases[2].first + k * axis[2].stride;
-          CopyElements(result + (row - chunk) * columns,
+          CopyElements(result.rows + (row - chunk) * columns,
                        dx + pixel * all_channels + g * channels + c, columns);
         }
       }
@@ -388,11 +387,12 @@ struct FilterBlocks {
 template <typename T>
 FilterBlocks MakeFilterBlocks(const PerExampleArgs<T>& args) {
   constexpr int64_t kMinRows = 64;
+  constexpr int64_t kMaxRows = Gemm<Accumulator<T>>::kTileColumns;
   const int64_t channels = GroupChannels(args);
   const int64_t rows = NumTaps(args) * channels;
   const int64_t wanted = CeilDiv(kMinUnits, args.geometry.batch * args.groups);
   const int64_t of_block =
-      Min<int64_t>(Gemm<T>::kTileColumns, Max<int64_t>(CeilDiv(rows, wanted), kMinRows));
+      Min<int64_t>(kMaxRows, Max<int64_t>(CeilDiv(rows, wanted), kMinRows));
   FilterBlocks blocks;
   blocks.depth = MakeDepthBlocks(NumTaps(args), channels, of_block);
   blocks.tap_blocks = CeilDiv(NumTaps(args), blocks.depth.taps);
@@ -402,13 +402,20 @@ FilterBlocks MakeFilterBlocks(const PerExampleArgs<T>& args) {
 
 template <typename T>
 struct FilterScratch {
-  FilterScratch(const PerExampleArgs<T>& args, Arena* arena)
-      : tile(arena->Take<T>(Gemm<T>::kTileRows * Gemm<T>::kTileStride)),
-        packed(arena->Take<T>(Gemm<T>::PackedSize(Gemm<T>::kTileRows,
-                                                  Min(GroupFilters(args), kMaxColumns)))) {}
+  using Sum = Accumulator<T>;
 
-  T* tile;
-  T* packed;
+  FilterScratch(const PerExampleArgs<T>& args, Arena* arena)
+      : tile(arena->Take<Sum>(Gemm<Sum>::kTileRows * Gemm<Sum>::kTileStride)),
+        packed(arena->Take<Sum>(
+            Gemm<Sum>::PackedSize(Gemm<Sum>::kTileRows, Min(GroupFilters(args), kMaxColumns)))) {
+    const FilterBlocks blocks = MakeFilterBlocks(args);
+    const int64_t rows = kIsHalf<T> ? blocks.depth.taps * blocks.depth.channels : 0;
+    result = arena->Take<Sum>(rows * Min(GroupFilters(args), kMaxColumns));
+  }
+
+  Sum* tile;
+  Sum* packed;
+  Sum* result;  // rows, if dfilter has another type
 };
 
 template <typename T>
@@ -426,7 +433,8 @@ PassPlan PlanBackwardFilter(const PerExampleArgs<T>& args) {
 
 template <typename T>
 void BackwardFilter(const PerExampleArgs<T>& args, int64_t begin, int64_t end, void* memory) {
-  using G = Gemm<T>;
+  using Sum = Accumulator<T>;
+  using G = Gemm<Sum>;
   Arena arena(memory);
   FilterScratch<T> s(args, &arena);
   const int64_t channels = GroupChannels(args);
@@ -444,23 +452,27 @@ void BackwardFilter(const PerExampleArgs<T>& args, int64_t begin, int64_t end, v
     const PixelGrid<T> grid = GridOfOutputs(args, example);
     for (int64_t f = 0; f < filters; f += kMaxColumns) {
       const int64_t columns = Min(kMaxColumns, filters - f);
+      T* dfilter =
+          args.dfilter + ((example * taps + tap) * channels + c) * args.filters + g * filters + f;
+      const int64_t depth = (tap_end - tap) * (c_end - c);
+      const Result<T> result = ResultAt(dfilter, args.filters, columns, s.result);
       for (int64_t row = 0; row < positions; row += G::kTileRows) {
         const int64_t rows = Min<int64_t>(G::kTileRows, positions - row);
         CopyTileOfGrid(grid, row, row + rows, tap, tap_end, g * channels + c, g * channels + c_end,
                        s.tile);
         const T* dy = args.dy + (example * positions + row) * args.filters + g * filters + f;
         PackPanels(dy, args.filters, rows, columns, s.packed);
-        Product<T> product;
+        Product<Sum> product;
         product.a = s.tile;
         product.repeats = 1;
         product.repeat_stride = 0;
         product.depth = rows;
-        product.c = args.dfilter +
-                    ((example * taps + tap) * channels + c) * args.filters + g * filters + f;
-        product.c_stride = args.filters;
+        product.c = result.rows;
+        product.c_stride = result.stride;
         product.accumulate = row > 0;
-        Multiply<T, true>(product, (tap_end - tap) * (c_end - c), s.packed, rows, 0, columns);
+        Multiply<Sum, true>(product, depth, s.packed, rows, 0, columns);
       }
+      FinishResult(result, depth, columns, args.filters, dfilter);
     }
   }
 }
@@ -476,6 +488,8 @@ PerExampleKernels<T> Table() {
 
 }  // namespace
 
+void GetKernels(PerExampleKernels<Half>* kernels) { *kernels = Table<Half>(); }
+void GetKernels(PerExampleKernels<Bfloat16>* kernels) { *kernels = Table<Bfloat16>(); }
 void GetKernels(PerExampleKernels<float>* kernels) { *kernels = Table<float>(); }
 void GetKernels(PerExampleKernels<double>* kernels) { *kernels = Table<double>(); }
 

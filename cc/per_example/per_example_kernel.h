@@ -9,6 +9,7 @@
 
 #include <stdint.h>
 
+#include "common/element_types.h"
 #include "common/geometry.h"
 #include "common/isa.h"
 #include "common/pass.h"
@@ -39,6 +40,8 @@ struct PerExampleKernels {
   Pass<Args> backward_filter;  // x, dy -> dfilter
 };
 
+TFCONV_DECLARE_KERNELS(PerExampleKernels<Half>)
+TFCONV_DECLARE_KERNELS(PerExampleKernels<Bfloat16>)
 TFCONV_DECLARE_KERNELS(PerExampleKernels<float>)
 TFCONV_DECLARE_KERNELS(PerExampleKernels<double>)
 

@@ -2,6 +2,7 @@
 // in per_example_cpu.cc.
 #include "per_example/per_example_op.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -136,47 +137,32 @@ template <typename T>
 absl::Status PerExampleOp<kKind>::Run(Executor* executor, const Sizes& sizes,
                                       const std::vector<Buffer>& inputs,
                                       const std::vector<Buffer>& outputs) {
-  using Compute = typename ComputeType<T>::Type;
-  ComputeOutput<T> output;
-  if (auto s = output.Open(executor, outputs[0]); !s.ok()) return s;
-  bool empty = output.size() == 0;
+  using Element = typename ElementType<T>::Type;
+  Element* output = static_cast<Element*>(outputs[0].data);
+  bool empty = outputs[0].size == 0;
   for (const Buffer& input : inputs) empty = empty || input.size == 0;
   if (empty) {
-    output.FillZero();
-    output.Finish(executor);
+    std::fill_n(output, outputs[0].size, Element{});
     return absl::OkStatus();
   }
-  ComputeInput<T> x, filter, dy;
-  PerExampleArgs<Compute> args = {};
+  const auto kernels = ActiveKernels<PerExampleKernels<Element>>();
+  PerExampleArgs<Element> args = {};
   args.geometry = sizes.geometry;
   args.groups = sizes.groups;
   args.filters = sizes.filters;
-  if constexpr (kKind != Kind::kInputGrad) {
-    if (auto s = x.Read(executor, inputs[0]); !s.ok()) return s;
-    args.x = x.data();
+  if (kKind != Kind::kInputGrad) args.x = static_cast<const Element*>(inputs[0].data);
+  if (kKind != Kind::kFilterGrad) args.filter = static_cast<const Element*>(inputs[1].data);
+  if (kKind == Kind::kConv) {
+    args.y = output;
+    return RunPass(executor, args, kernels.convolve);
   }
-  if constexpr (kKind != Kind::kFilterGrad) {
-    if (auto s = filter.Read(executor, inputs[1]); !s.ok()) return s;
-    args.filter = filter.data();
+  args.dy = static_cast<const Element*>(inputs[2].data);
+  if (kKind == Kind::kInputGrad) {
+    args.dx = output;
+    return RunPass(executor, args, kernels.backward_input);
   }
-  if constexpr (kKind != Kind::kConv) {
-    if (auto s = dy.Read(executor, inputs[2]); !s.ok()) return s;
-    args.dy = dy.data();
-  }
-  const auto kernels = ActiveKernels<PerExampleKernels<Compute>>();
-  auto pass = kernels.convolve;
-  if constexpr (kKind == Kind::kConv) {
-    args.y = output.data();
-  } else if constexpr (kKind == Kind::kInputGrad) {
-    args.dx = output.data();
-    pass = kernels.backward_input;
-  } else {
-    args.dfilter = output.data();
-    pass = kernels.backward_filter;
-  }
-  if (auto s = RunPass(executor, args, pass); !s.ok()) return s;
-  output.Finish(executor);
-  return absl::OkStatus();
+  args.dfilter = output;
+  return RunPass(executor, args, kernels.backward_filter);
 }
 
 REGISTER_OP("Tfconv>PerExampleConv")

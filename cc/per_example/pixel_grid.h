@@ -43,17 +43,6 @@ int64_t NumGridTaps(const PixelGrid<T>& grid) {
 }
 
 template <typename T>
-TFCONV_INLINE void CopyElements(const T* from, T* to, int64_t count) {
-  using S = Simd<T>;
-  if (count < S::kLanes) {
-    for (int64_t i = 0; i < count; ++i) to[i] = from[i];
-    return;
-  }
-  for (int64_t i = 0; i + S::kLanes < count; i += S::kLanes) S::Store(to + i, S::Load(from + i));
-  S::Store(to + count - S::kLanes, S::Load(from + count - S::kLanes));
-}
-
-template <typename T>
 TFCONV_INLINE void ClearElements(T* to, int64_t count) {
   memset(to, 0, static_cast<size_t>(count) * sizeof(T));
 }
@@ -79,8 +68,8 @@ TFCONV_INLINE Interval Inside(const GridAxis& axis, int64_t tap) {
 // from element `start + i * pixel_step` on.
 template <typename T>
 TFCONV_INLINE void CopyPixels(const T* image, int64_t start, int64_t pixel_step, Interval inside,
-                              Interval positions, int64_t count, T* row) {
-  constexpr int64_t kStride = Gemm<T>::kTileStride;
+                              Interval positions, int64_t count, Accumulator<T>* row) {
+  constexpr int64_t kStride = Gemm<Accumulator<T>>::kTileStride;
   int64_t i = positions.begin;
   for (; i < Min(inside.begin, positions.end); ++i, row += kStride) ClearElements(row, count);
   for (; i < Min(inside.end, positions.end); ++i, row += kStride) {
@@ -93,8 +82,8 @@ TFCONV_INLINE void CopyPixels(const T* image, int64_t start, int64_t pixel_step,
 // [c, c_end) under the taps [tap, tap_end).
 template <typename T>
 void CopyTileOfGrid(const PixelGrid<T>& grid, int64_t row, int64_t row_end, int64_t tap,
-                    int64_t tap_end, int64_t c, int64_t c_end, T* tile) {
-  constexpr int64_t kStride = Gemm<T>::kTileStride;
+                    int64_t tap_end, int64_t c, int64_t c_end, Accumulator<T>* tile) {
+  constexpr int64_t kStride = Gemm<Accumulator<T>>::kTileStride;
   const GridAxis& plane = grid.axis[0];
   const GridAxis& line = grid.axis[1];
   const GridAxis& last = grid.axis[2];
@@ -107,7 +96,7 @@ void CopyTileOfGrid(const PixelGrid<T>& grid, int64_t row, int64_t row_end, int6
     const int64_t j = done / last.taps % line.taps;
     const int64_t i = done / last.taps / line.taps;
     const int64_t together = adjacent ? Min(last.taps - k, tap_end - done) : 1;
-    T* column = tile + (done - tap) * width;
+    Accumulator<T>* column = tile + (done - tap) * width;
     done += together;
     const int64_t last_first = last.first + k * last.tap_step;
     Interval inside = Inside(last, k);
@@ -124,7 +113,7 @@ void CopyTileOfGrid(const PixelGrid<T>& grid, int64_t row, int64_t row_end, int6
       const int64_t y = line.first + q % line.positions * line.step + j * line.tap_step;
       const int64_t z = plane.first + q / line.positions * plane.step + i * plane.tap_step;
       const bool outside = y < 0 || y >= line.size || z < 0 || z >= plane.size;
-      T* to = column + (r - row) * kStride;
+      Accumulator<T>* to = column + (r - row) * kStride;
       r += positions.end - positions.begin;
       if (outside) {
         CopyPixels<T>(grid.image, 0, 0, {positions.end, positions.end}, positions, together * width,

@@ -26,6 +26,7 @@
 #include <vector>
 
 #include "common/convert_kernel.h"
+#include "common/element_types.h"
 #include "common/geometry.h"
 #include "common/isa.h"
 #include "common/pass.h"
@@ -192,17 +193,15 @@ Shape ShapeOf(const py::array& array) {
   return Shape(array.shape(), array.shape() + array.ndim());
 }
 
-// The 16-bit float types are the CUDA kernels' only; NumPy has no bfloat16, but its bits.
-template <typename T>
-constexpr bool kOnCpu = std::is_arithmetic_v<T>;
-
 template <typename T>
 py::dtype DtypeOf() {
-#if TFCONV_CUDA_ON_CPU
-  if constexpr (std::is_same_v<T, Half>) return py::dtype("float16");
-  if constexpr (std::is_same_v<T, Bfloat16>) return py::dtype::of<uint16_t>();
-#endif
-  if constexpr (kOnCpu<T>) return py::dtype::of<T>();
+  if constexpr (std::is_same_v<T, Half>) {
+    return py::dtype("float16");
+  } else if constexpr (std::is_same_v<T, Bfloat16>) {
+    return py::dtype::of<uint16_t>();  // NumPy has no bfloat16, but its bits
+  } else {
+    return py::dtype::of<T>();
+  }
 }
 
 // A tensor that kernels read.
@@ -321,15 +320,12 @@ void RunPass(const Args& args, const Pass<Args>& pass, const Run& run) {
 
 // Calls function(T()) for the type of an array.
 template <typename Function>
-py::object ByType(const Run& run, const py::array& array, const Function& function) {
+py::object ByType(const py::array& array, const Function& function) {
   if (array.dtype().equal(DtypeOf<float>())) return function(float());
   if (array.dtype().equal(DtypeOf<double>())) return function(double());
-#if TFCONV_CUDA_ON_CPU
-  if (run.cuda && array.dtype().equal(DtypeOf<Half>())) return function(Half());
-  if (run.cuda && array.dtype().equal(DtypeOf<Bfloat16>())) return function(Bfloat16());
-#endif
-  (void)run;
-  throw py::value_error("tensors must be float32 or float64");
+  if (array.dtype().equal(DtypeOf<Half>())) return function(Half());
+  if (array.dtype().equal(DtypeOf<Bfloat16>())) return function(Bfloat16());
+  throw py::value_error("tensors must be float32, float64, float16 or uint16, for bfloat16");
 }
 
 #if TFCONV_CUDA_ON_CPU
@@ -418,7 +414,7 @@ InvolutionArgs<T> MakeInvolutionArgs(const Sizes& sizes, const py::array& kernel
 
 py::object Involution(const Run& run, const py::array& x, const py::array& kernel,
                       const Axes& axes) {
-  return ByType(run, x, [&](auto type) -> py::object {
+  return ByType(x, [&](auto type) -> py::object {
     using T = decltype(type);
     const Sizes sizes(x, axes, 1, 3);
     InvolutionArgs<T> args = MakeInvolutionArgs<T>(sizes, kernel);
@@ -432,7 +428,7 @@ py::object Involution(const Run& run, const py::array& x, const py::array& kerne
 #if TFCONV_CUDA_ON_CPU
       RunCuda(run, 0, [&](void*) { return LaunchInvolution<T>(nullptr, args); });
 #endif
-    } else if constexpr (kOnCpu<T>) {
+    } else {
       RunPass(args, KernelsOf<InvolutionKernels<T>>(run.isa).forward, run);
     }
     in.Check();
@@ -443,7 +439,7 @@ py::object Involution(const Run& run, const py::array& x, const py::array& kerne
 
 py::object InvolutionGradients(const Run& run, const py::array& x, const py::array& kernel,
                                const py::array& dy, const Axes& axes) {
-  return ByType(run, x, [&](auto type) -> py::object {
+  return ByType(x, [&](auto type) -> py::object {
     using T = decltype(type);
     const Sizes sizes(x, axes, 1, 3);
     InvolutionArgs<T> args = MakeInvolutionArgs<T>(sizes, kernel);
@@ -463,7 +459,7 @@ py::object InvolutionGradients(const Run& run, const py::array& x, const py::arr
       RunCuda(run, 0, [&](void*) { return LaunchInvolutionBackwardInput<T>(nullptr, args); });
       RunCuda(run, 0, [&](void*) { return LaunchInvolutionBackwardKernel<T>(nullptr, args); });
 #endif
-    } else if constexpr (kOnCpu<T>) {
+    } else {
       const auto kernels = KernelsOf<InvolutionKernels<T>>(run.isa);
       RunPass(args, kernels.backward_input, run);
       RunPass(args, kernels.backward_kernel, run);
@@ -491,6 +487,7 @@ struct Deformable {
         columns_shape(sizes.Outputs({sizes.taps, sizes.geometry.channels})),
         in(new Input<T>("x", x, sizes.x, run)),
         offsets(new Input<T>("offset", offset, offset_shape, run)) {
+    if (kIsHalf<T> && !run.cuda) throw py::value_error("tensors must be float32 or float64");
     CheckDivides("offset groups", offset_groups, sizes.geometry.channels);
     if (mask_) mask.reset(new Input<T>("mask", *mask_, mask_shape, run));
     args.geometry = sizes.geometry;
@@ -551,7 +548,7 @@ struct Deformable {
     } else if (doffset.size() == 0 || sizes.geometry.channels == 0 ||
                (filter && args.filters == 0)) {
       for (Output<T>* output : {&dx, &doffset, &dmask, &dfilter}) output->Clear();
-    } else if constexpr (kOnCpu<T>) {
+    } else if constexpr (!kIsHalf<T>) {
       SamplingGradients();
       if (filter) FilterGradient();
     }
@@ -571,7 +568,7 @@ struct Deformable {
       RunPass(args, kernels.pack_filter_transposed, run);
       RunPass(args, kernels.backward_input, run);
       packed->CheckGuards();
-    } else {
+    } else if constexpr (!kIsHalf<T>) {
       RunPass(args, sampling.backward, run);
     }
     RunPass(args, sampling.sum_partial, run);
@@ -602,7 +599,7 @@ struct Deformable {
 
 py::object DeformableSample(const Run& run, const py::array& x, const py::array& offset,
                             const std::optional<py::array>& mask, const Axes& axes) {
-  return ByType(run, x, [&](auto type) -> py::object {
+  return ByType(x, [&](auto type) -> py::object {
     using T = decltype(type);
     Deformable<T> op(run, x, offset, mask, axes);
     Output<T> columns("columns", op.columns_shape, run);
@@ -611,7 +608,7 @@ py::object DeformableSample(const Run& run, const py::array& x, const py::array&
 #if TFCONV_CUDA_ON_CPU
       RunCuda(run, 0, [&](void*) { return LaunchDeformableSample<T>(nullptr, op.args); });
 #endif
-    } else if constexpr (kOnCpu<T>) {
+    } else if constexpr (!kIsHalf<T>) {
       RunPass(op.args, KernelsOf<DeformableSampleKernels<T>>(run.isa).sample, run);
     }
     op.CheckInputs();
@@ -622,7 +619,7 @@ py::object DeformableSample(const Run& run, const py::array& x, const py::array&
 py::object DeformableSampleGradients(const Run& run, const py::array& x, const py::array& offset,
                                      const std::optional<py::array>& mask,
                                      const py::array& dcolumns, const Axes& axes) {
-  return ByType(run, x, [&](auto type) -> py::object {
+  return ByType(x, [&](auto type) -> py::object {
     using T = decltype(type);
     Deformable<T> op(run, x, offset, mask, axes);
     Input<T> upstream("dcolumns", dcolumns, op.columns_shape, run);
@@ -636,7 +633,7 @@ py::object DeformableSampleGradients(const Run& run, const py::array& x, const p
 py::object DeformableConv(const Run& run, const py::array& x, const py::array& offset,
                           const std::optional<py::array>& mask, const py::array& filter,
                           const Axes& axes) {
-  return ByType(run, x, [&](auto type) -> py::object {
+  return ByType(x, [&](auto type) -> py::object {
     using T = decltype(type);
     Deformable<T> op(run, x, offset, mask, axes);
     op.SetFilter(filter);
@@ -650,7 +647,7 @@ py::object DeformableConv(const Run& run, const py::array& x, const py::array& o
       y.Clear();
     } else if (y.size() == 0) {
       // Nothing to do, and no memory to do it with.
-    } else if constexpr (kOnCpu<T>) {
+    } else if constexpr (!kIsHalf<T>) {
       const auto kernels = KernelsOf<DeformableConvKernels<T>>(run.isa);
       const auto packed = op.Temporary("packed_filter", kernels.packed_filter_size(op.args),
                                        &op.args.packed_filter);
@@ -666,7 +663,7 @@ py::object DeformableConv(const Run& run, const py::array& x, const py::array& o
 py::object DeformableConvGradients(const Run& run, const py::array& x, const py::array& offset,
                                    const std::optional<py::array>& mask, const py::array& filter,
                                    const py::array& dy, const Axes& axes) {
-  return ByType(run, x, [&](auto type) -> py::object {
+  return ByType(x, [&](auto type) -> py::object {
     using T = decltype(type);
     Deformable<T> op(run, x, offset, mask, axes);
     op.SetFilter(filter);
@@ -714,7 +711,7 @@ struct PerExample {
 
 py::object PerExampleConv(const Run& run, const py::array& x, const py::array& filter,
                           const Axes& axes) {
-  return ByType(run, x, [&](auto type) -> py::object {
+  return ByType(x, [&](auto type) -> py::object {
     using T = decltype(type);
     PerExample<T> op(run, x, filter, axes);
     Output<T> y("y", op.y_shape, run);
@@ -727,7 +724,7 @@ py::object PerExampleConv(const Run& run, const py::array& x, const py::array& f
 #endif
     } else if (op.empty) {
       y.Clear();
-    } else if constexpr (kOnCpu<T>) {
+    } else {
       RunPass(op.args, KernelsOf<PerExampleKernels<T>>(run.isa).convolve, run);
     }
     op.in->Check();
@@ -738,7 +735,7 @@ py::object PerExampleConv(const Run& run, const py::array& x, const py::array& f
 
 py::object PerExampleGradients(const Run& run, const py::array& x, const py::array& filter,
                                const py::array& dy, const Axes& axes) {
-  return ByType(run, x, [&](auto type) -> py::object {
+  return ByType(x, [&](auto type) -> py::object {
     using T = decltype(type);
     PerExample<T> op(run, x, filter, axes);
     Input<T> upstream("dy", dy, op.y_shape, run);
@@ -764,7 +761,7 @@ py::object PerExampleGradients(const Run& run, const py::array& x, const py::arr
     } else if (op.empty) {
       dx.Clear();
       dfilter.Clear();
-    } else if constexpr (kOnCpu<T>) {
+    } else {
       const auto kernels = KernelsOf<PerExampleKernels<T>>(run.isa);
       RunPass(of_input, kernels.backward_input, run);
       RunPass(of_filter, kernels.backward_filter, run);

@@ -1,4 +1,6 @@
-"""Compiles the kernels into a Python module, also with sanitizers: build/kernels/<variant>/.
+"""Compiles the kernels into the Python module tfconv._kernels, which wheels leave out.
+
+Variants with sanitizers, and what is left behind on the way, are in build/kernels/<variant>/.
 
 Compiler, flags and the reuse of objects are those of tfconv/_build.py. As a program:
 ``python tests/kernels/build.py plain asan tsan``.
@@ -83,6 +85,11 @@ def _module_unit(variant: str, flags: tuple[str, ...]):
     return _build.Unit(SOURCE, (*own, *flags, *_MODULE_FLAGS[variant]), f"{MODULE}.o")
 
 
+def folder_of(variant: str) -> Path:
+    """Where objects are kept, and what tests leave behind."""
+    return ROOT / "build" / "kernels" / variant
+
+
 def build(variant: str, report=lambda done, total, what: None) -> Path:
     """Compiles what has changed and returns the module's path.
 
@@ -98,7 +105,7 @@ def build(variant: str, report=lambda done, total, what: None) -> Path:
     """
     if variant not in VARIANTS:
         raise ValueError(f"variant must be one of {', '.join(VARIANTS)}. Received: {variant!r}")
-    folder = ROOT / "build" / "kernels" / variant
+    folder = folder_of(variant)
     folder.mkdir(parents=True, exist_ok=True)
     with _build._build_lock(folder, lambda: report(0, 1, "waiting for another build")):
         scratch = Path(tempfile.mkdtemp(dir=folder, prefix=".tmp-"))
@@ -145,7 +152,8 @@ def _build_locked(variant: str, folder: Path, scratch: Path, report) -> Path:
         print(warnings, file=sys.stderr)
     paths = [objects[unit] or driver.cache.path(unit) for unit in units]
 
-    made = folder / f"{MODULE}{sysconfig.get_config_var('EXT_SUFFIX')}"
+    place = ROOT / "tfconv" if variant == "plain" else folder
+    made = place / f"{MODULE}{sysconfig.get_config_var('EXT_SUFFIX')}"
     command = [*compiler.command, "-shared", "-pthread", *flags, *map(os.fspath, paths)]
     command += shlex.split(os.environ.get("TFCONV_LDFLAGS", ""))
     contents = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]

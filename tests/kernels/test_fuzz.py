@@ -1,18 +1,19 @@
 """Random sizes and adverse values against the references and across instruction sets.
 
 By default few examples, the same every time. `$TFCONV_FUZZ_EXAMPLES` asks for a number of random
-ones for each family; the one that runs is always in `last_case*.txt` beside the module, for when a
-sanitizer ends the process.
+ones for each family; the one that runs is always in `last_case*.txt` in build/kernels/<variant>/,
+for when a sanitizer ends the process.
 """
 
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
+from tests.kernels.build import folder_of
+from tests.kernels.conftest import VARIANT
 from tests.kernels.families import (
     FAMILIES,
     Case,
@@ -142,7 +143,7 @@ def adverse_values(rng, tensor):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_fuzz(family, kernels):
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")
-    last_case = Path(kernels.__file__).with_name(f"last_case{worker}.txt")
+    last_case = folder_of(VARIANT) / f"last_case{worker}.txt"
 
     @FUZZ
     @given(

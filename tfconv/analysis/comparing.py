@@ -21,6 +21,15 @@ class Comparison:
     Attributes:
         names: What they are called.
         profiles: Their profiles; the first is what the others are compared with.
+
+    Example:
+        >>> from tfconv.analysis import compare
+        >>> layers = {"plain": tfconv.Conv2D(8, 3), "groups": tfconv.Conv2D(8, 3, groups=4, name="b")}
+        >>> compared = compare(layers, (6, 6, 4))
+        >>> [row["products_of_first"] for row in compared.rows()]
+        [1.0, 0.25]
+        >>> compared["groups"]
+        <Profile of b: 80 weights, 1,152 multiply-adds>
     """
 
     names: list[str]
@@ -90,6 +99,7 @@ def compare(layers: Mapping[str, Any] | Sequence[Any], input_shape: Any = None) 
         ValueError: If there are none, or one cannot be profiled.
 
     Example:
+        >>> from tfconv.analysis import compare
         >>> compared = compare(
         ...     {
         ...         "convolution": tfconv.Conv2D(32, 5, padding="same", use_bias=False),

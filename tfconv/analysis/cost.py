@@ -32,6 +32,11 @@ class Cost:
         inside: Values of maps that the layer makes on the way to its outputs.
         view: Whether the output is the input, possibly in another shape: it takes no memory.
         field: The outputs' receptive field, from that of the input.
+
+    Example:
+        >>> from tfconv.analysis import Cost
+        >>> Cost(multiply_adds=9 * 64, elementwise=64, weights=9).multiply_adds
+        576
     """
 
     multiply_adds: int = 0
@@ -62,6 +67,8 @@ def rule(*classes: type) -> Callable[[Rule], Rule]:
         lists of tuples with the batch first. It gives the `Cost` for one example.
 
     Example:
+        >>> import math
+        >>> from tensorflow import keras
         >>> from tfconv.analysis import Cost, profile, rule
         >>> class Square(keras.layers.Layer):
         ...     def call(self, inputs):

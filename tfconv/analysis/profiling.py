@@ -41,6 +41,7 @@ def profile(model: Any, input_shape: Any = None) -> Profile:
         ValueError: If ``model`` is no layer, or a size of its input is not known.
 
     Example:
+        >>> from tfconv.analysis import profile
         >>> found = profile(tfconv.Conv2D(32, 5, padding="same", use_bias=False), (64, 64, 3))
         >>> found.parameters, found.multiply_adds, found.rows[0].weight_reuse
         (2400, 9830400, 4096.0)

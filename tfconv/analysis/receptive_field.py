@@ -89,6 +89,7 @@ class Field:
         axes: The axes; each has ``size``, ``stride`` and ``offset``.
 
     Example:
+        >>> from tensorflow import keras
         >>> from tfconv.analysis import profile
         >>> model = keras.Sequential([tfconv.Conv2D(4, 3, 2), tfconv.Conv2D(4, 3)])
         >>> field = profile(model, (32, 32, 3)).rows[-1].field

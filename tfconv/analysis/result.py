@@ -123,6 +123,14 @@ class Profile:
         peak_memory: Bytes of the feature maps that live at once, where they are most. A map lives
             from the layer that makes it to the last one that reads it.
         peak_at: The row where that is.
+
+    Example:
+        >>> from tfconv.analysis import profile
+        >>> found = profile(tfconv.DepthwiseConv2D(3, padding="same"), (8, 8, 2))
+        >>> found.multiply_adds, found.flops, found.memory, found.peak_memory
+        (1152, 2432, 512, 1024)
+        >>> found.rows[0].field.size
+        (3, 3)
     """
 
     name: str

@@ -74,7 +74,7 @@ def trace(layer: Any, specs: Any) -> Trace:
             return layer(inputs, **({"training": False} if training else {}))
 
     function = tf.function(run, autograph=False).get_concrete_function(specs)
-    return Trace(recorder.root.inner[0], function.graph.get_operations(), function)
+    return Trace(recorder.taken(), function.graph.get_operations(), function)
 
 
 class _Recorder:
@@ -85,6 +85,12 @@ class _Recorder:
         self._graph = tf.compat.v1.get_default_graph()
         self.root = Call(None, "", None, [])
         self._open = [self.root]
+
+    def taken(self) -> Call:
+        """The call of the model; what TensorFlow keeps of the recorder keeps no graph alive."""
+        call = self.root.inner[0]
+        del self._graph, self.root, self._open
+        return call
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
