@@ -94,7 +94,8 @@ def Interpreter(
         ValueError: If an argument is of the wrong kind, or the model cannot be read.
 
     Example:
-        >>> model = tf.keras.Sequential([tf.keras.Input((8, 8, 4)), tfconv.Involution2D(3, groups=2)])
+        >>> layers = [tf.keras.Input((8, 8, 4)), tfconv.Involution2D(3, groups=2)]
+        >>> model = tf.keras.Sequential(layers)
         >>> with tfconv.keep_native():
         ...     converter = tf.lite.TFLiteConverter.from_keras_model(model)
         ...     converter.allow_custom_ops = True
