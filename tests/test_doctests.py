@@ -21,7 +21,6 @@ def _is_data(value):
 
 MODULES = [
     tfconv,
-    tfconv.analysis,
     tfconv.blocks,
     tfconv.export,
     tfconv.lite,

@@ -24,8 +24,8 @@ class Comparison:
 
     Example:
         >>> from tfconv.analysis import compare
-        >>> layers = {"plain": tfconv.Conv2D(8, 3), "groups": tfconv.Conv2D(8, 3, groups=4, name="b")}
-        >>> compared = compare(layers, (6, 6, 4))
+        >>> plain, groups = tfconv.Conv2D(8, 3), tfconv.Conv2D(8, 3, groups=4, name="b")
+        >>> compared = compare({"plain": plain, "groups": groups}, (6, 6, 4))
         >>> [row["products_of_first"] for row in compared.rows()]
         [1.0, 0.25]
         >>> compared["groups"]
