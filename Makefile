@@ -24,7 +24,7 @@ LOGS := build/logs
 # On a machine with a GPU: a Python whose TensorFlow has CUDA, with tfconv installed (-e) and pytest.
 GPU_PYTHON ?= $(VENV)/bin/python
 # Tests that have nothing to do with Keras: not under tf_keras as well.
-WITHOUT_KERAS := ops kernels test_bazel.py test_benchmarks.py test_build.py test_pictures.py
+WITHOUT_KERAS := export/test_tflite_formats.py ops kernels test_bazel.py test_benchmarks.py test_build.py test_pictures.py
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -34,7 +34,7 @@ export TFCONV_REQUIRE_NATIVE ?= 1
 # With nvcc, code for one GPU architecture shows that all compiles. A release takes the default.
 export TFCONV_CUDA_ARCHS ?= 80
 
-.PHONY: help demo test test-sanitize test-gpu bazel-test bazel-tools coverage bench bench-gpu docs
+.PHONY: help demo export-report test test-sanitize test-gpu bazel-test bazel-tools coverage bench bench-gpu docs
 .PHONY: lint format build build-addons build-gpu kernels env env-addons clean
 
 help: ## List the targets
@@ -164,6 +164,9 @@ BENCH_ARGS ?=
 
 bench: build ## Time the native ops beside their peers, into benchmarks/RESULTS.md
 	@$(BENCH_PYTHON) -m benchmarks $(BENCH_ARGS)
+
+export-report: build ## Convert every layer to every format of TFLite, into docs/export_tables.md
+	@$(VENV)/bin/python docs/export_report.py docs/export_tables.md
 
 build-gpu:
 	@echo "== native ops with CUDA for $(GPU_PYTHON)"

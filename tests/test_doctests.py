@@ -11,12 +11,17 @@ import tfconv
 PUBLIC = {
     **{f"tfconv.ops.{name}": getattr(tfconv.ops, name) for name in tfconv.ops.__all__},
     **{f"tfconv.{name}": getattr(tfconv, name) for name in tfconv.__all__},
+    **{f"tfconv.export.{name}": getattr(tfconv.export, name) for name in tfconv.export.__all__},
 }
 # What needs no example: modules, data, and a scope that says nothing by itself.
 WITHOUT = {
     "tfconv.NativeStatus",
     "tfconv.__version__",
     "tfconv.callbacks",
+    "tfconv.export",
+    "tfconv.export.ExportError",
+    "tfconv.export.OnnxReport",
+    "tfconv.export.TFLiteReport",
     "tfconv.keep_native",
     "tfconv.layers",
     "tfconv.native_status",

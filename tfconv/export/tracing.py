@@ -90,7 +90,7 @@ def model_inputs(model: Any, data: Any) -> Any:
     if not isinstance(model, keras.Model):
         raise ValueError(f"`model` must be a Keras model. Received: {type(model)}")
     if getattr(model, "inputs", None):
-        structure = model.input
+        structure = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
         flat = tf.nest.flatten(structure)
         shapes = [(x.shape, x.dtype, x.name.partition(":")[0]) for x in flat]
     elif data is None:
@@ -103,6 +103,8 @@ def model_inputs(model: Any, data: Any) -> Any:
         arrays = [np.asarray(x) for x in tf.nest.flatten(structure)]
         names = sorted(structure) if isinstance(structure, dict) else _numbered("input", arrays)
         shapes = [((None, *a.shape[1:]), _narrowed(a.dtype), n) for a, n in zip(arrays, names)]
+        first = [tf.constant(a[:1], _narrowed(a.dtype)) for a in arrays]
+        model(tf.nest.pack_sequence_as(structure, first), training=False)  # it may not be built
     specs = [tf.TensorSpec(shape, tf.as_dtype(dtype), name) for shape, dtype, name in shapes]
     return tf.nest.pack_sequence_as(structure, specs)
 
