@@ -44,15 +44,10 @@ if importlib.util.find_spec("tf2onnx") is None:  # for the TensorFlow of today o
 
 @pytest.mark.parametrize("name", sorted(set(PUBLIC) - WITHOUT))
 def test_examples(name):
-    parts = name.split(".")
-    test = doctest.DocTestParser().get_doctest(
-        PUBLIC[name].__doc__ or "",
-        {"np": np, "os": os, "tf": tf, "tfconv": tfconv},
-        name,
-        None,
-        None,
-    )
-    assert test.examples, f"{name} has no example: {parts[-1]} needs a `>>>` in its docstring"
+    names = {"np": np, "os": os, "tf": tf, "tfconv": tfconv}
+    parser = doctest.DocTestParser()
+    test = parser.get_doctest(PUBLIC[name].__doc__ or "", names, name, None, None)
+    assert test.examples, f"{name} has no example: it needs a `>>>` in its docstring"
     said = []
     options = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
     runner = doctest.DocTestRunner(optionflags=options)

@@ -88,13 +88,12 @@ def dynamic(traced: Traced, samples: Samples, float_content: bytes, step: Step) 
     return Chosen(with_float_products(content, float_content, _names(kept)), errors, in_float)
 
 
-def full_integer(traced: Traced, samples: Samples, float_content: bytes, step: Step) -> Chosen:
+def full_integer(model: Calibrated, step: Step) -> Chosen:
     """The model in integers throughout.
 
     Raises:
         ExportError: If that costs a layer more accuracy than is allowed.
     """
-    model = _Calibrated(traced, samples, float_content, step)
     errors = {path: model.error(path, model.layers[path]) for path in _in_turn(model.layers, step)}
     worst = max(errors, key=errors.get, default=None)
     if worst is not None and not errors[worst] <= BOUNDS["int8"]:
@@ -106,13 +105,12 @@ def full_integer(traced: Traced, samples: Samples, float_content: bytes, step: S
     return Chosen(with_short_names(model.quantized(())), errors, [])
 
 
-def mixed(traced: Traced, samples: Samples, float_content: bytes, step: Step) -> Chosen:
+def mixed(model: Calibrated, step: Step) -> Chosen:
     """The model in integers, but for what they would ruin, or slow down.
 
     A layer whose error in integers is too large keeps only those of its operators with weights in
     integers, the largest first, that leave the error small.
     """
-    model = _Calibrated(traced, samples, float_content, step)
     allowed = _MARGIN * BOUNDS["mixed"]
     errors, floats, in_float = {}, [], []
     for path in _in_turn(model.layers, step):
@@ -201,11 +199,10 @@ class _Observed:
         return max((relative_error(found[n], self._expected[n]) for n in found), default=0.0)
 
 
-class _Calibrated:
+class Calibrated:
     """A model with the ranges of its tensors, from which any part can be put into integers."""
 
-    def __init__(self, traced: Traced, samples: Samples, float_content: bytes, step: Step):
-        step("measuring ranges")
+    def __init__(self, traced: Traced, samples: Samples, float_content: bytes):
         file = tflite_file.read(float_content, traced.model)
         converter = _converter(traced, True, file)
         converter.representative_dataset = lambda: _calls(traced, samples.calibration)
@@ -275,6 +272,3 @@ _BYTES_OF_SCALE = 12  # with its zero point, of 8 bytes
 def model_bound(quantize: str | None, layers: int) -> float:
     """The error that a whole model may have: those of its layers add up like random numbers."""
     return BOUNDS[quantize] * math.sqrt(max(layers, 1))
-
-
-CHOOSE = {"dynamic": dynamic, "int8": full_integer, "mixed": mixed}

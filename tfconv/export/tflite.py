@@ -116,19 +116,25 @@ def _converted(model, path, quantize, data, keep_native, verify, step) -> TFLite
         samples = given_samples(data, traced.inputs)
     step("converting")
     chosen = None
-    if quantize in quantization.CHOOSE and not keep_native:
-        choose = quantization.CHOOSE[quantize]
-        chosen = choose(traced, samples, quantization.converted(traced), step)
+    plain = quantize if keep_native or quantize == "float16" else None
+    content = quantization.converted(traced, plain, keep_native)
+    if quantize != plain:
+        if quantize == "dynamic":
+            chosen = quantization.dynamic(traced, samples, content, step)
+        else:
+            step("measuring ranges")
+            calibrated = quantization.Calibrated(traced, samples, content)
+            choose = quantization.mixed if quantize == "mixed" else quantization.full_integer
+            chosen = choose(calibrated, step)
         content = chosen.content
-    else:
-        content = quantization.converted(traced, quantize, keep_native)
     file = tflite_file.read(content, model)
     layers = len(quantization.operators_of_layers(file, traced))
     bound = quantization.model_bound(quantize, layers)
     error = delegated = milliseconds = None
     if verify:
         step("comparing")
-        run = verification.Runner(content, _THREADS, keep_native)
+        native = bool(file.custom_counts)
+        run = verification.Runner(content, _THREADS, native)
         errors = verification.compared(run, traced, samples)
         error = max(errors.values())
         if not error <= bound:
@@ -136,7 +142,7 @@ def _converted(model, path, quantize, data, keep_native, verify, step) -> TFLite
             if chosen is None:
                 probe = tracing.trace(model, inputs, of_layers=True)
                 content = quantization.converted(probe, quantize, keep_native)
-                run = verification.Runner(content, _THREADS, keep_native)
+                run = verification.Runner(content, _THREADS, native)
                 worst = verification.worst_layer(run, probe, samples)
             else:
                 worst = max(chosen.errors.items(), key=lambda item: item[1], default=None)

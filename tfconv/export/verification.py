@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ except ImportError:  # LiteRT as a package of its own came after TensorFlow 2.15
     Interpreter, OpResolverType = tf.lite.Interpreter, tf.lite.experimental.OpResolverType
     RUNTIME = "tf.lite"
 
-BATCHES = (1, 1, 3)  # the second time with another input, on the same interpreter
+BATCHES = (1, 1, 6)  # the second time with another input, on the same interpreter
 _REPEATS = 30
 _SECONDS = 1.0
 _LARGEST_SCALE = 1e30
@@ -44,7 +45,7 @@ class Runner:
         if native:
             from tfconv import lite
 
-            self._interpreter = lite.interpreter(content, num_threads=threads)
+            self._interpreter = lite.Interpreter(content, num_threads=threads)
         else:
             options = {"experimental_op_resolver_type": _PLAIN} if observed else {}
             self._interpreter = Interpreter(
@@ -113,26 +114,31 @@ def _real(array: np.ndarray, quantization: dict[str, Any]) -> np.ndarray:
 
 def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
     """The root mean square of the difference, as a share of that of what is expected."""
-    if actual.shape != expected.shape:
-        return float("inf")
+    return _pooled([(actual, expected)])
+
+
+def _pooled(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
+    """The `relative_error` of all pairs of what is and what should be together."""
+    if any(actual.shape != expected.shape for actual, expected in pairs):
+        return math.inf
+    actual, expected = (np.concatenate([p.ravel() for p in side]) for side in zip(*pairs))
     actual, expected = actual.astype(np.float64), expected.astype(np.float64)
-    power = np.sum(expected**2)
-    error = np.sqrt(np.sum((actual - expected) ** 2) / power) if power else np.abs(actual).max()
-    return float(error) if np.isfinite(error) else float("inf")
+    if not expected.any():
+        return float(np.abs(actual).max(initial=0))
+    error = np.sqrt(np.sum((actual - expected) ** 2) / np.sum(expected**2))
+    return float(error) if np.isfinite(error) else math.inf
 
 
 def compared(run: Runner, traced: Traced, samples: Samples) -> dict[str, float]:
-    """The largest `relative_error` of each output, over several inputs and sizes of the batch."""
+    """The `relative_error` of each output, over several inputs and sizes of the batch."""
     fixed = traced.fixed_batch
-    batches = BATCHES if fixed is None else (fixed, fixed)
-    errors: dict[str, float] = {}
-    for number, count in enumerate(batches):
+    pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    for number, count in enumerate(BATCHES if fixed is None else (fixed, fixed)):
         arrays = samples.batch(count, first=number)
         expected = traced.expected(arrays)
         for name, actual in run(arrays).items():
-            error = relative_error(actual, expected[name])
-            errors[name] = max(error, errors.get(name, 0))
-    return errors
+            pairs.setdefault(name, []).append((actual, expected[name]))
+    return {name: _pooled(both) for name, both in pairs.items()}
 
 
 def worst_layer(run: Runner, traced: Traced, samples: Samples) -> tuple[str, float] | None:

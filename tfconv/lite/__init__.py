@@ -96,10 +96,7 @@ def Interpreter(
     Example:
         >>> layers = [tf.keras.Input((8, 8, 4)), tfconv.Involution2D(3, groups=2)]
         >>> model = tf.keras.Sequential(layers)
-        >>> with tfconv.keep_native():
-        ...     converter = tf.lite.TFLiteConverter.from_keras_model(model)
-        ...     converter.allow_custom_ops = True
-        ...     content = converter.convert()
+        >>> content = tfconv.export.to_tflite(model, keep_native=True).content
         >>> interpreter = tfconv.lite.Interpreter(content)
         >>> interpreter.allocate_tensors()
         >>> interpreter.invoke()

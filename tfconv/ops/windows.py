@@ -39,8 +39,9 @@ class Windows:
         self._phases = 1
         if geometry.rank == 2 and geometry.strides == (stride, stride) and stride > 1:
             self._phases = stride
+            # No remainder of a negative number: converters to ONNX get those wrong.
             pads = tuple(
-                (before, after + (-(size + before + after)) % stride)
+                (before, after + (stride - (size + before + after) % stride) % stride)
                 for (before, after), size in zip(pads, sizes)
             )
         if any(not isinstance(v, int) or v for pair in pads for v in pair):

@@ -1,0 +1,246 @@
+"""`to_tflite`: what it takes, what it gives, what it refuses, and that nothing is left behind."""
+
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from rich.console import Console
+
+import tfconv
+from tfconv._compat import keras
+from tfconv.export import ExportError, tflite_file, to_tflite, verification
+from tfconv.export.verification import Runner
+
+SIZE = (8, 8, 4)
+
+
+def network(size=SIZE, batch=None):
+    """Layers of both kinds, which every format treats differently."""
+    x = inputs = keras.Input(size, batch_size=batch, name="image")
+    x = keras.layers.Conv2D(8, 3, padding="same", activation="relu", name="stem")(x)
+    offsets = keras.initializers.RandomNormal(stddev=0.1)
+    x = tfconv.DeformableConv2D(
+        8, 3, padding="same", offset_initializer=offsets, name="deformable"
+    )(x)
+    x = tfconv.Involution2D(3, groups=2, name="involution")(x)
+    x = tfconv.CondConv2D(8, 3, num_experts=2, name="experts")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, keras.layers.Dense(5, name="head")(x))
+
+
+@pytest.fixture(scope="module")
+def model():
+    keras.utils.set_random_seed(0)
+    return network()
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).standard_normal((64, *SIZE)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def mixed(model, images):
+    return to_tflite(model, quantize="mixed", representative_data=images)
+
+
+def test_float(model, tmp_path):
+    path = tmp_path / "model.tflite"
+    report = to_tflite(model, path)
+    assert path.read_bytes() == report.content
+    assert report.size == path.stat().st_size
+    assert [p.name for p in tmp_path.iterdir()] == ["model.tflite"]
+    assert report.error < report.bound < 3e-5
+    assert report.random_inputs
+    assert (report.inputs, report.custom_operators) == (["image"], {})
+    assert report.operators["GATHER"] == 4
+    assert 0 < report.milliseconds < 1e4
+    assert 0 <= report.delegated_share <= 1
+    if verification.RUNTIME == "LiteRT":
+        assert report.delegated_share > 0.3
+    assert tflite_file.read(path).signatures.keys() == {"serving_default"}
+
+
+def test_mixed(mixed, model, images):
+    assert not mixed.random_inputs
+    assert mixed.error < mixed.bound < 0.1
+    assert set(mixed.layer_errors) == {"stem", "deformable", "involution", "experts", "head"}
+    assert max(mixed.layer_errors.values()) < 0.04
+    assert "deformable" in mixed.float_layers
+    assert "stem" not in mixed.float_layers
+    assert mixed.operator_types["INT8"] > 3
+    assert mixed.operator_types["FLOAT32"] > 20
+    (y,) = Runner(mixed.content)({"image": images[:3]}).values()
+    assert verification.relative_error(y, np.asarray(model(images[:3]))) == pytest.approx(
+        mixed.error, rel=3
+    )
+
+
+def test_int8_refuses_what_it_ruins(model, images, tmp_path):
+    path = tmp_path / "model.tflite"
+    path.write_text("old")
+    with pytest.raises(ExportError, match=r'ruins layer `(deformable|involution)`.*"mixed"'):
+        to_tflite(model, path, "int8", images)
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["model.tflite"]
+
+
+def test_report(mixed, tmp_path):
+    console = Console(file=io.StringIO(), width=80)
+    console.print(mixed)
+    for text in (console.file.getvalue(), str(mixed)):
+        assert all(word in text for word in ("GATHER", "deformable", "XNNPACK", "held-out", "ms"))
+    assert mixed.as_json()["size"] == mixed.size
+    picture = mixed.plot(tmp_path / "report.png")
+    assert picture.read_bytes().startswith(b"\x89PNG\r\n")
+    assert [p.name for p in tmp_path.iterdir()] == ["report.png"]
+
+
+def test_dynamic_keeps_coordinates(images):
+    """Offsets are made with the weights that they had, and all others are small."""
+    keras.utils.set_random_seed(0)
+    offsets = keras.initializers.RandomNormal(stddev=0.5)
+    layer = tfconv.DeformableConv2D(64, 3, padding="same", offset_initializer=offsets)
+    model = keras.Sequential([keras.Input((8, 8, 8)), layer])
+    report = to_tflite(model, quantize="dynamic")
+    assert report.error < 0.02
+    assert report.float_layers == [layer.name]
+    types = tflite_file.read(report.content).size_by_type
+    assert types["INT8"] == 9 * 8 * 64
+    assert types["FLOAT32"] >= 4 * 9 * 8 * 27
+
+
+def test_sabotage_is_found(model, monkeypatch, tmp_path):
+    """A converter that gets a layer wrong: here, one that forgets what the tracing made of it."""
+    right = tfconv.Involution2D.call
+    expected = {}
+
+    def wrong(self, inputs, training=None):
+        y = right(self, inputs, training)
+        expected.setdefault("calls", []).append(tf.executing_eagerly())
+        return y if tf.executing_eagerly() else 1.01 * y
+
+    monkeypatch.setattr(tfconv.Involution2D, "call", wrong)
+    with pytest.raises(ExportError, match="gives other results.*`head` is"):
+        to_tflite(network(), tmp_path / "model.tflite")
+    assert {True, False} <= set(expected["calls"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_worst_layer_is_named(model, monkeypatch, images):
+    """A runtime that gets a layer wrong: the error names it."""
+    plain = Runner.__call__
+
+    def wrong(self, arrays):
+        outputs = plain(self, arrays)
+        after = "layer_2"  # of stem, deformable, involution, ...
+        return {n: y * (1.5 if n in ("head", after) else 1) for n, y in outputs.items()}
+
+    monkeypatch.setattr(Runner, "__call__", wrong)
+    with pytest.raises(ExportError, match=r"The worst layer is `involution`: 0.5"):
+        to_tflite(model, representative_data=images)
+
+
+def several(given):
+    a, b = keras.Input((6, 4), name="a"), keras.Input((3,), name="b")
+    y = tfconv.Conv1D(3, 3, padding="same", name="conv")(a)
+    sums = keras.layers.Add(name="sum")([keras.layers.GlobalAveragePooling1D()(y), b])
+    inputs = {"b": b, "a": a} if given is dict else [a, b]
+    return keras.Model(inputs, [y, sums])
+
+
+@pytest.mark.parametrize("given", [list, dict])
+def test_several_inputs_and_outputs(given):
+    model = several(given)
+    rng = np.random.default_rng(0)
+    arrays = {
+        "a": rng.standard_normal((9, 6, 4)).astype(np.float32),
+        "b": rng.standard_normal((9, 3)).astype(np.float32),
+    }
+    for data in (arrays, lambda: (arrays for _ in range(2))):
+        report = to_tflite(model, representative_data=data)
+        assert sorted(report.inputs) == ["a", "b"]
+        outputs = Runner(report.content)({name: x[:2] for name, x in arrays.items()})
+        x = [tf.constant(arrays[name][:2]) for name in "ab"]
+        expected = model(dict(zip("ab", x)) if given is dict else x)
+        for y in expected:
+            assert any(
+                o.shape == y.shape and verification.relative_error(o, y.numpy()) < 1e-5
+                for o in outputs.values()
+            )
+
+
+def test_subclassed(images):
+    class Blocks(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.involution = tfconv.Involution2D(3, groups=2)
+
+        def call(self, x):
+            return self.involution(x) + x
+
+    with pytest.raises(ValueError, match="`representative_data` is needed.*one example"):
+        to_tflite(Blocks())
+    report = to_tflite(Blocks(), representative_data=images[:2])
+    assert report.error < 1e-5
+
+
+def test_any_size():
+    model = network((None, None, 4))
+    report = to_tflite(model)
+    run = Runner(report.content)
+    for size in ((1, 9, 12, 4), (2, 7, 5, 4)):
+        x = np.random.default_rng(0).standard_normal(size).astype(np.float32)
+        (y,) = run({"image": x}).values()
+        assert verification.relative_error(y, np.asarray(model(x))) < 1e-5
+
+
+def test_fixed_batch():
+    model = network(batch=2)
+    report = to_tflite(model, quantize="float16")
+    assert tflite_file.read(report.content).inputs[0].shape == (2, *SIZE)
+
+
+def test_dataset(images):
+    model = keras.Sequential([keras.Input(SIZE), tfconv.Conv2D(8, 3)])
+    data = tf.data.Dataset.from_tensor_slices(images).batch(10)
+    report = to_tflite(model, quantize="int8", representative_data=data)
+    assert report.error < 0.05
+    assert not report.float_layers
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (np.zeros((0, *SIZE)), "at least one example"),
+        (np.zeros((3, 8, 8, 3)), r"shape \[examples, ...\].*\(3, 8, 8, 3\)"),
+        ([np.zeros((3, *SIZE))] * 2, "one array for each of the inputs.*2 arrays"),
+        ({"picture": np.zeros((3, *SIZE))}, r"the inputs \['image'\]"),
+        (np.full((3, *SIZE), np.nan), "finite"),
+        (np.full((3, *SIZE), "a"), "numbers"),
+        (7, "Received: 7"),
+    ],
+)
+def test_bad_data(model, data, message):
+    with pytest.raises(ValueError, match=f"`representative_data` needs.*{message}"):
+        to_tflite(model, quantize="int8", representative_data=data)
+
+
+def test_bad_arguments(model, tmp_path):
+    with pytest.raises(ValueError, match="`quantize` must be one of .*Received: quantize='int4'"):
+        to_tflite(model, quantize="int4")
+    for quantize in ("int8", "mixed"):
+        with pytest.raises(ValueError, match="`representative_data` is needed"):
+            to_tflite(model, quantize=quantize)
+    with pytest.raises(ValueError, match="`keep_native` works with"):
+        to_tflite(model, quantize="mixed", representative_data=[0], keep_native=True)
+    with pytest.raises(ValueError, match="`model` must be a Keras model"):
+        to_tflite(tfconv.Conv2D(3, 3))
+    with pytest.raises(ValueError, match="`path` must lie in a folder"):
+        to_tflite(model, tmp_path / "missing" / "model.tflite")
+
+
+def test_nothing_is_printed(model, capfd):
+    to_tflite(model, verify=False)
+    assert capfd.readouterr() == ("", "")
