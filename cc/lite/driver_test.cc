@@ -10,6 +10,7 @@
 //   tensor:  type, allocation type, dims, bytes of data (none for what the nodes compute)
 //   node:    name, custom_options, inputs, outputs
 //   results: for each case: 0 and the tensors' dims and bytes, or 1 and a message
+#include <algorithm>
 #include <cstdarg>
 #include <cstdint>
 #include <cstdio>
@@ -219,7 +220,8 @@ class Interpreter {
     return abi::kOk;
   }
 
-  // Memory of exactly the size that the shape asks for.
+  // Memory of exactly the size that the shape asks for; none for what only the delegate sees, as in
+  // TFLite, unless it is dynamic.
   abi::Status Resize(abi::Tensor* tensor, abi::IntArray* size) {
     TensorMemory& memory = memory_[static_cast<size_t>(tensor - tensors_.data())];
     memory.dims = MakeArray(std::vector<int>(size->begin(), size->end()));
@@ -227,8 +229,9 @@ class Interpreter {
     int64_t bytes = tensor->type == abi::kFloat16 ? 2 : 4;
     for (const int dim : *AsArray(&memory.dims)) bytes *= dim;
     memory.data = Bytes(static_cast<size_t>(bytes), char(0xff));
+    const bool seen = std::count(wanted_.begin(), wanted_.end(), tensor - tensors_.data()) > 0;
     tensor->dims = AsArray(&memory.dims);
-    tensor->data = memory.data.data();
+    tensor->data = seen || tensor->allocation_type == abi::kDynamic ? memory.data.data() : nullptr;
     tensor->bytes = memory.data.size();
     return abi::kOk;
   }

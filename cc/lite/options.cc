@@ -43,7 +43,7 @@ class Reader {
     uint64_t key_width;
     if (values < 3 * w || !ReadUnsigned(values - 2 * w, w, &key_width)) return false;
     const Value keys_offset = {values - 3 * w, w, kVector, 1};
-    if (!Follow(keys_offset, &keys) || key_width > 8 || !Fits(keys, count, key_width)) return false;
+    if (!Follow(keys_offset, &keys)) return false;
     for (size_t i = 0; i < count; ++i) {
       std::string key;
       const Value key_value = {keys + i * key_width, static_cast<size_t>(key_width), kString, 1};

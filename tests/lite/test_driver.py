@@ -281,7 +281,8 @@ def test_damaged_options(variant, tmp_path):
         attributes(SAMPLE, reference.window((2, 2), 3, 1, 1), masked=True)
         | {"a list": (70000, -1), "large": 2**40, "number": 0.5, "text": "x" * 300}
     )
-    damaged = [whole[:end] for end in range(len(whole))] + [whole[start:] for start in range(40)]
+    damaged = [pack({"padding": "SAME", "strides": (1, 1)}).replace(b"\0", b"x")]  # keys' ends
+    damaged += [whole[:end] for end in range(len(whole))] + [whole[start:] for start in range(40)]
     for _ in range(1500):
         content = bytearray(whole)
         for _ in range(rng.integers(1, 4)):

@@ -202,6 +202,20 @@ def test_sampling_alone(rng):
     assert_equal(run(tfconv.lite.Interpreter(content), *inputs), function(*inputs))
 
 
+def test_filter_that_changes(rng):
+    """It is packed anew for every run, unlike a constant one."""
+    require_native()
+    shapes = [(1, 6, 7, 4), (1, 6, 7, 18), (3, 3, 4, 5)]
+    interpreter = tfconv.lite.Interpreter(convert_function(same_deformable, *shapes))
+    for _ in range(2):
+        inputs = [draw(rng, *shape) for shape in shapes]
+        assert_equal(run(interpreter, *inputs), same_deformable(*inputs))
+
+
+def same_deformable(x, offset, filter):
+    return tfconv.ops.deformable_conv2d(x, offset, filter, padding="same")
+
+
 def test_shapes_that_do_not_fit(rng):
     require_native()
     content = convert_function(
