@@ -111,8 +111,11 @@ def test_report_names_what_is_left():
 
 def test_wrappers_and_prefixes():
     model = model_of(keras.layers.Dense(2, use_bias=False, name="fc"), (3,))
-    wrapped = {"epoch": 3, "state_dict": {"module.backbone.fc.weight": np.ones([2, 3])}}
-    assert load_torch_weights(model, wrapped).used == ["fc.weight"]
+    weight, bias = np.ones([2, 3]), np.ones(2)
+    state = {"module.head.fc.weight": weight, "module.backbone.fc.bias": bias}
+    assert load_torch_weights(model, {"epoch": 3, "state_dict": state}).used == ["fc.weight"]
+    head = model_of(keras.layers.Dense(2, use_bias=False, name="head.fc"), (3,))
+    assert load_torch_weights(head, {"head.fc.weight": weight}).used == ["head.fc.weight"]
 
 
 def test_models_inside_models():

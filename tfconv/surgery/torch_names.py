@@ -52,11 +52,11 @@ def _blocks(layers: list[str]) -> Iterator[tuple[str, list[str]]]:
 def _mobilenet_v2(layers: list[str]) -> dict[str, str]:
     names = {"conv_stem": "features.0.0", "bn1": "features.0.1", "classifier": "classifier.1"}
     blocks = list(_blocks(layers))
-    for block, (*expanded, conv, bn) in blocks:
-        for number, part in enumerate(expanded):
-            names[part] = f"{block}.conv.{number // 2}.{number % 2}"
-        number = len(expanded) // 2
-        names.update({conv: f"{block}.conv.{number}", bn: f"{block}.conv.{number + 1}"})
+    for block, parts in blocks:
+        pairs = len(parts) // 2 - 1  # a convolution and its normalization; the last are not in one
+        for number, part in enumerate(parts):
+            inside = f"{number // 2}.{number % 2}" if number < 2 * pairs else number - pairs
+            names[part] = f"{block}.conv.{inside}"
     last = f"features.{len(blocks) + 1}"
     return {**names, "conv_head": f"{last}.0", "bn2": f"{last}.1"}
 

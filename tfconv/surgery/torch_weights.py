@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from tfconv.surgery.torch_names import Origin, origins
 
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 WRAPPERS = ("state_dict", "model_state_dict", "model")
-PREFIXES = ("module.", "backbone.", "head.")  # of parallel training, and of mmpretrain's models
+PREFIXES = [("module.",), ("backbone.", "head.")]  # of parallel training; of mmpretrain's models
 NOT_WEIGHTS = "num_batches_tracked"
 
 
@@ -67,10 +67,10 @@ def load_torch_weights(model: keras.Model, state_dict_or_file: Any) -> LoadRepor
 
     Example:
         >>> model = tf.keras.Sequential([tf.keras.Input((3,)), tf.keras.layers.Dense(2, name="fc")])
-        >>> state = {"fc.weight": np.ones([2, 3]), "fc.bias": np.zeros(2), "head.bias": np.ones(1)}
+        >>> state = {"fc.weight": np.ones([2, 3]), "fc.bias": np.zeros(2), "aux.bias": np.ones(1)}
         >>> report = tfconv.surgery.load_torch_weights(model, state)
         >>> report.used, report.unused
-        (['fc.weight', 'fc.bias'], ['bias'])
+        (['fc.weight', 'fc.bias'], ['aux.bias'])
         >>> model(tf.ones([1, 3])).numpy()
         array([[3., 3.]], dtype=float32)
     """
@@ -105,13 +105,18 @@ def _state_of(given: Any) -> dict[str, Any]:
     for wrapper in WRAPPERS:
         if isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
-    clean = {}
-    for key, value in state.items():
-        for prefix in PREFIXES:
-            key = key[len(prefix) :] if key.startswith(prefix) else key
-        if not key.endswith(NOT_WEIGHTS):
-            clean[key] = value
-    return clean
+    for prefixes in PREFIXES:
+        if any(key.startswith(prefixes[0]) for key in state):
+            state = {_without(key, prefixes): value for key, value in state.items()}
+    return {key: value for key, value in state.items() if not key.endswith(NOT_WEIGHTS)}
+
+
+def _without(key: str, prefixes: Sequence[str]) -> str:
+    """A key without the one of ``prefixes`` that it begins with."""
+    for prefix in prefixes:
+        if key.startswith(prefix):
+            return key[len(prefix) :]
+    return key
 
 
 def _read(file: Any) -> Mapping[str, Any]:
