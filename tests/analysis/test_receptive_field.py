@@ -107,6 +107,10 @@ STACKS = {
         [lambda: tfconv.Involution1D(3, groups=1, kernel_initializer="ones"), lambda: conv(2)],
         (9,),
     ),
+    "padded between layers": (
+        [lambda: conv(2), lambda: lambda x: tf.pad(x, [[0, 0], [2, 1], [0, 0]]), lambda: conv(3)],
+        (9,),
+    ),
     "between layers": ([lambda: conv(3), lambda: lambda x: tf.nn.relu(x) * 2 + 1], (9,)),
 }
 

@@ -24,12 +24,12 @@ class Comparison:
 
     Example:
         >>> from tfconv.analysis import compare
-        >>> plain, groups = tfconv.Conv2D(8, 3), tfconv.Conv2D(8, 3, groups=4, name="b")
+        >>> plain, groups = tfconv.Conv2D(8, 3), tfconv.Conv2D(8, 3, groups=4, name="groups")
         >>> compared = compare({"plain": plain, "groups": groups}, (6, 6, 4))
         >>> [row["products_of_first"] for row in compared.rows()]
         [1.0, 0.25]
         >>> compared["groups"]
-        <Profile of b: 80 weights, 1,152 multiply-adds>
+        <Profile of groups: 80 weights, 1,152 multiply-adds>
     """
 
     names: list[str]

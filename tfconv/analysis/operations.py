@@ -10,6 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfconv.analysis.cost import Cost
+from tfconv.analysis.receptive_field import Field
 
 
 def _size(tensor: Any) -> int:
@@ -93,8 +94,8 @@ class Kind:
         cost: From an operation, and for each input whether it depends on the model's.
         view: Whether the output is the input, in another shape or not.
         reads: What an output reads: "place" (the same position), "map" (places may move: the
-            receptive field is known only if the sizes of the maps stay), "all" (a mean and the
-            like, over axes) or "unknown".
+            receptive field is known only if the sizes of the maps stay), "shifted" (padded maps),
+            "all" (a mean and the like, over axes) or "unknown".
     """
 
     cost: Callable[[Any, Any], Cost]
@@ -125,10 +126,11 @@ _add(Kind(_NOTHING, view=True), "Identity IdentityN StopGradient CheckNumerics P
 _add(Kind(_NOTHING, view=True, reads="map"), "Reshape Squeeze ExpandDims")
 _add(
     Kind(_NOTHING, reads="map"),
-    "Cast Transpose Concat ConcatV2 Split SplitV Slice StridedSlice Pad PadV2 MirrorPad Tile Pack "
-    "Unpack BroadcastTo SpaceToDepth DepthToSpace SpaceToBatchND BatchToSpaceND ZerosLike OnesLike",
+    "Cast Transpose Concat ConcatV2 Split SplitV Slice StridedSlice Tile Pack Unpack BroadcastTo "
+    "SpaceToDepth DepthToSpace SpaceToBatchND BatchToSpaceND ZerosLike OnesLike",
 )
 _add(Kind(_NOTHING, reads="unknown"), "GatherV2 GatherNd ReverseV2 Roll")
+_add(Kind(_NOTHING, reads="shifted"), "Pad PadV2 MirrorPad")
 _add(Kind(_reduction, reads="all"), "Mean Sum Max Min Prod All Any ArgMax ArgMin EuclideanNorm")
 _add(Kind(_pooling, reads="unknown"), "MaxPool MaxPool3D AvgPool AvgPool3D")
 _add(Kind(_matrices, reads="unknown"), "MatMul BatchMatMul BatchMatMulV2 BatchMatMulV3")
@@ -144,3 +146,52 @@ OF_SHAPES = {"Shape", "ShapeN", "Size", "Rank", "NoOp", "Assert", "BroadcastGrad
 def kind_of(op: tf.Operation) -> Kind | None:
     """What kind of operation it is; None if that is not known."""
     return _KINDS.get(op.type)
+
+
+def field_behind(
+    op: tf.Operation, x: tf.Tensor, field: Field, channels_first: bool
+) -> Field | None:
+    """The receptive field of an operation's outputs.
+
+    Args:
+        op: The operation.
+        x: Its first input that depends on the model's.
+        field: That of its inputs together.
+        channels_first: Whether the channels of its inputs stand behind the batch.
+
+    Returns:
+        None if it is not known.
+    """
+    kind, before, after = kind_of(op), x.shape, op.outputs[0].shape
+    if kind is None or before.rank is None:
+        return None
+    if kind.reads == "place" or field.everything:
+        return field
+    rank = len(field.axes)
+    start = before.rank - rank if channels_first else 1
+    spatial = range(start, start + rank)
+    if kind.reads == "shifted":
+        pads = tf.get_static_value(op.inputs[1])
+        return None if pads is None else field.shifted([int(pads[axis][0]) for axis in spatial])
+    if kind.reads == "all":
+        over = tf.get_static_value(op.inputs[1])
+        axes = set() if over is None else {int(axis) % before.rank for axis in over.flatten()}
+        if axes >= set(spatial):
+            return field.whole([before[axis] for axis in spatial])
+        return field if axes and not axes & set(spatial) else None
+    if kind.reads == "map" and not _moves_places(op, spatial) and after.rank is not None:
+        first = after.rank - rank if channels_first else 1
+        same = after[first : first + rank] == before[start : start + rank]
+        return field if same else None
+    return None
+
+
+def _moves_places(op: tf.Operation, spatial: Collection[int]) -> bool:
+    """Whether a transposition moves spatial axes, or a slice may turn them around."""
+    if op.type == "StridedSlice":
+        steps = tf.get_static_value(op.inputs[3])
+        return steps is None or min(steps) < 0
+    if op.type != "Transpose":
+        return False
+    order = tf.get_static_value(op.inputs[1])
+    return order is None or any(order[axis] != axis for axis in spatial)

@@ -201,7 +201,10 @@ class _Walk:
             inputs = [x for x in op.inputs if x.name in self._maps]
             read.update((x.name, x) for x in inputs if x.name not in made)
             sources = self._sources(inputs)
-            field = self._field_of(op, kind, inputs, sources)
+            field = self._united(sources, inputs)
+            field = field and operations.field_behind(
+                op, inputs[0], field, sources[0].channels_first
+            )
             view = kind is not None and kind.view
             name, outputs = call.path or call.layer.name, list(op.outputs)
             for x, storage in self._step(name, sources, outputs, 0, view):
@@ -214,27 +217,6 @@ class _Walk:
             done = dataclasses.replace(call, inputs=list(read.values()), outputs=outputs)
             names = {"types": tuple(types), "unknown": tuple(unknown)}
             self.rows.append(self._row(done, cost, memory, field=field, **names))
-
-    def _field_of(self, op: Any, kind: Any, inputs: Any, sources: list[_Map]) -> Field | None:
-        field = self._united(sources, inputs)
-        if field is None or field.everything or kind is None:
-            return field if kind is not None else None
-        if kind.reads == "place":
-            return field
-        (source, x), rank = (sources[0], inputs[0]), len(field.axes)
-        sizes = source.sizes(_shape(x))
-        if kind.reads == "all":
-            over = tf.get_static_value(op.inputs[1])
-            axes = {int(axis) % len(x.shape) for axis in over.flatten()} if over is not None else ()
-            start = len(x.shape) - rank if source.channels_first else 1
-            spatial = set(range(start, start + rank))
-            if spatial <= set(axes):
-                return field.whole(sizes)
-            return None if spatial & set(axes) else field
-        if kind.reads == "map" and not _moves_places(op, source.channels_first, rank):
-            moved = dataclasses.replace(source, field=field).sizes(_shape(op.outputs[0]))
-            return field if moved == sizes else None
-        return None
 
     # Fields, memory, weights.
 
@@ -345,20 +327,6 @@ def _data_format(root: Call) -> str:
             return call.layer.data_format
         calls += reversed(call.inner)
     return keras.backend.image_data_format()
-
-
-def _moves_places(op: Any, channels_first: bool, rank: int) -> bool:
-    """Whether a transposition moves spatial axes, or a slice may turn them around."""
-    if op.type == "StridedSlice":
-        steps = tf.get_static_value(op.inputs[3])
-        return steps is None or min(steps) < 0
-    if op.type != "Transpose":
-        return False
-    order = tf.get_static_value(op.inputs[1])
-    if order is None:
-        return True
-    start = len(order) - rank if channels_first else 1
-    return any(order[axis] != axis for axis in range(start, start + rank))
 
 
 def _shape(x: tf.Tensor) -> Shape:
