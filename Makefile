@@ -172,11 +172,17 @@ bench: build ## Time the native ops beside their peers, into benchmarks/RESULTS.
 
 export-report: build ## Convert every layer to every format, into tables in docs/
 	@$(VENV)/bin/python docs/export_report.py docs/export_tables.md
-	$(VENV)/bin/python docs/onnx_table.py docs/onnx_table.md
+	$(VENV)/bin/python docs/onnx_table.py
 
 serving-bench: build ## Serve models to 32 clients for 30 s, then time them
 	@TFCONV_SERVING_SECONDS=30 $(VENV)/bin/python -m pytest -q -s tests/serving/test_host.py -k new_version
 	$(VENV)/bin/python -m benchmarks.serving
+
+# PARITY_PYTHON: of an environment with tfconv, PyTorch, torchvision and timm.
+PARITY_PYTHON ?= $(VENV)/bin/python
+
+test-parity: build ## Compare the networks with their peers in PyTorch, which has to be installed
+	@$(PARITY_PYTHON) -m pytest -q --confcutdir=tests/parity tests/parity $(PYTEST_ARGS)
 
 build-gpu:
 	@echo "== native ops with CUDA for $(GPU_PYTHON)"
