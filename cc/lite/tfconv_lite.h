@@ -2,7 +2,8 @@
  * Tfconv>DeformableConv, Tfconv>DeformableSample and Tfconv>PerExampleConv on the CPU.
  *
  * Plain C. Nothing of TFLite is needed to build the library; what is created here is a
- * TfLiteDelegate as TFLite's c/common.h declares it. README.md says how to build and use it on Android and iOS.
+ * TfLiteDelegate as TFLite's c/common.h declares it. README.md says how to build
+ * and use it on Android and iOS.
  */
 #ifndef TFCONV_LITE_TFCONV_LITE_H_
 #define TFCONV_LITE_TFCONV_LITE_H_
