@@ -1,9 +1,9 @@
 // Runs the delegate under an interpreter of our own, which has just what a delegate needs: where
 // there is no TFLite (another processor), and where sanitizers watch.
 //
-// As a program: driver CASES RESULTS. CASES holds, for each case, a graph of custom ops in the order
-// of execution; RESULTS gets the tensors that are asked for, or what the delegate reported. Both are
-// little-endian: integers of 32 bits, strings and bytes with their length before them.
+// As a program: driver CASES RESULTS. CASES holds, for each case, a graph of custom ops in the
+// order of execution; RESULTS gets the tensors that are asked for, or what the delegate reported.
+// Both are little-endian: integers of 32 bits, strings and bytes with their length before them.
 //
 //   cases:   how many, then each case
 //   case:    threads, runs, tensors, nodes, the indices of tensors to return

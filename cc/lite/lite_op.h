@@ -1,5 +1,5 @@
-// The ops that a delegate kernel runs: their attributes, the check of their shapes, and the order of
-// their kernels. The numeric part is in the units *_cpu.cc.
+// The ops that a delegate kernel runs: their attributes, the check of their shapes, and the order
+// of their kernels. The numeric part is in the units *_cpu.cc.
 #ifndef TFCONV_LITE_LITE_OP_H_
 #define TFCONV_LITE_LITE_OP_H_
 

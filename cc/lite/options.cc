@@ -47,9 +47,8 @@ class Reader {
     for (size_t i = 0; i < count; ++i) {
       std::string key;
       const Value key_value = {keys + i * key_width, static_cast<size_t>(key_width), kString, 1};
-      if (!ReadKey(key_value, &key) || !ReadOption(Element(values, w, count, i), &(*options)[key])) {
-        return false;
-      }
+      const Value value = Element(values, w, count, i);
+      if (!ReadKey(key_value, &key) || !ReadOption(value, &(*options)[key])) return false;
     }
     return true;
   }

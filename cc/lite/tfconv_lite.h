@@ -1,8 +1,9 @@
 /* tfconv's ops in the TFLite interpreter: a delegate that runs the custom ops Tfconv>Involution,
  * Tfconv>DeformableConv, Tfconv>DeformableSample and Tfconv>PerExampleConv on the CPU.
  *
- * Plain C. Nothing of TFLite is needed to build the library; what is created here is a TfLiteDelegate
- * as TFLite's c/common.h declares it. README.md says how to build and use it on Android and iOS.
+ * Plain C. Nothing of TFLite is needed to build the library; what is created here is a
+ * TfLiteDelegate as TFLite's c/common.h declares it. README.md says how to build
+ * and use it on Android and iOS.
  */
 #ifndef TFCONV_LITE_TFCONV_LITE_H_
 #define TFCONV_LITE_TFCONV_LITE_H_

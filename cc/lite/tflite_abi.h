@@ -1,9 +1,9 @@
 // The binary interface between the TFLite interpreter and its delegates, as far as it is used here.
 //
-// Declared from its documentation, so that nothing of TFLite is needed to build the delegate. TFLite
-// promises to add fields at the ends of these structures only, so what is here serves interpreters
-// from TensorFlow 2.15 on and LiteRT. Fields that are not used have names and types all the same:
-// their sizes count.
+// Declared from its documentation, so that nothing of TFLite is needed to build the delegate.
+// TFLite promises to add fields at the ends of these structures only, so what is here
+// serves interpreters from TensorFlow 2.15 on and LiteRT. Fields that are not used have names and
+// types all the same: their sizes count.
 #ifndef TFCONV_LITE_TFLITE_ABI_H_
 #define TFCONV_LITE_TFLITE_ABI_H_
 
@@ -122,8 +122,9 @@ struct Delegate {
 };
 
 #if UINTPTR_MAX == UINT64_MAX
-static_assert(sizeof(Tensor) == 112 && offsetof(Tensor, data) == 8 && offsetof(Tensor, dims) == 16 &&
-              offsetof(Tensor, allocation_type) == 32 && offsetof(Tensor, bytes) == 40);
+static_assert(sizeof(Tensor) == 112 && offsetof(Tensor, data) == 8 &&
+              offsetof(Tensor, dims) == 16 && offsetof(Tensor, allocation_type) == 32 &&
+              offsetof(Tensor, bytes) == 40);
 static_assert(sizeof(Node) == 80 && offsetof(Node, outputs) == 8 &&
               offsetof(Node, user_data) == 32 && offsetof(Node, custom_options) == 48 &&
               offsetof(Node, custom_options_size) == 56);
