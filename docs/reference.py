@@ -30,6 +30,14 @@ _COLUMNS = {
 }
 _TEXTS = ("Input shape", "Output shape", "Returns", "Yields", "Source")
 _SECTION = re.compile(rf"^({'|'.join((*_COLUMNS, *_TEXTS, 'Example'))}):\s*(.*)$")
+MODULES = {
+    "Export": tfconv.export,
+    "Native ops in TFLite": tfconv.lite,
+    "Networks": tfconv.models,
+    "Blocks": tfconv.blocks,
+    "Arithmetic": tfconv.analysis,
+    "Surgery": tfconv.surgery,
+}
 # What layers offer beyond Keras's own methods.
 METHODS = (
     "attention",
@@ -69,6 +77,10 @@ def reference() -> str:
     lines += ["## Native or portable", ""]
     for name in ("native_status", "NativeStatus", "portable", "keep_native"):
         lines += _entry(f"tfconv.{name}", getattr(tfconv, name))
+    for heading, module in MODULES.items():
+        lines += [f"## {heading}", "", _text(inspect.getdoc(module)), ""]
+        for name in module.__all__:
+            lines += _entry(f"{module.__name__}.{name}", getattr(module, name))
     lines += ["## Checks for layers", "", _text(inspect.getdoc(tfconv.testing)), ""]
     for name in tfconv.testing.__all__:
         value = getattr(tfconv.testing, name)
@@ -116,7 +128,8 @@ def _family(family: str, classes: Sequence[type]) -> Iterator[str]:
 def _entry(path: str, value: Any) -> Iterator[str]:
     yield f"### {path.rsplit('.', 1)[-1]} {{ #{path} }}"
     yield ""
-    yield from _signature(path, value)
+    if not (inspect.isclass(value) and issubclass(value, Exception)):
+        yield from _signature(path, value)
     yield from _docstring(value)
 
 
