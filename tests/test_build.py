@@ -293,6 +293,26 @@ def test_second_build_does_nothing_and_changes_rebuild_their_users_only(tree, mo
     assert set(tree.build().compiled) == set(first.compiled)
 
 
+def test_kernels_are_compiled_once_for_all_versions_of_tensorflow(tree):
+    def build(version):
+        config = tree.tensorflow(f"{version}.0", "/one/tensorflow/include")
+        folders = (tree.root / folder / f"tf-{version}" for folder in ("out", "objects"))
+        return tree.module.build(*folders, source_dir=tree.sources, config=config)
+
+    first, second = build("9.8"), build("9.9")
+    assert set(second.compiled) == {"cc/a/a_op.cc"}
+    assert set(second.reused) == isa_labels(tree, "a/a_cpu.cc") | isa_labels(tree, "b/b_cpu.cc")
+    first.library.unlink()
+    shutil.rmtree(tree.root / "objects" / "tf-9.8")
+    assert build("9.9").compiled == () and second.library.is_file()
+
+    write(tree.sources, {"b/b.h": "#pragma once\n#define B_VALUE 5\n"})
+    assert set(build("9.8").compiled) == {
+        "cc/a/a_op.cc",
+        *isa_labels(tree, "b/b_cpu.cc"),
+    }
+
+
 def test_damaged_or_removed_files_are_made_again(tree):
     first = tree.build()
     good = first.library.read_bytes()

@@ -780,6 +780,21 @@ class _ObjectCache:
         os.replace(made, target)
         _write_json(self._record_path(unit), record)
 
+    def copy(self, unit: Unit, signature: str, folder: Path) -> bool:
+        """Takes a copy of the object in another build folder if `reusable` holds there."""
+        other = _ObjectCache(folder, self._base, self._hashes, self._strict)
+        if folder == self._root or not other.reusable(unit, signature):
+            return False
+        record, target = other.record(unit), self.path(unit)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            self._record_path(unit).unlink()
+        shutil.copy2(other.path(unit), target)
+        if record is None or other.record(unit) != record:  # another build has begun to change it
+            return False
+        _write_json(self._record_path(unit), record)
+        return True
+
     def object_hash(self, unit: Unit) -> str:
         return _hash_file(self.path(unit))
 
@@ -879,7 +894,8 @@ def build(
     """Compiles what has changed and links the library.
 
     An object is used again while its compiler, its command, the TensorFlow version and the
-    contents of its source and of every header of ours that it includes are the same. Files
+    contents of its source and of every header of ours that it includes are the same. Kernels
+    include nothing of TensorFlow: one object serves all versions. Files
     appear under their final names only when complete: a failed or interrupted build leaves
     the library of before in place.
 
@@ -975,7 +991,7 @@ class _Build:
         own_of_lite = lite_units(self.sources, extra)
         every = [*units, *own_of_lite]
         signatures = {unit: self._signature(unit) for unit in every}
-        good = {u for u in every if self.cache.reusable(u, signatures[u])}
+        good = {u for u in every if self._has(u, signatures[u])}
         todo = [u for u in every if u not in good]
         total = len(todo) + 1
         self.report(0, total, f"{len(todo)} of {len(every)} units to compile")
@@ -1012,6 +1028,13 @@ class _Build:
             warnings=warnings,
             seconds=time.monotonic() - start,
         )
+
+    def _has(self, unit: Unit, signature: str) -> bool:
+        """Whether the object is there, or a kernel's for another TensorFlow, which serves too."""
+        if self.cache.reusable(unit, signature):
+            return True
+        folders = sorted(self.objects.parent.glob("tf-*")) if unit.isa is not None else ()
+        return any(self.cache.copy(unit, signature, folder) for folder in folders)
 
     def _compile(self, todo: list[Unit], signatures: Mapping[Unit, str], jobs: int) -> str:
         """Compiles units side by side and returns the warnings; the first failure ends all."""
