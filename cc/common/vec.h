@@ -37,7 +37,7 @@ constexpr int kVecBytes = 16;
 // The signed integer of the same size: comparisons of vectors of T give vectors of it, -1 for true.
 template <typename T>
 struct MaskType {
-  using Type = T;
+  using Type = T;  // integers are of that size already
 };
 template <>
 struct MaskType<float> {
@@ -76,11 +76,13 @@ template <typename Float, typename Bits>
 TFCONV_INLINE Float HalfToFloat(Bits half) {
   const Bits sign = (half & 0x8000u) << 16;
   const Bits magnitude = half & 0x7fffu;
-  // Multiplying by 2^112 moves the exponent and normalizes subnormals; infinity and NaN need the
-  // largest exponent instead.
-  const Float scaled = BitCast<Float>(magnitude << 13) * 0x1p112f;
-  const Bits special = (magnitude << 13) | 0x7f800000u;
-  return BitCast<Float>((magnitude >= 0x7c00u ? special : BitCast<Bits>(scaled)) | sign);
+  const Bits shifted = magnitude << 13;
+  // The mantissa of a subnormal on top of 2^-14, which goes away again. No number is subnormal in
+  // float32 on the way: TensorFlow's threads take those for zero.
+  const Float subnormal = BitCast<Float>(shifted + 0x38800000u) - 0x1p-14f;
+  Bits bits = magnitude < 0x400u ? BitCast<Bits>(subnormal) : shifted + 0x38000000u;
+  bits = magnitude >= 0x7c00u ? shifted | 0x7f800000u : bits;  // infinity and NaN
+  return BitCast<Float>(bits | sign);
 }
 
 template <typename Bits, typename Float>
@@ -128,6 +130,10 @@ TFCONV_INLINE float ToNumber(Bfloat16 value) {
 TFCONV_INLINE void StoreNumber(float* p, float value) { *p = value; }
 TFCONV_INLINE void StoreNumber(double* p, double value) { *p = value; }
 TFCONV_INLINE void StoreNumber(Half* p, float value) {
+#if defined(__F16C__)  // the bits of NaN are those that vectors have
+  p->bits = _cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT);
+  return;
+#endif
   p->bits = static_cast<uint16_t>(FloatToHalf<uint32_t>(value));
 }
 TFCONV_INLINE void StoreNumber(Bfloat16* p, float value) {
@@ -210,6 +216,10 @@ struct Simd {
     if constexpr (kBytes == 64 && sizeof(T) == 4) {
       return BitCast<Vec>(_mm512_maskz_permutexvar_ps(kAllLanes, BitCast<__m512i>(indices),
                                                       BitCast<__m512>(v)));
+    }
+    if constexpr (kBytes == 64 && sizeof(T) == 8) {
+      return BitCast<Vec>(
+          _mm512_maskz_permutexvar_pd(0xff, BitCast<__m512i>(indices), BitCast<__m512d>(v)));
     }
 #endif
 #if defined(__AVX2__)

@@ -24,12 +24,17 @@ int64_t GroupFilters(const DeformableArgs<T>& args) {
 }
 
 // A filter of up to this many bytes is packed once, and what is left of it in the caches serves all
-// tiles. Each thread packs the blocks of a larger one when it needs them: a tile costs far more.
+// tiles. Of a larger one, each tile packs the blocks that it multiplies, which saves the memory and
+// costs little beside the products of that many rows.
 constexpr int64_t kMaxPackedBytes = 1 << 20;
+constexpr int64_t kMinRowsPerPacking = 48;
+// Columns of a product that are packed at a time.
+constexpr int64_t kMaxColumns = 512;
 
 template <typename T>
-bool IsPackedOnce(int64_t packed_size) {
-  return packed_size * static_cast<int64_t>(sizeof(T)) <= kMaxPackedBytes;
+bool IsPackedOnce(int64_t packed_size, int64_t tile_rows) {
+  return packed_size * static_cast<int64_t>(sizeof(T)) <= kMaxPackedBytes ||
+         tile_rows < kMinRowsPerPacking;
 }
 
 // Packed filter: for each group a matrix [taps * C / groups, F / groups]; nothing if it is large.
@@ -38,7 +43,7 @@ int64_t PackedFilterSize(const DeformableArgs<T>& args) {
   const int64_t size =
       args.groups *
       Gemm<T>::PackedSize(NumTaps(args.geometry) * GroupChannels(args), GroupFilters(args));
-  return IsPackedOnce<T>(size) ? size : 0;
+  return IsPackedOnce<T>(size, TileRows(args)) ? size : 0;
 }
 
 // Units are panels.
@@ -96,7 +101,9 @@ struct ColumnsScratch {
 template <typename T>
 struct ConvolveScratch : ColumnsScratch<T> {
   ConvolveScratch(const DeformableArgs<T>& args, Arena* arena) : ColumnsScratch<T>(args, arena) {
-    const int64_t size = Gemm<T>::PackedSize(Gemm<T>::kDepth, GroupFilters(args));
+    const ColumnBlocks blocks = MakeColumnBlocks(args);
+    const int64_t depth = blocks.taps * Min(blocks.channels, GroupChannels(args));
+    const int64_t size = Gemm<T>::PackedSize(depth, Min(GroupFilters(args), kMaxColumns));
     packed = arena->Take<T>(PackedFilterSize(args) == 0 ? size : 0);
   }
 
@@ -165,9 +172,14 @@ void Convolve(const DeformableArgs<T>& args, int64_t begin, int64_t end, void* m
                                filter_row, group_filters);
           } else {
             const int64_t block = block_taps * product.depth;
-            PackPanels(args.filter + filter_row * args.filters + g * group_filters, args.filters,
-                       block, group_filters, s.packed);
-            Multiply<T, false>(product, rows, s.packed, block, 0, group_filters);
+            const T* filter = args.filter + filter_row * args.filters + g * group_filters;
+            T* y = product.c;
+            for (int64_t f = 0; f < group_filters; f += kMaxColumns) {
+              const int64_t columns = Min(kMaxColumns, group_filters - f);
+              PackPanels(filter + f, args.filters, block, columns, s.packed);
+              product.c = y + f;
+              Multiply<T, false>(product, rows, s.packed, block, 0, columns);
+            }
           }
         }
       }
@@ -181,7 +193,8 @@ template <typename T>
 int64_t PackedFilterTransposedSize(const DeformableArgs<T>& args) {
   const int64_t size = NumTaps(args.geometry) * args.groups *
                        Gemm<T>::PackedSize(GroupFilters(args), GroupChannels(args));
-  return IsPackedOnce<T>(size) ? size : 0;
+  const int64_t tile_rows = Min<int64_t>(ImagePositions(args.geometry), Tile<T>::kRows);
+  return IsPackedOnce<T>(size, tile_rows) ? size : 0;
 }
 
 template <typename T>

@@ -233,6 +233,7 @@ void BackwardInput(const InvolutionArgs<T>& args, int64_t begin, int64_t end, vo
       if (depth_taps.count == 0) continue;
       for (int64_t output = rows.begin; output < rows.end; ++output) {
         const Taps lines = FindTaps(h_axis, output, h, h_end);
+        if (lines.count == 0) continue;
         row.num_lines = lines.count;
         for (int64_t j = 0; j < lines.count; ++j) {
           s.rows.lines[j] = {

@@ -16,7 +16,7 @@
 namespace tfconv {
 namespace {
 
-// Offsets within the kernels of one position are 32-bit.
+// Numbers of groups are 32-bit.
 constexpr int64_t kMaxKernelChannels = std::numeric_limits<int32_t>::max();
 
 struct InvolutionShapes {

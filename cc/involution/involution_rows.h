@@ -56,7 +56,7 @@ inline Range FindOutputs(const ConvAxis& axis, int64_t begin, int64_t end) {
 // dy's positions.
 enum class Direction { kForward, kBackward };
 
-// A line of x or dx, from the segment's first column on, and the taps that lead to it.
+// A line of x or dx, from column `columns.begin` of the segment on, and the taps that lead to it.
 template <typename Element>
 struct Line {
   Element* data;
@@ -329,7 +329,7 @@ int64_t MixedSize(int64_t taps) {
 
 constexpr int kMixedPositions = 4;
 
-// Groups that are no multiple of any vector. kTaps is 0 unless stride and dilation are 1.
+// Groups for which RowBytes() is 0. kTaps is 0 unless stride and dilation are 1.
 template <typename S, int kTaps, int kCount, bool kPermuted, typename T, Direction kDirection>
 void MixedBlock(const Row<T, kDirection>& row, int64_t position, int64_t begin_tap,
                 int64_t end_tap) {

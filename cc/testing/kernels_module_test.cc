@@ -568,7 +568,7 @@ struct Deformable {
       RunPass(args, kernels.pack_filter_transposed, run);
       RunPass(args, kernels.backward_input, run);
       packed->CheckGuards();
-    } else if constexpr (!kIsHalf<T>) {
+    } else {
       RunPass(args, sampling.backward, run);
     }
     RunPass(args, sampling.sum_partial, run);
