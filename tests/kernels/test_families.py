@@ -55,7 +55,8 @@ BLOCKS = {
         Case(Geometry((3, 3), 2), 1, 3, 100, 5, offset_groups=2),  # blocks across both groups
         Case(Geometry((3, 3), 2), 1, 40, 4, 2, offset_groups=5),
         Case(Geometry((2, 3), 1), 1, 1, 6, 1100),
-        Case(Geometry((2, 3), 1), 1, 1, 400, 700),  # filters packed by blocks
+        Case(Geometry((28, 28), 1), 1, 1, 260, 1030),  # a filter that is packed by blocks
+        Case(Geometry((2, 3), 1), 1, 1, 400, 700),  # one for few rows, which is not
         Case(Geometry((2, 2), 2), 1, 2, 180, 400, offset_groups=3),
     ],
 }

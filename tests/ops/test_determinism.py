@@ -43,12 +43,17 @@ def test_threads(tmp_path, native_module):
 
 def test_instruction_sets(tmp_path, native_module):
     expected = results()
+    values = np.arange(1024, dtype=np.uint16).view(np.float16)
+    np.testing.assert_array_equal(expected["subnormal/float16/y"].ravel(), values)
+    tolerances = {"float16": 1e-3, "bfloat16": 1e-2, "float32": 1e-5, "float64": 1e-12}
     runs = list(run(tmp_path, (2, "base"), (2, "avx2")))
     assert runs[0][0]["isa"] == "base"
     assert runs[1][0]["isa"] in ("avx2", "base")  # as far as the machine has it
     for said, actual in runs:
         assert sorted(actual.files) == sorted(expected)
         for name, array in expected.items():
-            tolerance = {"bfloat16": 1e-2, "float32": 1e-5, "float64": 1e-12}[name.split("/")[1]]
+            tolerance = {"float16": 1e-3, "bfloat16": 1e-2, "float32": 1e-5, "float64": 1e-12}[
+                name.split("/")[1]
+            ]
             error = np.abs(actual[name] - array).max() / np.abs(array).max()
             assert error < tolerance, f"{said['isa']}: {name} differs by {error}"
