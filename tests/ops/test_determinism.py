@@ -52,8 +52,6 @@ def test_instruction_sets(tmp_path, native_module):
     for said, actual in runs:
         assert sorted(actual.files) == sorted(expected)
         for name, array in expected.items():
-            tolerance = {"float16": 1e-3, "bfloat16": 1e-2, "float32": 1e-5, "float64": 1e-12}[
-                name.split("/")[1]
-            ]
+            tolerance = tolerances[name.split("/")[1]]
             error = np.abs(actual[name] - array).max() / np.abs(array).max()
             assert error < tolerance, f"{said['isa']}: {name} differs by {error}"
