@@ -39,8 +39,10 @@ def _converter(traced: Traced, optimized: bool, file: tflite_file.TFLiteFile | N
     converter = tf.lite.TFLiteConverter.from_concrete_functions([traced.function], traced.module)
     if optimized:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if file is not None and _scales_outweigh(file):
-        _compat.scale_dense_layers_as_a_whole(converter)
+    if file is not None:
+        converter.allow_custom_ops = bool(file.custom_counts)
+        if _scales_outweigh(file):
+            _compat.scale_dense_layers_as_a_whole(converter)
     return converter
 
 
@@ -185,13 +187,14 @@ class _Observed:
         self.layers = operators_of_layers(file, traced)
         self._inputs = samples.batch(traced.fixed_batch or _EXAMPLES)
         self._borders = {path: _border(file, ops) for path, ops in self.layers.items()}
-        run = Runner(content, observed=True)
+        self._native = bool(file.custom_counts)
+        run = Runner(content, native=self._native, observed=True)
         run(self._inputs)
         self._expected = run.tensors([name for names in self._borders.values() for name in names])
 
     def error(self, path: str, content: bytes) -> float:
         """The error of a layer's outputs in another form of the model."""
-        run = Runner(content, observed=True)
+        run = Runner(content, native=self._native, observed=True)
         if not run.can_run:
             return math.inf
         run(self._inputs)

@@ -69,7 +69,7 @@ def to_tflite(
     Raises:
         ValueError: If an argument is not what is described above.
         ExportError: If the conversion fails, or an error is larger than is allowed: the message
-            names the layer.
+            names the layer. Or if the delegate that ``keep_native`` needs has not been built.
 
     Source: https://ai.google.dev/edge/litert/conversion/tensorflow/quantization/post_training_quantization
 
@@ -84,15 +84,15 @@ def to_tflite(
         kinds = ", ".join(map(repr, quantization.BOUNDS))
         raise ValueError(f"`quantize` must be one of {kinds}. Received: quantize={quantize!r}")
     if quantize in quantization.NEED_DATA:
-        if representative_data is None:
-            raise ValueError(
-                f"`representative_data` is needed for quantize={quantize!r}: the ranges of its "
-                "integers are measured on it. Received: representative_data=None"
-            )
         if keep_native:
             raise ValueError(
                 "`keep_native` works with quantize=None, 'float16' and 'dynamic': custom operators "
                 f"compute in floating point. Received: quantize={quantize!r}"
+            )
+        if representative_data is None:
+            raise ValueError(
+                f"`representative_data` is needed for quantize={quantize!r}: the ranges of its "
+                "integers are measured on it. Received: representative_data=None"
             )
     if path is not None:
         path = Path(path)
@@ -116,7 +116,7 @@ def _converted(model, path, quantize, data, keep_native, verify, step) -> TFLite
         samples = given_samples(data, traced.inputs)
     step("converting")
     chosen = None
-    plain = quantize if keep_native or quantize == "float16" else None
+    plain = quantize if quantize == "float16" else None
     content = quantization.converted(traced, plain, keep_native)
     if quantize != plain:
         if quantize == "dynamic":

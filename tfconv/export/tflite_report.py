@@ -30,13 +30,16 @@ class TFLiteReport:
         operators: How many operators there are of each name.
         custom_operators: The same for operators that are none of TensorFlow Lite's own.
         operator_types: How many operators compute in each type, such as "FLOAT32".
-        delegated: How many operators XNNPACK runs; None if that was not looked at.
+        delegated: How many operators XNNPACK runs; None if that was not looked at. TensorFlow
+            2.15 leaves XNNPACK out where sizes are computed, such as those of slices of a batch
+            of any size: then it is 0.
         error: The largest root mean square of an output's difference from the Keras model, as a
             share of that of the output; None if it was not measured.
         bound: The largest error that is allowed.
         layer_errors: The same for layers by their paths, each measured with all others in
-            float32; for "int8" and "mixed".
-        float_layers: Layers that "mixed" leaves in floating point, as a whole or in part.
+            float32; for "dynamic", "int8" and "mixed".
+        float_layers: Layers that "dynamic" and "mixed" leave in floating point, as a whole or in
+            part.
         milliseconds: The median time of an inference of one example; None if it was not measured.
         threads: How many threads that took.
         runtime: What ran it, such as "LiteRT".

@@ -58,7 +58,6 @@ def trace(model: Any, inputs: Any, of_layers: bool = False) -> Traced:
     """
     specs = tf.nest.flatten(inputs)
     module = tf.Module()
-    module.variables_of_model = [_compat.tensorflow_variable(v) for v in model.variables]
     layers: dict[str, str] = {}
 
     @tf.function(input_signature=specs)
@@ -74,6 +73,8 @@ def trace(model: Any, inputs: Any, of_layers: bool = False) -> Traced:
 
     with _compat.export_scope():
         concrete = function.get_concrete_function()
+    # Only now: the call has built what a subclass of keras.Model is made of.
+    module.variables_of_model = [_compat.tensorflow_variable(v) for v in model.variables]
     return Traced(model, specs, inputs, concrete, module, layers)
 
 

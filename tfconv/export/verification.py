@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfconv.export.inspection import NATIVE_PREFIX
 from tfconv.export.samples import Arrays, Samples
 from tfconv.export.tracing import Traced
 
@@ -42,22 +43,30 @@ class Runner:
     def __init__(
         self, content: bytes, threads: int = 1, native: bool = False, observed: bool = False
     ):
+        options: dict[str, Any] = {}
         if native:
             from tfconv import lite
 
-            self._interpreter = lite.Interpreter(content, num_threads=threads)
-        else:
-            options = {"experimental_op_resolver_type": _PLAIN} if observed else {}
-            self._interpreter = Interpreter(
-                model_content=content,
-                num_threads=threads,
-                experimental_preserve_all_tensors=observed,
-                **options,
-            )
-        self._signature = self._interpreter.get_signature_runner()
+            options["experimental_delegates"] = [lite.load_delegate()]
+        if observed:
+            options["experimental_op_resolver_type"] = _PLAIN
+        self._interpreter = Interpreter(
+            model_content=content,
+            num_threads=threads,
+            experimental_preserve_all_tensors=observed,
+            **options,
+        )
+        self._signature = None
 
     def __call__(self, arrays: Arrays) -> Arrays:
         """The outputs by name for inputs by name; sizes may change from call to call."""
+        if self._signature is None:
+            # In TensorFlow 2.15 a signature by itself would run without XNNPACK.
+            details = self._interpreter.get_signature_runner().get_input_details()
+            for name, detail in details.items():
+                self._interpreter.resize_tensor_input(detail["index"], arrays[name].shape)
+            self._interpreter.allocate_tensors()
+            self._signature = self._interpreter.get_signature_runner()
         return self._signature(**arrays)
 
     def tensors(self, names: Sequence[str]) -> Arrays:
@@ -90,10 +99,11 @@ class Runner:
         return 1e3 * statistics.median(times)
 
     def delegated(self) -> int:
-        """How many of the model's operators a delegate, such as XNNPACK, has taken."""
+        """How many of the model's operators XNNPACK has taken."""
         operators = self._interpreter._get_ops_details()  # the only way to them
         taken = set()
-        makers = {i: op for op in operators if op["op_name"] != "DELEGATE" for i in op["outputs"]}
+        own = [op for op in operators if not op["op_name"].startswith(("DELEGATE", NATIVE_PREFIX))]
+        makers = {i: op for op in own for i in op["outputs"]}
         for delegate in (op for op in operators if op["op_name"] == "DELEGATE"):
             todo, seen = list(delegate["outputs"]), set(delegate["inputs"])
             while todo:
