@@ -1126,12 +1126,19 @@ class _Build:
         return _Link(library, made, dict(zip(_Link.KEYS, values)), words)
 
     def _lite_link_commands(self, units: Sequence[Unit]) -> list[list[str]]:
-        """With the C++ standard library inside and hidden; without, where the linker cannot."""
+        """With the C++ standard library inside and hidden; with less, where the linker cannot."""
         objects = [os.fspath(self.cache.path(unit)) for unit in units]
         start = [*self.compiler.command, "-shared", "-pthread", *objects]
-        exports = f"-Wl,--version-script={self.sources.name}/{_LITE_EXPORTS}"
+        exports = self._lite_exports_flag()
         end = shlex.split(os.environ.get("TFCONV_LDFLAGS", ""))
-        return [[*start, *_LITE_STATIC_FLAGS, exports, *end], [*start, *end]]
+        return [
+            [*start, *_LITE_STATIC_FLAGS, exports, *end],
+            [*start, exports, *end],
+            [*start, *end],
+        ]
+
+    def _lite_exports_flag(self) -> str:
+        return f"-Wl,--version-script={self.sources.name}/{_LITE_EXPORTS}"
 
     def _link_command(self, units: Sequence[Unit]) -> list[str]:
         return [
@@ -1146,8 +1153,11 @@ class _Build:
         ]
 
     def _link_signature(self, units: Sequence[Unit], link: Sequence[str]) -> str:
-        objects = {os.fspath(self.cache.path(u)): self.cache.object_hash(u) for u in units}
-        parts = [objects.get(word, word) for word in link if not word.startswith("-L")]
+        files = {os.fspath(self.cache.path(u)): self.cache.object_hash(u) for u in units}
+        exports = self._lite_exports_flag()
+        if exports in link:
+            files[exports] = _hash_file(self.sources / _LITE_EXPORTS)
+        parts = [files.get(word, word) for word in link if not word.startswith("-L")]
         return _hash(json.dumps([*parts, self.compiler.version, self.config.version]).encode())
 
     def _info(

@@ -5,7 +5,7 @@
 #include <exception>
 #include <memory>
 #include <new>
-#include <string>
+#include <type_traits>
 #include <vector>
 
 #include "lite/partition.h"
@@ -15,11 +15,15 @@ namespace tfconv {
 namespace lite {
 namespace {
 
+constexpr int kMaxThreads = 1024;
+
 struct LiteDelegate {
   abi::Delegate base;  // first: the interpreter's pointer is ours
   ThreadPool pool;
   int num_threads;
 };
+// No exception leaves tfconv_lite_create_delegate.
+static_assert(std::is_nothrow_default_constructible_v<LiteDelegate>);
 
 // A partition, and why it could not be made.
 struct Kernel {
@@ -31,29 +35,26 @@ struct Kernel {
 // Runs `body`, whose trouble the interpreter is told of. No exception leaves this library.
 template <typename Body>
 abi::Status Report(abi::Context* context, const Body& body) {
-  std::string message;
   try {
     const Status status = body();
     if (status.ok()) return abi::kOk;
-    message = status.message();
+    context->ReportError(context, "tfconv: %s", status.message().c_str());
   } catch (const std::exception& error) {
-    message = error.what();
+    context->ReportError(context, "tfconv: %s", error.what());
   }
-  context->ReportError(context, "tfconv: %s", message.c_str());
   return abi::kError;
 }
 
 void* InitKernel(abi::Context* context, const char* buffer, size_t) {
   const auto& params = *reinterpret_cast<const abi::DelegateParams*>(buffer);
   auto* delegate = reinterpret_cast<LiteDelegate*>(params.delegate);
-  auto* kernel = new (std::nothrow) Kernel{delegate, Partition(&delegate->pool), Status()};
-  if (kernel == nullptr) return nullptr;
   try {
+    std::unique_ptr<Kernel> kernel(new Kernel{delegate, Partition(&delegate->pool), Status()});
     kernel->status = kernel->partition.Init(context, params);
+    return kernel.release();
   } catch (const std::exception&) {
-    kernel->status = Error("out of memory");
+    return nullptr;
   }
-  return kernel;
 }
 
 void FreeKernel(abi::Context*, void* user_data) { delete static_cast<Kernel*>(user_data); }
@@ -73,7 +74,7 @@ abi::Status InvokeKernel(abi::Context* context, abi::Node* node) {
     auto* kernel = static_cast<Kernel*>(node->user_data);
     const int own = kernel->delegate->num_threads;
     const int threads = own > 0 ? own : context->recommended_num_threads;
-    return kernel->partition.Invoke(context, std::max(threads, 1));
+    return kernel->partition.Invoke(context, std::clamp(threads, 1, kMaxThreads));
   });
 }
 
@@ -137,7 +138,7 @@ TfLiteDelegate* tflite_plugin_create_delegate(const char* const* options_keys,
     char* end = nullptr;
     const long value = std::strtol(options_values[i], &end, 10);
     if (std::strcmp(options_keys[i], "num_threads") != 0 || end == options_values[i] ||
-        *end != '\0' || value < 0 || value > 1024) {
+        *end != '\0' || value < 0 || value > tfconv::lite::kMaxThreads) {
       if (report_error != nullptr) {
         report_error("tfconv: the only option is num_threads, from 0 to 1024");
       }

@@ -7,7 +7,7 @@
 //
 //   cases:   how many, then each case
 //   case:    threads, runs, tensors, nodes, the indices of tensors to return
-//   tensor:  type, allocation type, dims, bytes of data (none for what the nodes compute)
+//   tensor:  type, allocation type, flaw, dims, bytes of data (none for what the nodes compute)
 //   node:    name, custom_options, inputs, outputs
 //   results: for each case: 0 and the tensors' dims and bytes, or 1 and a message
 #include <algorithm>
@@ -92,7 +92,11 @@ abi::IntArray* AsArray(std::vector<int>* array) {
   return reinterpret_cast<abi::IntArray*>(array->data());
 }
 
+// What an interpreter or a model may get wrong.
+enum Flaw { kNoFlaw, kSparse, kNoMemory, kTooSmall };
+
 struct TensorMemory {
+  Flaw flaw;
   Bytes data;
   std::vector<int> dims;
 };
@@ -117,11 +121,14 @@ class Interpreter {
       tensors_[i] = {};
       tensors_[i].type = static_cast<abi::Type>(cases->Integer());
       tensors_[i].allocation_type = static_cast<abi::AllocationType>(cases->Integer());
+      const auto flaw = memory_[i].flaw = static_cast<Flaw>(cases->Integer());
       memory_[i].dims = MakeArray(cases->Integers());
       memory_[i].data = cases->Data();
+      if (flaw == kTooSmall) memory_[i].data.pop_back();
       tensors_[i].dims = AsArray(&memory_[i].dims);
-      tensors_[i].data = memory_[i].data.data();
+      tensors_[i].data = flaw == kNoMemory ? nullptr : memory_[i].data.data();
       tensors_[i].bytes = memory_[i].data.size();
+      if (flaw == kSparse) tensors_[i].sparsity = &memory_[i];
     }
     nodes_.resize(static_cast<size_t>(cases->Integer()));
     std::vector<int> plan;
@@ -230,8 +237,10 @@ class Interpreter {
     for (const int dim : *AsArray(&memory.dims)) bytes *= dim;
     memory.data = Bytes(static_cast<size_t>(bytes), char(0xff));
     const bool seen = std::count(wanted_.begin(), wanted_.end(), tensor - tensors_.data()) > 0;
+    const bool has_memory =
+        memory.flaw != kNoMemory && (seen || tensor->allocation_type == abi::kDynamic);
     tensor->dims = AsArray(&memory.dims);
-    tensor->data = seen || tensor->allocation_type == abi::kDynamic ? memory.data.data() : nullptr;
+    tensor->data = has_memory ? memory.data.data() : nullptr;
     tensor->bytes = memory.data.size();
     return abi::kOk;
   }

@@ -191,12 +191,12 @@ class Deformable : public LiteOp {
     }
     args_.filter = inputs[2].data;
     args_.y = output.data;
-    if (packed_from_ != args_.filter) {
+    if (packed_from_ != inputs[2].source) {
       const int64_t size = conv_.packed_filter_size(args_);
       if (auto s = packed_.Reserve(size * static_cast<int64_t>(sizeof(float))); !s.ok()) return s;
       args_.packed_filter = static_cast<float*>(packed_.data());
       if (auto s = executor->RunPass(args_, conv_.pack_filter); !s.ok()) return s;
-      packed_from_ = inputs[2].constant ? args_.filter : nullptr;
+      packed_from_ = inputs[2].constant ? inputs[2].source : nullptr;
     }
     return executor->RunPass(args_, conv_.convolve);
   }
@@ -209,7 +209,7 @@ class Deformable : public LiteOp {
   ConvAttributes attributes_;
   DeformableArgs<float> args_ = {};
   Memory packed_;
-  const float* packed_from_ = nullptr;  // the constant filter that packed_ is of
+  const void* packed_from_ = nullptr;  // the data of the constant filter that packed_ is of
 };
 
 class PerExampleConv : public LiteOp {

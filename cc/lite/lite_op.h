@@ -18,8 +18,9 @@ namespace lite {
 
 struct Input {
   const float* data;
-  int64_t size;   // in elements
-  bool constant;  // the same in every run
+  int64_t size;        // in elements
+  bool constant;       // the same in every run
+  const void* source;  // the tensor's own data, which `data` may be a copy of in float32
 };
 
 struct Output {

@@ -2,9 +2,25 @@
 // come from a model's file.
 #include "lite/options.h"
 
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
+#include "common/geometry.h"
+
 namespace tfconv {
 namespace lite {
 namespace {
+
+constexpr const char* kKeys[] = {"dilations", "explicit_paddings", "kernel_size", "modulation",
+                                "padding",   "strides",           "version"};
+constexpr size_t kMaxKey = 17;    // the longest of them
+constexpr size_t kMaxText = 16;   // characters of a string
+constexpr size_t kMaxList = 2 * kMaxSpatialAxes;
+
+bool IsKnown(const std::string& key) {
+  return std::find(std::begin(kKeys), std::end(kKeys), key) != std::end(kKeys);
+}
 
 enum Type {
   kInt = 1,
@@ -14,6 +30,8 @@ enum Type {
   kVector = 10,
   kVectorInt = 11,
   kVectorUint = 12,
+  kVectorInt2 = 16,  // then of 2 unsigned, 2 floats, 3 integers ...
+  kVectorFloat4 = 24,
 };
 
 // A value: where it lies (in `width` bytes), or the offset to it lies, and its type.
@@ -28,7 +46,8 @@ class Reader {
  public:
   Reader(const void* data, size_t size) : data_(static_cast<const uint8_t*>(data)), size_(size) {}
 
-  bool ReadMap(Options* options) const {
+  // Leaves in `key` the one whose value is not an option.
+  bool ReadMap(Options* options, std::string* key) const {
     if (size_ < 3) return false;
     const size_t width = data_[size_ - 1];
     const int packed = data_[size_ - 2];
@@ -45,10 +64,13 @@ class Reader {
     const Value keys_offset = {values - 3 * w, w, kVector, 1};
     if (!Follow(keys_offset, &keys)) return false;
     for (size_t i = 0; i < count; ++i) {
-      std::string key;
       const Value key_value = {keys + i * key_width, static_cast<size_t>(key_width), kString, 1};
-      const Value value = Element(values, w, count, i);
-      if (!ReadKey(key_value, &key) || !ReadOption(value, &(*options)[key])) return false;
+      key->clear();
+      if (!ReadKey(key_value, key)) return false;
+      if (!IsKnown(*key)) continue;
+      Option option;
+      if (!ReadOption(Element(values, w, count, i), &option)) return false;
+      (*options)[*key] = std::move(option);
     }
     return true;
   }
@@ -95,13 +117,15 @@ class Reader {
     return value <= size_ && Fits(elements, *count, element_width);
   }
 
+  // A key that is too long to be known is cut short.
   bool ReadKey(const Value& value, std::string* key) const {
     size_t begin;
     if (!Follow(value, &begin)) return false;
     size_t end = begin;
-    while (end < size_ && data_[end] != 0) ++end;
+    while (end < size_ && data_[end] != 0 && end - begin <= kMaxKey) ++end;
+    if (end == size_) return false;
     key->assign(reinterpret_cast<const char*>(data_ + begin), end - begin);
-    return end < size_;
+    return true;
   }
 
   // An element of a vector or map. The types follow the elements.
@@ -119,21 +143,33 @@ class Reader {
     size_t target, count;
     if (value.type == kString) {
       // Its length has the width of a string; its characters are bytes.
-      if (!Follow(value, &target) || !ReadCount(target, value.own_width, 1, &count)) return false;
+      if (!Follow(value, &target) || !ReadCount(target, value.own_width, 1, &count) ||
+          count > kMaxText) {
+        return false;
+      }
       option->text.assign(reinterpret_cast<const char*>(data_ + target), count);
       return true;
     }
-    if (value.type != kVector && value.type != kVectorInt && value.type != kVectorUint) return true;
-    if (!Follow(value, &target) || !ReadCount(target, value.own_width, value.own_width, &count)) {
-      return false;
+    if (!Follow(value, &target)) return false;
+    int type = 0;  // of the elements, which those of an untyped vector have themselves
+    if (value.type >= kVectorInt2 && value.type <= kVectorFloat4) {
+      const int kind = value.type - kVectorInt2;
+      count = static_cast<size_t>(2 + kind / 3);
+      type = kInt + kind % 3;
+    } else {
+      if (value.type != kVector && value.type != kVectorInt && value.type != kVectorUint) {
+        return false;
+      }
+      if (!ReadCount(target, value.own_width, value.own_width, &count)) return false;
+      if (value.type != kVector) type = kInt + value.type - kVectorInt;
     }
+    if (count > kMaxList) return false;
+    option->integers.resize(count);
     for (size_t i = 0; i < count; ++i) {
       Value element = Element(target, value.own_width, count, i);
-      if (value.type != kVector) element.type = value.type == kVectorUint ? kUint : kInt;
-      int64_t integer = 0;
-      const bool is_integer = element.type == kInt || element.type == kUint;
-      if (is_integer && !ReadInteger(element, &integer)) return false;
-      option->integers.push_back(integer);
+      if (type != 0) element.type = type;
+      if (element.type != kInt && element.type != kUint) return false;
+      if (!ReadInteger(element, &option->integers[i])) return false;
     }
     return true;
   }
@@ -145,7 +181,12 @@ class Reader {
 }  // namespace
 
 Status ReadOptions(const void* data, size_t size, Options* options) {
-  if (data != nullptr && Reader(data, size).ReadMap(options)) return Status();
+  std::string key;
+  if (data != nullptr && Reader(data, size).ReadMap(options, &key)) return Status();
+  if (IsKnown(key)) {
+    return Error("in the custom_options, ", key, " must be an integer, up to ", kMaxList,
+                 " integers or a string of up to ", kMaxText, " characters");
+  }
   return Error("the custom_options are not a FlexBuffers map (", size, " bytes)");
 }
 

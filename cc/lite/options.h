@@ -20,7 +20,8 @@ struct Option {
 
 using Options = std::map<std::string, Option>;
 
-// Reads the integers, lists of integers and strings of a map and passes over all else.
+// Reads the options that an op of ours may have: integers, lists of integers and strings. Other keys
+// are passed over.
 Status ReadOptions(const void* data, size_t size, Options* options);
 
 }  // namespace lite

@@ -16,10 +16,30 @@ int64_t CountElements(const abi::Tensor& tensor) {
   return static_cast<int64_t>(tensor.bytes) / ElementSize(tensor.type);
 }
 
-Status CheckType(const std::string& name, const abi::Tensor& tensor) {
-  if (tensor.type == abi::kFloat32 || tensor.type == abi::kFloat16) return Status();
-  return Error(name, ": tensors must be float32 or float16. Received: type ", int{tensor.type},
-               " of tensor ", tensor.name == nullptr ? "" : tensor.name);
+const char* NameOf(const abi::Tensor& tensor) { return tensor.name == nullptr ? "" : tensor.name; }
+
+Status CheckKind(const std::string& name, const abi::Tensor& tensor) {
+  if (tensor.type != abi::kFloat32 && tensor.type != abi::kFloat16) {
+    return Error(name, ": tensors must be float32 or float16. Received: type ", int{tensor.type},
+                 " of tensor ", NameOf(tensor));
+  }
+  if (tensor.sparsity == nullptr) return Status();
+  return Error(name, ": tensors must be dense. Received: sparse tensor ", NameOf(tensor));
+}
+
+// Whether there is memory for just the shape that the op knows.
+Status CheckMemory(const std::string& name, const abi::Tensor& tensor, const Shape& shape) {
+  int64_t bytes = ElementSize(tensor.type);
+  bool fits = true;
+  for (const int64_t size : shape) {
+    fits = fits && size >= 0 && !__builtin_mul_overflow(bytes, size, &bytes);
+  }
+  if (!fits || tensor.bytes != static_cast<uint64_t>(bytes)) {
+    return Error(name, ": tensor ", NameOf(tensor), " of shape ", shape, " has ", tensor.bytes,
+                 " bytes");
+  }
+  if (bytes == 0 || tensor.data != nullptr) return Status();
+  return Error(name, ": tensor ", NameOf(tensor), " of shape ", shape, " has no memory");
 }
 
 void MakeDynamic(abi::Tensor* tensor) {
@@ -52,6 +72,7 @@ Status Partition::Init(abi::Context* context, const abi::DelegateParams& params)
     }
     if (node->outputs->size != 1) return Error(step.name, ": there must be one output");
     step.output = *node->outputs->begin();
+    if (step.output < 0 || step.output >= count) return Error(step.name, ": the output is missing");
     step.wide_inputs = std::vector<Memory>(step.inputs.size());
     steps_.push_back(std::move(step));
   }
@@ -62,11 +83,11 @@ Status Partition::Prepare(abi::Context* context) {
   std::set<int> known;  // tensors inside the partition whose shapes are known
   for (Step& step : steps_) {
     abi::Tensor& output = context->tensors[step.output];
-    if (auto s = CheckType(step.name, output); !s.ok()) return s;
+    if (auto s = CheckKind(step.name, output); !s.ok()) return s;
     step.deferred = false;
     for (const int input : step.inputs) {
       const abi::Tensor& tensor = context->tensors[input];
-      if (auto s = CheckType(step.name, tensor); !s.ok()) return s;
+      if (auto s = CheckKind(step.name, tensor); !s.ok()) return s;
       step.deferred =
           step.deferred || (tensor.allocation_type == abi::kDynamic && known.count(input) == 0);
     }
@@ -91,13 +112,13 @@ Status Partition::Invoke(abi::Context* context, int64_t threads) {
 }
 
 Status Partition::Resize(abi::Context* context, Step* step) {
-  std::vector<Shape> inputs;
+  step->input_shapes.clear();
   for (const int input : step->inputs) {
     const abi::IntArray& dims = *context->tensors[input].dims;
-    inputs.emplace_back(dims.begin(), dims.end());
+    step->input_shapes.emplace_back(dims.begin(), dims.end());
   }
-  Shape shape;
-  if (auto s = step->op->Infer(inputs, &shape); !s.ok()) return s;
+  Shape& shape = step->output_shape;
+  if (auto s = step->op->Infer(step->input_shapes, &shape); !s.ok()) return s;
   // The interpreter takes the array over.
   auto* sizes = static_cast<int*>(std::malloc((shape.size() + 1) * sizeof(int)));
   if (sizes == nullptr) return Error(step->name, ": out of memory");
@@ -122,9 +143,10 @@ Status Partition::Run(abi::Context* context, Step* step) {
   std::vector<Input> inputs;
   for (size_t i = 0; i < step->inputs.size(); ++i) {
     const abi::Tensor& tensor = context->tensors[step->inputs[i]];
+    if (auto s = CheckMemory(step->name, tensor, step->input_shapes[i]); !s.ok()) return s;
     const int64_t count = CountElements(tensor);
     Input input = {static_cast<const float*>(tensor.data), count,
-                   tensor.allocation_type == abi::kConstant};
+                   tensor.allocation_type == abi::kConstant, tensor.data};
     if (tensor.type == abi::kFloat16) {
       Memory& wide = step->wide_inputs[i];
       if (auto s = wide.Reserve(count * static_cast<int64_t>(sizeof(float))); !s.ok()) return s;
@@ -132,10 +154,10 @@ Status Partition::Run(abi::Context* context, Step* step) {
                             static_cast<float*>(wide.data()), count);
       input.data = static_cast<const float*>(wide.data());
     }
-    if (count > 0 && input.data == nullptr) return Error(step->name, ": an input has no data");
     inputs.push_back(input);
   }
   abi::Tensor& tensor = context->tensors[step->output];
+  if (auto s = CheckMemory(step->name, tensor, step->output_shape); !s.ok()) return s;
   Output output = {static_cast<float*>(tensor.data), CountElements(tensor)};
   if (tensor.type == abi::kFloat16) {
     const int64_t bytes = output.size * static_cast<int64_t>(sizeof(float));

@@ -35,6 +35,9 @@ class Partition {
     std::vector<int> inputs;
     int output;
     bool deferred;  // its shapes are known only when it runs
+    // As LiteOp::Infer has seen and computed them.
+    std::vector<Shape> input_shapes;
+    Shape output_shape;
     // Copies of float16 tensors in float32.
     std::vector<Memory> wide_inputs;
     Memory wide_output;

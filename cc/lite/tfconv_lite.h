@@ -21,7 +21,7 @@ struct TfLiteDelegate;
 /* Makes a delegate for any number of interpreters, which must not outlive it.
  *
  * num_threads: how many threads compute, the calling one among them; 0 for as many as the
- * interpreter is told to use, which is one if it is told nothing.
+ * interpreter is told to use, which is one if it is told nothing. Never more than 1024.
  *
  * Returns NULL if there is no memory.
  */

@@ -85,8 +85,11 @@ struct Registration {
   void* registration_external;
   void* async_kernel;
   uint64_t inplace_operator;
-  // Registrations are passed by value: zeros where an interpreter to come may look for more.
+#if UINTPTR_MAX == UINT64_MAX
+  // Zeros where an interpreter to come may look for more. Registrations are passed by value, which
+  // leaves the other arguments where they are only on processors of 64 bits.
   void* reserved[5];
+#endif
 };
 
 // What follows in the interpreter's is not used.
@@ -124,7 +127,7 @@ struct Delegate {
 #if UINTPTR_MAX == UINT64_MAX
 static_assert(sizeof(Tensor) == 112 && offsetof(Tensor, data) == 8 &&
               offsetof(Tensor, dims) == 16 && offsetof(Tensor, allocation_type) == 32 &&
-              offsetof(Tensor, bytes) == 40);
+              offsetof(Tensor, bytes) == 40 && offsetof(Tensor, sparsity) == 96);
 static_assert(sizeof(Node) == 80 && offsetof(Node, outputs) == 8 &&
               offsetof(Node, user_data) == 32 && offsetof(Node, custom_options) == 48 &&
               offsetof(Node, custom_options_size) == 56);
@@ -139,6 +142,27 @@ static_assert(offsetof(Context, GetExecutionPlan) == 8 && offsetof(Context, tens
               offsetof(Context, recommended_num_threads) == 72);
 static_assert(offsetof(Delegate, Prepare) == 8 && offsetof(Delegate, flags) == 40 &&
               offsetof(Delegate, reserved) == 56);
+#else
+static_assert(sizeof(Tensor) == 64 && offsetof(Tensor, data) == 4 && offsetof(Tensor, dims) == 8 &&
+              offsetof(Tensor, allocation_type) == 20 && offsetof(Tensor, bytes) == 24 &&
+              offsetof(Tensor, sparsity) == 56);
+static_assert(sizeof(Node) == 40 && offsetof(Node, outputs) == 4 &&
+              offsetof(Node, user_data) == 16 && offsetof(Node, custom_options) == 24 &&
+              offsetof(Node, custom_options_size) == 28);
+static_assert(sizeof(DelegateParams) == 16 && offsetof(DelegateParams, nodes_to_replace) == 4 &&
+              offsetof(DelegateParams, output_tensors) == 12);
+static_assert(sizeof(Registration) == 48 && offsetof(Registration, invoke) == 12 &&
+              offsetof(Registration, custom_name) == 24 && offsetof(Registration, version) == 28 &&
+              offsetof(Registration, inplace_operator) == 40);
+static_assert(offsetof(Context, GetExecutionPlan) == 4 && offsetof(Context, tensors) == 8 &&
+              offsetof(Context, ResizeTensor) == 16 && offsetof(Context, ReportError) == 20 &&
+              offsetof(Context, GetNodeAndRegistration) == 28 &&
+              offsetof(Context, ReplaceNodeSubsetsWithDelegateKernels) == 32 &&
+              offsetof(Context, recommended_num_threads) == 36);
+// ARM aligns an int64_t to 8 bytes, x86 to 4, in TFLite's structures as in these.
+static_assert(offsetof(Delegate, Prepare) == 4 && offsetof(Delegate, FreeBufferHandle) == 16 &&
+              (offsetof(Delegate, flags) == 20 || offsetof(Delegate, flags) == 24) &&
+              offsetof(Delegate, reserved) == offsetof(Delegate, flags) + 12);
 #endif
 
 }  // namespace abi

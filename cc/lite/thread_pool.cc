@@ -1,9 +1,16 @@
 #include "lite/thread_pool.h"
 
+#include <sys/types.h>
+#include <unistd.h>
+
 #include <algorithm>
-#include <atomic>
-#include <system_error>
+#include <condition_variable>
+#include <deque>
+#include <exception>
+#include <mutex>
+#include <thread>
 #include <utility>
+#include <vector>
 
 namespace tfconv {
 namespace lite {
@@ -48,13 +55,72 @@ class Loop {
 
 }  // namespace
 
-ThreadPool::~ThreadPool() {
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    stopping_ = true;
+// Threads and what they are to do, in the process that made them.
+class ThreadPool::State {
+ public:
+  State() = default;
+
+  ~State() {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      stopping_ = true;
+    }
+    changed_.notify_all();
+    for (std::thread& thread : threads_) thread.join();
   }
-  changed_.notify_all();
-  for (std::thread& thread : threads_) thread.join();
+
+  bool IsOfThisProcess() const { return process_ == getpid(); }
+
+  // Has up to `helpers` threads take part in a loop: none if there are no threads to be had.
+  void Schedule(int64_t helpers, const std::shared_ptr<Loop>& loop) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    try {
+      while (static_cast<int64_t>(threads_.size()) < helpers) {
+        threads_.emplace_back(&State::RunTasks, this);
+      }
+    } catch (const std::exception&) {
+      if (threads_.empty()) return;
+    }
+    for (int64_t thread = 1; thread <= helpers; ++thread) {
+      tasks_.push_back([loop, thread] { loop->RunBlocks(thread); });
+      changed_.notify_one();
+    }
+  }
+
+ private:
+  void RunTasks() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (;;) {
+      changed_.wait(lock, [this] { return stopping_ || !tasks_.empty(); });
+      if (stopping_) return;
+      const std::function<void()> task = std::move(tasks_.front());
+      tasks_.pop_front();
+      lock.unlock();
+      task();
+      lock.lock();
+    }
+  }
+
+  const pid_t process_ = getpid();
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<std::function<void()>> tasks_;
+  std::vector<std::thread> threads_;
+  bool stopping_ = false;
+};
+
+ThreadPool::~ThreadPool() {
+  State* state = state_.load();
+  // Threads of another process cannot be joined: what is left of them stays.
+  if (state != nullptr && state->IsOfThisProcess()) delete state;
+}
+
+ThreadPool::State* ThreadPool::StateOfThisProcess() {
+  State* state = state_.load();
+  if (state != nullptr && state->IsOfThisProcess()) return state;
+  auto fresh = std::make_unique<State>();
+  // Another thread may have been faster.
+  return state_.compare_exchange_strong(state, fresh.get()) ? fresh.release() : state;
 }
 
 void ThreadPool::ForEachUnit(int64_t threads, int64_t units, int64_t cycles_per_unit,
@@ -68,40 +134,14 @@ void ThreadPool::ForEachUnit(int64_t threads, int64_t units, int64_t cycles_per_
   }
   const int64_t block = std::max<int64_t>(units / (kBlocksPerThread * (helpers + 1)), 1);
   auto loop = std::make_shared<Loop>(&work, units, block);
-  for (int64_t thread = 1; thread <= helpers; ++thread) {
-    Schedule(helpers, [loop, thread] { loop->RunBlocks(thread); });
+  try {
+    StateOfThisProcess()->Schedule(helpers, loop);
+  } catch (const std::exception&) {
+    // Some helpers may have begun all the same: the end must be waited for.
   }
-  // The caller works too, and does what remains where helpers are busy elsewhere.
+  // The caller works too, and does what remains where helpers are busy elsewhere or missing.
   loop->RunBlocks(0);
   loop->Wait();
-}
-
-void ThreadPool::Schedule(int64_t threads, std::function<void()> task) {
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    tasks_.push_back(std::move(task));
-    try {
-      while (static_cast<int64_t>(threads_.size()) < threads) {
-        threads_.emplace_back(&ThreadPool::RunTasks, this);
-      }
-    } catch (const std::system_error&) {
-      // No more threads are to be had: the caller and those that there are do it.
-    }
-  }
-  changed_.notify_one();
-}
-
-void ThreadPool::RunTasks() {
-  std::unique_lock<std::mutex> lock(mutex_);
-  for (;;) {
-    changed_.wait(lock, [this] { return stopping_ || !tasks_.empty(); });
-    if (stopping_) return;
-    const std::function<void()> task = std::move(tasks_.front());
-    tasks_.pop_front();
-    lock.unlock();
-    task();
-    lock.lock();
-  }
 }
 
 Status Memory::Reserve(int64_t bytes) {

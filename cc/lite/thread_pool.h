@@ -2,15 +2,12 @@
 #ifndef TFCONV_LITE_THREAD_POOL_H_
 #define TFCONV_LITE_THREAD_POOL_H_
 
-#include <condition_variable>
+#include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
-#include <deque>
 #include <functional>
 #include <memory>
-#include <mutex>
-#include <thread>
-#include <vector>
 
 #include "common/pass.h"
 #include "lite/status.h"
@@ -19,12 +16,12 @@ namespace tfconv {
 namespace lite {
 
 // As many threads as were ever asked for, which sleep while there is no work. Any number of callers
-// may use it at the same time.
+// may use it at the same time. A forked process, which has none of the threads, starts its own.
 class ThreadPool {
  public:
   using Work = std::function<void(int64_t begin, int64_t end, int64_t thread)>;
 
-  ThreadPool() = default;
+  ThreadPool() noexcept = default;
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
   ~ThreadPool();
@@ -34,14 +31,11 @@ class ThreadPool {
   void ForEachUnit(int64_t threads, int64_t units, int64_t cycles_per_unit, const Work& work);
 
  private:
-  void Schedule(int64_t threads, std::function<void()> task);
-  void RunTasks();
+  class State;
 
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::deque<std::function<void()>> tasks_;
-  std::vector<std::thread> threads_;
-  bool stopping_ = false;
+  State* StateOfThisProcess();
+
+  std::atomic<State*> state_{nullptr};  // made when it is needed
 };
 
 // Memory that grows, aligned to 64 bytes.
@@ -73,8 +67,9 @@ class Executor {
     const PassPlan plan = pass.plan(args);
     if (plan.units <= 0) return Status();
     const int64_t bytes = (plan.scratch_bytes + kAlignment - 1) / kAlignment * kAlignment;
-    if (auto status = scratch_.Reserve(threads_ * bytes); !status.ok()) return status;
-    pool_->ForEachUnit(threads_, plan.units, plan.cycles_per_unit,
+    const int64_t threads = std::min(threads_, plan.units);
+    if (auto status = scratch_.Reserve(threads * bytes); !status.ok()) return status;
+    pool_->ForEachUnit(threads, plan.units, plan.cycles_per_unit,
                        [&](int64_t begin, int64_t end, int64_t thread) {
                          char* own = static_cast<char*>(scratch_.data()) + thread * bytes;
                          pass.run(args, begin, end, own);

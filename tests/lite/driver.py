@@ -7,6 +7,7 @@ compiled for another processor and emulated, or with sanitizers.
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shlex
 import shutil
@@ -30,6 +31,7 @@ EMULATOR = "qemu-aarch64"
 
 FLOAT32, INT32, FLOAT16 = 1, 2, 10  # of TfLiteType
 CONSTANT, ARENA, DYNAMIC = 1, 2, 4  # of TfLiteAllocationType
+SPARSE, NO_MEMORY, TOO_SMALL = 1, 2, 3  # flaws of a tensor
 
 
 class Variant(NamedTuple):
@@ -101,13 +103,17 @@ def _build_locked(chosen: Variant, folder: Path, scratch: Path) -> Path:
     objects = {unit: find(unit) for unit in units}
     todo = [unit for unit in units if objects[unit] is None]
     driver._compile(todo, signatures, _build._default_jobs())
-    program = folder / "driver"
-    if todo or not program.is_file():
+    paths = [objects[unit] or driver.cache.path(unit) for unit in units]
+    command = [*compiler.command, "-pthread", *flags, *chosen.link_flags, *map(os.fspath, paths)]
+    parts = [*command, compiler.version, *map(_build._hash_file, paths)]
+    signature = _build._hash(json.dumps(parts).encode())
+    program, record = folder / "driver", folder / "driver.txt"
+    if not (program.is_file() and record.is_file() and record.read_text() == signature):
         made = scratch / "driver"
-        paths = [os.fspath(objects[unit] or driver.cache.path(unit)) for unit in units]
-        command = [*compiler.command, "-pthread", *flags, *chosen.link_flags, *paths]
         driver._run([*command, "-o", os.fspath(made)], "Linking the driver")
+        record.unlink(missing_ok=True)
         os.replace(made, program)
+        record.write_text(signature)
     return program
 
 
@@ -118,6 +124,7 @@ class Tensor:
     data: np.ndarray | None = None
     allocation: int = ARENA
     type: int = FLOAT32
+    flaw: int = 0
 
 
 class Node(NamedTuple):
@@ -150,7 +157,7 @@ def _encode(graph: Graph) -> bytes:
     parts = [struct.pack("<iii", graph.threads, graph.runs, len(graph.tensors))]
     for tensor in graph.tensors:
         data = np.zeros([0], np.float32) if tensor.data is None else tensor.data
-        parts.append(struct.pack("<ii", tensor.type, tensor.allocation))
+        parts.append(struct.pack("<iii", tensor.type, tensor.allocation, tensor.flaw))
         parts += [_integers(data.shape), _data(data.tobytes())]
     parts.append(struct.pack("<i", len(graph.nodes)))
     for node in graph.nodes:

@@ -4,6 +4,7 @@ the sanitizers where `$TFCONV_KERNELS` names one. Nothing here needs TensorFlow.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -32,6 +33,14 @@ def variant(request):
     return request.param
 
 
+class Fixed(tuple):
+    """A list that is packed without its length."""
+
+
+class Untyped(tuple):
+    """A list whose elements are packed with their types."""
+
+
 def pack(values: dict) -> bytes:
     """custom_options as TensorFlow's converter writes them, which leaves out empty lists."""
     builder = flexbuffers.Builder()
@@ -41,7 +50,11 @@ def pack(values: dict) -> bytes:
             if value == ():
                 continue
             builder.Key(name)
-            if isinstance(value, tuple):
+            if isinstance(value, Untyped):
+                builder.VectorFromElements(value)
+            elif isinstance(value, Fixed):
+                builder.FixedTypedVectorFromElements(value)
+            elif isinstance(value, tuple):
                 builder.TypedVectorFromElements(value)
             else:
                 builder.Add(value)
@@ -245,6 +258,8 @@ def test_nodes_that_are_wrong(variant, tmp_path):
     wrong = {
         "an input is missing": graph(inputs, [good._replace(inputs=[0, -1])], [2]),
         "there must be one output": graph(inputs, [good._replace(outputs=[2, 1])], [2]),
+        "the output is missing": graph(inputs, [good._replace(outputs=[-1])], [2]),
+        "Involution: the output is missing": graph(inputs, [good._replace(outputs=[3])], [2]),
         "tensors must be float32 or float16. Received: type 2": graph(
             [inputs[0], integers], [good], [2]
         ),
@@ -254,6 +269,75 @@ def test_nodes_that_are_wrong(variant, tmp_path):
     }
     for words, result in zip(wrong, driver.run(variant, list(wrong.values()), tmp_path)):
         assert isinstance(result, str) and words in result, (words, result)
+
+
+FLAWS = {
+    driver.SPARSE: "tensors must be dense. Received: sparse tensor",
+    driver.NO_MEMORY: "of shape [1,5,5,4] has no memory",
+    driver.TOO_SMALL: "of shape [1,5,5,4] has",
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_tensors_that_are_wrong(variant, dtype, tmp_path):
+    """An error, and no access to memory that is not there."""
+    type = {"float32": driver.FLOAT32, "float16": driver.FLOAT16}[dtype]
+    x, kernel = (Tensor(np.zeros(shape, dtype), type=type) for shape in (X, KERNEL))
+    output, op = Tensor(type=type), node(INVOLUTION, OF[INVOLUTION], 2)
+    tensors = [(dataclasses.replace(x, flaw=flaw), kernel, output) for flaw in FLAWS]
+    # An output is resized, hence never too small.
+    flaws = [*FLAWS, driver.SPARSE, driver.NO_MEMORY]
+    tensors += [(x, kernel, dataclasses.replace(output, flaw=flaw)) for flaw in flaws[3:]]
+    graphs = [Graph(chosen, [op], [2]) for chosen in tensors]
+    for flaw, result in zip(flaws, driver.run(variant, graphs, tmp_path)):
+        assert isinstance(result, str) and FLAWS[flaw] in result, (flaw, result)
+
+
+def test_two_nodes_that_write_one_tensor(variant, tmp_path):
+    """The second makes it too small for the first."""
+    small = zeros((1, 3, 3, 4), (1, 3, 3, 18))
+    options = pack(OF[INVOLUTION])
+    nodes = [Node(INVOLUTION, options, [0, 1], [4]), Node(INVOLUTION, options, [2, 3], [4])]
+    graphs = [graph([*zeros(X, KERNEL), *small], nodes, [4])]
+    (result,) = driver.run(variant, graphs, tmp_path)
+    assert isinstance(result, str) and "of shape [1,5,5,4] has 144 bytes" in result
+
+
+REFUSED = [
+    {"strides": (1,) * 7},
+    {"padding": "EXPLICIT" * 3},
+    {"modulation": 0.5},
+    {"strides": Untyped((1, 1.0))},
+    {"strides": Fixed((1.0, 1.0))},
+    {"strides": Untyped((1, "1"))},
+]
+
+
+def test_kinds_of_options(variant, tmp_path):
+    """All kinds of lists of integers are read, and other values of known keys refused."""
+    rng = np.random.default_rng(4)
+    inputs = [rng.standard_normal(shape).astype("f") for shape in (X, OFFSET)]
+    lists = {n: v for n, v in OF[SAMPLE].items() if isinstance(v, tuple)}
+    other = {"shape": (1.5, 2.5), "dilation": (1,) * 9, "a key that nobody knows": "x" * 99}
+    good = [
+        OF[SAMPLE],
+        OF[SAMPLE] | {n: Untyped(v) for n, v in lists.items()},
+        OF[SAMPLE] | {n: Fixed(v) for n, v in lists.items()},
+        OF[SAMPLE] | other,
+    ]
+    bad = [OF[SAMPLE] | values for values in REFUSED]
+    graphs = [graph(inputs, [node(SAMPLE, values, 2)], [2]) for values in good + bad]
+    # "stridesX" sorts behind "strides": the key then comes twice.
+    twice = pack(OF[SAMPLE] | {"stridesX": (1, 1)})
+    twice = twice.replace(b"stridesX", b"strides\0")
+    graphs.append(graph(inputs, [Node(SAMPLE, twice, [0, 1], [2])], [2]))
+    *results, last = driver.run(variant, graphs, tmp_path)
+    for result in [*results[1 : len(good)], last]:
+        assert not isinstance(result, str), result
+        np.testing.assert_array_equal(result[0], results[0][0])
+    for values, result in zip(REFUSED, results[len(good) :]):
+        words = f"in the custom_options, {next(iter(values))} must be an integer, up to 6 integers"
+        assert isinstance(result, str) and words in result, (values, result)
 
 
 def test_empty_tensors(variant, tmp_path):

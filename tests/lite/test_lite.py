@@ -7,6 +7,7 @@ import ctypes
 import os
 import re
 import shutil
+import signal
 import subprocess
 
 import numpy as np
@@ -173,6 +174,28 @@ def test_one_delegate_in_two_threads(rng, mixed):
                 assert_equal(result, right, 1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_process_that_forks(rng):
+    """The new one has none of the delegate's threads, and must not wait for them."""
+    require_native()
+    shapes = [(1, 56, 56, 32), (1, 56, 56, 49)]
+    content = convert_function(lambda x, kernel: tfconv.ops.involution(x, kernel, 7), *shapes)
+    delegate = tfconv.lite.load_delegate(num_threads=2)
+    kind = type(tfconv.lite.Interpreter(content))
+    interpreter = kind(model_content=content, experimental_delegates=[delegate])
+    inputs = [draw(rng, *shape) for shape in shapes]
+    expected = run(interpreter, *inputs)
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(30)
+        same = np.array_equal(run(interpreter, *inputs), expected)
+        del interpreter, delegate
+        os._exit(0 if same else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    np.testing.assert_array_equal(run(interpreter, *inputs), expected)
+
+
 def test_sizes_that_are_known_late(rng):
     """A reshape to a size that is computed makes its result dynamic, and ours with it."""
     require_native()
@@ -335,7 +358,7 @@ def test_header_is_plain_c(tmp_path):
 def test_cmake_builds_the_delegate_alone(tmp_path):
     """For ARM, without optimization, which takes seconds."""
     compiler = "aarch64-linux-gnu-g++"
-    for tool in ("cmake", compiler):
+    for tool in ("cmake", compiler, "readelf"):
         if shutil.which(tool) is None:
             pytest.skip(f"{tool} is not installed")
     target = ["-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64"]
@@ -344,4 +367,8 @@ def test_cmake_builds_the_delegate_alone(tmp_path):
     configure = ["cmake", "-S", folder, "-B", tmp_path, *target, "-DCMAKE_CXX_FLAGS=-Werror"]
     subprocess.run(configure, check=True)
     subprocess.run(["cmake", "--build", tmp_path], check=True)
-    assert (tmp_path / "libtfconv_lite.so").is_file()
+    command = ["readelf", "-W", "-d", tmp_path / "libtfconv_lite.so"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    needed = set(re.findall(r"NEEDED.*\[(.*)\]", done.stdout))
+    assert "libc.so.6" in needed
+    assert needed <= {"libc.so.6", "libm.so.6", "libpthread.so.0", "ld-linux-aarch64.so.1"}
