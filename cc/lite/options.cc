@@ -13,9 +13,9 @@ namespace lite {
 namespace {
 
 constexpr const char* kKeys[] = {"dilations", "explicit_paddings", "kernel_size", "modulation",
-                                "padding",   "strides",           "version"};
-constexpr size_t kMaxKey = 17;    // the longest of them
-constexpr size_t kMaxText = 16;   // characters of a string
+                                 "padding",   "strides",           "version"};
+constexpr size_t kMaxKey = 17;   // the longest of them
+constexpr size_t kMaxText = 16;  // characters of a string
 constexpr size_t kMaxList = 2 * kMaxSpatialAxes;
 
 bool IsKnown(const std::string& key) {

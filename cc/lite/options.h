@@ -20,8 +20,8 @@ struct Option {
 
 using Options = std::map<std::string, Option>;
 
-// Reads the options that an op of ours may have: integers, lists of integers and strings. Other keys
-// are passed over.
+// Reads the options that ops of ours may have: integers, lists of integers and strings. Passes over
+// all other keys.
 Status ReadOptions(const void* data, size_t size, Options* options);
 
 }  // namespace lite
