@@ -9,7 +9,7 @@ from rich.console import Console
 
 import tfconv
 from tfconv._compat import keras
-from tfconv.export import ExportError, tflite_file, to_tflite, verification
+from tfconv.export import ExportError, quantization, tflite_file, to_tflite, verification
 from tfconv.export.verification import Runner
 
 SIZE = (8, 8, 4)
@@ -109,6 +109,25 @@ def test_dynamic_keeps_coordinates(images):
     types = tflite_file.read(report.content).size_by_type
     assert types["INT8"] == 9 * 8 * 64
     assert types["FLOAT32"] >= 4 * 9 * 8 * 27
+
+
+@pytest.mark.parametrize("kernel", ["that is shared", "that equals another"])
+def test_dynamic_with_weights_of_two(images, kernel, monkeypatch):
+    """Operators that read the same weights get them back, each or both of them."""
+    monkeypatch.setitem(quantization.BOUNDS, "dynamic", 1e-4)
+    initializer = keras.initializers.GlorotUniform(seed=0)
+    layers = [
+        keras.layers.Conv2D(32, 3, kernel_initializer=initializer, name=name) for name in "ab"
+    ]
+    layers[0].build((None, None, None, 32))
+    a, b = layers if kernel == "that equals another" else layers[:1] * 2
+    x = keras.Input((8, 8, 32))
+    model = keras.Model(x, a(b(x)))
+    a.set_weights(b.get_weights())
+    report = to_tflite(model, quantize="dynamic")
+    assert report.error < 1e-5
+    assert report.operator_types == {"FLOAT32": 2}
+    assert "INT8" not in tflite_file.read(report.content).size_by_type
 
 
 def test_sabotage_is_found(model, monkeypatch, tmp_path):

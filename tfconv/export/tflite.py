@@ -6,7 +6,6 @@ import collections
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -14,7 +13,7 @@ from rich.console import Console
 import tfconv
 from tfconv.export import quantization, tflite_file, tracing, verification
 from tfconv.export.errors import ExportError
-from tfconv.export.files import replacing
+from tfconv.export.files import checked_file, replacing
 from tfconv.export.quiet import quiet
 from tfconv.export.samples import Samples, given_samples, random_samples
 from tfconv.export.tflite_report import TFLiteReport
@@ -95,9 +94,7 @@ def to_tflite(
                 f"compute in floating point. Received: quantize={quantize!r}"
             )
     if path is not None:
-        path = Path(path)
-        if not path.parent.is_dir():
-            raise ValueError(f"`path` must lie in a folder that exists. Received: path={path}")
+        path = checked_file(path)
     with quiet("The conversion to TensorFlow Lite") as terminal, _steps(terminal) as step:
         report = _converted(model, path, quantize, representative_data, keep_native, verify, step)
         if path is not None:

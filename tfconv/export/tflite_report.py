@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Console, Group
 from rich.table import Table
 
-from tfconv.export.files import replacing
+from tfconv.export.files import checked_file, replacing
 
 _MOST_LAYERS = 12  # in the picture
 
@@ -137,7 +137,9 @@ class TFLiteReport:
 
         Raises:
             ImportError: If matplotlib is missing.
+            ValueError: If the path is a folder, or lies in one that does not exist.
         """
+        path = checked_file(path)
         try:
             from matplotlib.figure import Figure
         except ImportError as error:
@@ -153,7 +155,6 @@ class TFLiteReport:
             colors = ["#ff7043" if name in self.float_layers else "#546e7a" for name, _ in worst]
             axes.barh([name for name, _ in worst], [100 * e for _, e in worst], color=colors)
             axes.set_title("error of layers, % (orange: float in part)")
-        path = Path(path)
         with replacing(path) as made:
             figure.savefig(made)
         return path
