@@ -68,10 +68,11 @@ def _name(graph: Any, operator: Any) -> str:
 
 def _drop_unread(model: Any) -> None:
     """Empties the buffers of constants that no operator reads any more."""
-    graph = model.subgraphs[0]
+    graph, *inner = model.subgraphs
     read = {int(i) for operator in graph.operators for i in operator.inputs}
     read |= {int(i) for indices in (graph.inputs, graph.outputs) for i in indices}
     used = {tensor.buffer for i, tensor in enumerate(graph.tensors) if i in read}
+    used |= {tensor.buffer for other in inner for tensor in other.tensors}
     for tensor in graph.tensors:
         if tensor.buffer not in used:
             model.buffers[tensor.buffer].data = None

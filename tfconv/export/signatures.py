@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -87,7 +88,7 @@ def _function(name: str, value: Any) -> tuple[Any, dict[str, tf.TensorSpec]]:
     if isinstance(value, keras.Model):
         call, inputs, output_names = _of_model(name, value)
     elif isinstance(value, (tuple, list)) and len(value) == 2 and callable(value[0]):
-        call, inputs, output_names = value[0], _checked(name, value[1]), None
+        call, inputs, output_names = _traceable(value[0]), _checked(name, value[1]), None
     elif getattr(value, "input_signature", None) is not None:
         call, inputs, output_names = _of_function(name, value)
     else:
@@ -103,6 +104,17 @@ def _function(name: str, value: Any) -> tuple[Any, dict[str, tf.TensorSpec]]:
 
     specs = {k: tf.TensorSpec(s.shape, s.dtype, name=k) for k, s in inputs.items()}
     return signature, specs
+
+
+def answers(model: keras.Model, tensors: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """What the model itself gives for the inputs of the signature that it makes."""
+    call, _, output_names = _of_model(DEFAULT, model)
+    return _named(DEFAULT, call(**tensors), output_names)
+
+
+def _traceable(function: Callable) -> Callable:
+    """A function of Python with `if` and `for` over tensors; others are what they were."""
+    return tf.function(function) if inspect.isroutine(function) else function
 
 
 def _of_model(name: str, model: keras.Model) -> tuple[Callable, dict, list[str] | None]:
@@ -122,8 +134,7 @@ def _of_model(name: str, model: keras.Model) -> tuple[Callable, dict, list[str] 
     else:
         names = [tensor.name for tensor in tensors]
     inputs = {
-        key: tf.TensorSpec([None, *tuple(tensor.shape)[1:]], tensor.dtype)
-        for key, tensor in zip(names, tensors)
+        key: tf.TensorSpec(tuple(tensor.shape), tensor.dtype) for key, tensor in zip(names, tensors)
     }
 
     def call(**given: tf.Tensor) -> Any:
@@ -164,7 +175,9 @@ def _named(name: str, outputs: Any, names: list[str] | None) -> dict[str, tf.Ten
     if isinstance(outputs, Mapping):
         named = dict(outputs)
     elif isinstance(outputs, (tuple, list)) and len(outputs) != 1:
-        named = dict(zip(names or [f"output_{i}" for i in range(len(outputs))], outputs))
+        if names is None or len(set(names)) != len(outputs):
+            names = [f"output_{i}" for i in range(len(outputs))]
+        named = dict(zip(names, outputs))
     else:
         (output,) = outputs if isinstance(outputs, (tuple, list)) else [outputs]
         named = {"outputs": output}

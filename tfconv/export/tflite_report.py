@@ -36,7 +36,8 @@ class TFLiteReport:
         bound: The largest error that is allowed.
         layer_errors: The same for layers by their paths, each measured with all others in
             float32; for "int8" and "mixed".
-        float_layers: Layers that "mixed" leaves in floating point, as a whole or in part.
+        float_layers: Layers that compute in floating point, as a whole or in part: because "mixed"
+            leaves them so, or for want of kernels for integers.
         milliseconds: The median time of an inference of one example; None if it was not measured.
         threads: How many threads that took.
         runtime: What ran it, such as "LiteRT".
@@ -112,7 +113,9 @@ class TFLiteReport:
             "operators": f"{sum(self.operators.values())}: {types}",
         }
         if self.delegated is not None:
-            facts["XNNPACK"] = f"{self.delegated_share:.0%} of the operators"
+            facts["delegates" if self.custom_operators else "XNNPACK"] = (
+                f"{self.delegated_share:.0%} of the operators"
+            )
         if self.error is not None:
             inputs = "random inputs" if self.random_inputs else "held-out inputs"
             facts["error"] = f"{self.error:.2g} on {inputs} (at most {self.bound:.2g} is right)"

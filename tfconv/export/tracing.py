@@ -167,10 +167,16 @@ def _recorded_outputs(model: Any) -> Iterator[list[tuple[str, tf.Tensor]]]:
 
         return recorded_call
 
-    for path, layer in layers.items():
-        object.__setattr__(layer, "call", recording(path, layer.call))
+    # A layer may be known by several paths, and have a `call` of its own beside its class's.
+    patched = {id(layer): (path, layer) for path, layer in reversed(layers.items())}.values()
+    own = [(layer, vars(layer).get("call")) for _, layer in patched]
     try:
+        for path, layer in patched:
+            object.__setattr__(layer, "call", recording(path, layer.call))
         yield recorded
     finally:
-        for layer in layers.values():
-            object.__delattr__(layer, "call")
+        for layer, call in own:
+            if call is not None:
+                object.__setattr__(layer, "call", call)
+            elif "call" in vars(layer):
+                object.__delattr__(layer, "call")
