@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tfconv._compat import keras
-from tfconv.export import quantization, tracing
+from tfconv.export import quantization, signatures, to_tflite, tracing
 from tfconv.export.samples import given_samples, repeatable
 
 
@@ -31,10 +31,24 @@ def test_layers_are_as_they_were():
         raise KeyError
 
     object.__setattr__(own, "call", broken)
-    with pytest.raises(KeyError):
+    with pytest.raises((KeyError, RuntimeError)):  # AutoGraph may wrap it
         tracing.trace(model, tracing.model_inputs(model, None), of_layers=True)
     assert "call" not in vars(shared)
     assert vars(own)["call"] is broken
+
+
+def test_names_with_spaces():
+    """Keys of outputs may have them, layers may not."""
+    x = keras.Input((3,), name="x")
+    model = keras.Model(x, {"my output": keras.layers.Dense(2)(x)})
+    report = to_tflite(model)
+    assert report.outputs == ["my output"]
+    spaced = keras.Input((3,), name="my input")
+    model = keras.Model([x, spaced], keras.layers.Add(name="sum")([x, spaced]))
+    with pytest.raises(ValueError, match="`model` must have layers.*Received: 'my input'"):
+        to_tflite(model)
+    with pytest.raises(ValueError, match="`signatures.*without spaces. Received: .*'my input'"):
+        signatures.trace({"serving_default": model}, keep_native=False)
 
 
 def test_examples_that_come_once():

@@ -133,6 +133,11 @@ def _of_model(name: str, model: keras.Model) -> tuple[Callable, dict, list[str] 
         names = ["inputs"]
     else:
         names = [tensor.name for tensor in tensors]
+    if not all(key.isidentifier() for key in names):
+        raise ValueError(
+            f"`signatures[{name!r}]` must have inputs with names like those of variables, without "
+            f"spaces. Received: {names}"
+        )
     inputs = {
         key: tf.TensorSpec(tuple(tensor.shape), tensor.dtype) for key, tensor in zip(names, tensors)
     }

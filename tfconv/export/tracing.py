@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ import tensorflow as tf
 from tfconv import _compat
 from tfconv._compat import keras
 from tfconv.export.samples import Arrays, elements
+
+_NO_NAME = re.compile(r"[^A-Za-z0-9_.\\/>-]")  # signs that names of operations cannot have
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +73,7 @@ def trace(model: Any, inputs: Any, of_layers: bool = False) -> Traced:
             layers[f"layer_{number}"] = path
             outputs[f"layer_{number}"] = output
         # A converter joins outputs that are one tensor: each gets an operation of its own.
-        return {name: tf.identity(tensor, name=name) for name, tensor in outputs.items()}
+        return {n: tf.identity(t, name=_NO_NAME.sub("_", n)) for n, t in outputs.items()}
 
     with _compat.export_scope():
         concrete = function.get_concrete_function()
@@ -85,10 +88,16 @@ def model_inputs(model: Any, data: Any) -> Any:
         data: Examples; needed if the model does not say what it takes.
 
     Raises:
-        ValueError: If that is not known.
+        ValueError: If that is not known, or TensorFlow cannot have the names.
     """
     if not isinstance(model, keras.Model):
         raise ValueError(f"`model` must be a Keras model. Received: {type(model)}")
+    bad = [layer.name for layer in _compat.all_layers(model) if _NO_NAME.search(layer.name)]
+    if bad:
+        raise ValueError(
+            "`model` must have layers with names of letters, digits and the signs _ . - / only. "
+            f"Received: {', '.join(map(repr, bad))}"
+        )
     if getattr(model, "inputs", None):
         structure = _compat.model_input(model)
         flat = tf.nest.flatten(structure)
