@@ -113,8 +113,9 @@ def answers(model: keras.Model, tensors: Mapping[str, tf.Tensor]) -> dict[str, t
 
 
 def _traceable(function: Callable) -> Callable:
-    """A function of Python with `if` and `for` over tensors; others are what they were."""
-    return tf.function(function) if inspect.isroutine(function) else function
+    """A function of Python, whose `if` and `for` may be over tensors; others stay as they are."""
+    statements = inspect.isroutine(function) and function.__name__ != "<lambda>"
+    return tf.function(function) if statements else function
 
 
 def _of_model(name: str, model: keras.Model) -> tuple[Callable, dict, list[str] | None]:

@@ -60,8 +60,6 @@ def trace(model: Any, inputs: Any, of_layers: bool = False) -> Traced:
         of_layers: Whether the outputs of all its layers become outputs of the function.
     """
     specs = tf.nest.flatten(inputs)
-    module = tf.Module()
-    module.variables_of_model = [_compat.tensorflow_variable(v) for v in model.variables]
     layers: dict[str, str] = {}
 
     @tf.function(input_signature=specs)
@@ -77,6 +75,8 @@ def trace(model: Any, inputs: Any, of_layers: bool = False) -> Traced:
 
     with _compat.export_scope():
         concrete = function.get_concrete_function()
+    module = tf.Module()  # only now have all models their variables
+    module.variables_of_model = [_compat.tensorflow_variable(v) for v in model.variables]
     return Traced(model, specs, inputs, concrete, module, layers)
 
 
