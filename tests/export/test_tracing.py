@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tfconv._compat import keras
-from tfconv.export import quantization, signatures, to_tflite, tracing
+from tfconv.export import quantization, signatures, tflite, tflite_file, to_tflite, tracing
 from tfconv.export.samples import given_samples, repeatable
 
 
@@ -87,3 +87,10 @@ def test_bound_of_a_model():
     assert quantization.model_bound("int8", 1) == 0.05
     assert quantization.model_bound("int8", 3) == pytest.approx(0.05 * 3**0.5)
     assert quantization.model_bound("int8", 100) == 0.1
+
+
+def test_operators_without_outputs():
+    operators = [tflite_file.Operator("CALL_ONCE", False, (), (), "")]
+    file = types.SimpleNamespace(operators=operators)
+    assert quantization._names(operators) == []
+    assert tflite._types(file) == {}
