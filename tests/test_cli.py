@@ -438,17 +438,6 @@ def test_convert_and_inspect(capsys, network, tmp_path):
     assert facts["size"] == path.stat().st_size
 
 
-def test_convert_to_a_saved_model(capsys, network, tmp_path):
-    command = ["convert", str(network / "net.keras"), "--to", "saved_model", "--output"]
-    assert cli.main([*command, str(tmp_path / "net")]) == 0
-    printed = capsys.readouterr().out
-    assert all(word in printed for word in ("serving_default", "Conv2D", "native ops  none"))
-    (error,) = (line.split()[1] for line in printed.splitlines() if line.startswith("error"))
-    assert float(error) < 1e-5
-    assert cli.main(["inspect", str(tmp_path / "net")]) == 0
-    assert "serving_default" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(
     "model, options, message",
     [

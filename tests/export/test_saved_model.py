@@ -15,7 +15,7 @@ import tfconv.export
 from tests.conftest import require_native
 from tfconv import _compat
 from tfconv._compat import keras
-from tfconv.export import ExportError, saved_model, signatures, to_saved_model
+from tfconv.export import saved_model, to_saved_model
 
 IMAGES = np.random.default_rng(0).normal(size=(5, 8, 8, 4)).astype(np.float32)
 
@@ -108,46 +108,6 @@ def test_signatures(model, small, tmp_path):
     answer = served(report, "inside", inputs=IMAGES)
     assert answer.keys() == report.signatures["inside"].outputs.keys() == {*inside.output_names}
     np.testing.assert_allclose(answer["scores"], scores, atol=1e-5)
-
-
-def test_functions_and_batches(tmp_path):
-    """Python's `if` over tensors, outputs of one name, a batch of one size."""
-
-    def positive(x):
-        if tf.reduce_sum(x) > 0:
-            return x
-        return -x
-
-    model = keras.Sequential([keras.Input((2,), batch_size=3), keras.layers.Dense(1)])
-    specs = {"x": tf.TensorSpec([None, 2])}
-    report = to_saved_model(model, tmp_path, signatures={"positive": (positive, specs)})
-    plain = report.signatures["serving_default"]
-    assert str(plain) == "(inputs: float32 [3, 2]) -> (outputs: float32 [3, 1])"
-    assert not (tmp_path / "batching.config").exists()
-    for x in ([[1.0, 2.0]], [[-1.0, -2.0]]):
-        np.testing.assert_array_equal(served(report, "positive", x=x)["outputs"], [[1, 2]])
-    twice = [tf.constant(1.0), tf.constant(2.0)]
-    named = signatures._named("twice", twice, ["same", "same"])
-    assert named == {"output_0": twice[0], "output_1": twice[1]}
-
-
-class Wrong(keras.layers.Layer):
-    """Gives something else in a graph."""
-
-    def call(self, inputs):
-        return inputs if tf.executing_eagerly() else 1.01 * inputs
-
-
-def test_comparison(tmp_path):
-    x = keras.Input((2,))
-    model = keras.Model(x, Wrong(name="wrong")(x))
-    with pytest.raises(ExportError, match="other results.*output `outputs` is 0.01 .*`verify"):
-        to_saved_model(model, tmp_path / "net")
-    assert not content(tmp_path)
-    assert to_saved_model(model, tmp_path / "net", verify=False).error is None
-    words = keras.Input((), dtype="string")
-    model = keras.Model(words, keras.layers.StringLookup(vocabulary=["a"])(words))
-    assert to_saved_model(model, tmp_path / "words").error is None
 
 
 def test_several_inputs_and_tables(tmp_path):
