@@ -447,6 +447,7 @@ def test_convert_and_inspect(capsys, network, tmp_path):
         ("net.keras", ["--data", "two.npz"], "image"),
         ("net.keras", ["--data", "net.keras"], "config.json"),
         ("net.keras", ["--data", "empty.npz"], "`--data` must be"),
+        ("net.keras", ["--data", "damaged.npz"], "`--data` must be"),
         ("net.keras", ["--data", "nothing.npz"], "nothing.npz"),
         ("net.keras", ["--output", "nowhere/net.tflite"], "a folder that exists"),
     ],
@@ -454,6 +455,10 @@ def test_convert_and_inspect(capsys, network, tmp_path):
 def test_conversions_that_fail(capsys, monkeypatch, network, model, options, message):
     monkeypatch.chdir(network)
     Path("empty.npz").write_bytes(b"")
+    np.savez_compressed("damaged.npz", image=np.random.default_rng(0).normal(size=1000))
+    damaged = bytearray(Path("damaged.npz").read_bytes())
+    damaged[64:4000] = bytes(len(damaged[64:4000]))
+    Path("damaged.npz").write_bytes(damaged)
     before = sorted(network.iterdir())
     assert cli.main(["convert", model, "--to", "tflite", *options]) == 1
     printed = capsys.readouterr()
@@ -468,6 +473,10 @@ def test_nothing_to_inspect(capsys, tmp_path):
     printed = capsys.readouterr()
     assert printed.out == ""
     assert "there is nothing to inspect" in printed.err and f"'{tmp_path}'" in printed.err
+    path = tmp_path / "net.keras"
+    path.write_text("a model of Keras")
+    assert cli.main(["inspect", str(path)]) == 1
+    assert "`tfconv convert` converts" in capsys.readouterr().err
 
 
 def test_demo_gets_its_arguments(monkeypatch):

@@ -45,7 +45,7 @@ def test_names_exist():
     for name in tfconv.ops.__all__:
         assert f"`{name}`" in README
     commands = set(re.findall(r"python -m tfconv (\w+)", README))
-    assert commands == {"build", "layers", "status"}
+    assert commands == {"build", "convert", "inspect", "layers", "profile", "status"}
     for command in commands:
         assert callable(cli._parser().parse_args([command]).run)
     targets = (Path(cli.__file__).parents[1] / "Makefile").read_text(encoding="utf-8")

@@ -93,7 +93,7 @@ def test_formulas_of_the_page(name):
         assert count == test_docs.evaluated(formula, symbols)
 
 
-@pytest.mark.parametrize("case", layer_cases(), ids=str)
+@pytest.mark.parametrize("case", layer_cases(), ids=lambda case: case.layer_class.__name__)
 def test_every_configuration(case):
     """All weights stand in a row; with channels first, all numbers are the same."""
     model = case.model()
@@ -113,7 +113,7 @@ def test_every_configuration(case):
     assert first.field == found.field
 
 
-@pytest.mark.parametrize("case", layer_cases(), ids=str)
+@pytest.mark.parametrize("case", layer_cases(), ids=lambda case: case.layer_class.__name__)
 def test_kernel_rank(case):
     """The rank of the matrix from what a pixel in the middle sees to its channels."""
     if case.extra or case.as_list or case.layer_class in NOT_LINEAR:

@@ -145,7 +145,7 @@ def test_ops_of_layers(name):
     case = FAMILIES[name]
     model = case.model()
     specs = [tf.TensorSpec([None, *shape]) for shape in case.shapes.values()]
-    with _compat.exporting():
+    with _compat.export_scope():
         function = tf.function(
             lambda *x: model(list(x) if len(x) > 1 else x[0], training=False)
         ).get_concrete_function(*specs)

@@ -58,6 +58,7 @@ def content(folder):
 def test_answers_of_the_model(model, tmp_path):
     expected = model.predict(IMAGES, verbose=0)
     report = to_saved_model(model, tmp_path / "net")
+    assert report.error < 1e-5
     assert report.path == tmp_path / "net" / "1"
     assert report.native_ops == {}
     assert report.ops["Conv2D"] >= 2

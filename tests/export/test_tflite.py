@@ -9,7 +9,7 @@ from rich.console import Console
 
 import tfconv
 from tfconv._compat import keras
-from tfconv.export import ExportError, tflite_file, to_tflite, verification
+from tfconv.export import ExportError, quantization, tflite_file, to_tflite, verification
 from tfconv.export.verification import Runner
 
 SIZE = (8, 8, 4)
@@ -118,6 +118,52 @@ def test_dynamic_keeps_coordinates(images):
     types = tflite_file.read(report.content).size_by_type
     assert types["INT8"] == 9 * 8 * 64
     assert types["FLOAT32"] >= 4 * 9 * 8 * 27
+
+
+@pytest.mark.parametrize("kernel", ["that is shared", "that equals another"])
+def test_dynamic_with_weights_of_two(images, kernel, monkeypatch):
+    """Operators that read the same weights get them back, each or both of them."""
+    monkeypatch.setitem(quantization.BOUNDS, "dynamic", 1e-4)
+    initializer = keras.initializers.GlorotUniform(seed=0)
+    layers = [
+        keras.layers.Conv2D(32, 3, kernel_initializer=initializer, name=name) for name in "ab"
+    ]
+    layers[0].build((None, None, None, 32))
+    a, b = layers if kernel == "that equals another" else layers[:1] * 2
+    x = keras.Input((8, 8, 32))
+    model = keras.Model(x, a(b(x)))
+    a.set_weights(b.get_weights())
+    report = to_tflite(model, quantize="dynamic")
+    assert report.error < 1e-5
+    assert report.operator_types == {"FLOAT32": 2}
+    assert "INT8" not in tflite_file.read(report.content).size_by_type
+
+
+def test_loops_in_integers():
+    """Their ranges cannot be measured, which the converter does not survive."""
+    x = keras.Input((4, 3), batch_size=1)
+    model = keras.Model(x, keras.layers.GRU(2)(x))
+    data = np.random.default_rng(0).standard_normal((8, 4, 3)).astype(np.float32)
+    with pytest.raises(ExportError, match="'int8' does not work with loops.*unroll"):
+        to_tflite(model, quantize="int8", representative_data=data)
+    assert to_tflite(model, quantize="dynamic").error < 0.02
+
+
+def test_layers_without_integer_kernels():
+    layers = [keras.layers.Conv3D(4, 2, name="float"), keras.layers.Flatten()]
+    head = keras.layers.Dense(32, name="head")
+    model = keras.Sequential([keras.Input((4, 4, 4, 2)), *layers, head])
+    data = np.random.default_rng(0).standard_normal((64, 4, 4, 4, 2)).astype(np.float32)
+    report = to_tflite(model, None, "int8", data)
+    assert report.float_layers == ["float"]
+    assert list(report.layer_errors) == ["float", "head"]
+
+
+def test_layers_within_their_bound_are_not_blamed(images, monkeypatch):
+    monkeypatch.setattr(quantization, "_MODEL_BOUND", 1e-4)
+    model = keras.Sequential([keras.Input(SIZE), keras.layers.Conv2D(8, 3)])
+    with pytest.raises(ExportError, match=r"where at most 0\.0001 is right\.$"):
+        to_tflite(model, None, "int8", images)
 
 
 def test_sabotage_is_found(model, monkeypatch, tmp_path):

@@ -92,7 +92,7 @@ def test_network(name):
     image = random_image(model.input_shape[1])
     difference = np.abs(model(image, training=False)[0] - recorded.logits)
     # More than what is promised, so that also weights that matter little are seen.
-    assert difference.max() <= 1e-5 * np.abs(recorded.logits).max()
+    assert difference.max() <= 3e-5 * np.abs(recorded.logits).max()
 
 
 def multiply_adds(layer):

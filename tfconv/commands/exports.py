@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -151,7 +152,7 @@ def _load_data(path: Path) -> Any:
             return loaded
         with loaded:
             arrays = dict(loaded)
-    except (ValueError, EOFError, BadZipFile) as error:
+    except (ValueError, EOFError, BadZipFile, zlib.error) as error:
         raise ValueError(
             f"`--data` must be a .npz or .npy file of arrays ({error}). Received: {path}"
         ) from error

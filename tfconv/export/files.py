@@ -10,20 +10,46 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
+def checked_file(path: str | os.PathLike[str]) -> Path:
+    """`path` as that of a file to write.
+
+    Raises:
+        ValueError: If it is a folder, or lies in one that does not exist.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise ValueError(f"`path` must lie in a folder that exists. Received: path={path}")
+    if path.is_dir():
+        raise ValueError(f"`path` must be a file: there is a folder. Received: path={path}")
+    return path
+
+
 @contextlib.contextmanager
 def replacing(target: Path) -> Iterator[Path]:
     """Scope that yields a path to write a file or folder to; it becomes `target` at its end.
 
     What was there before is replaced; after an exception it stays. The path has the name of
     `target`, for writers that go by a suffix.
+
+    Raises:
+        IsADirectoryError: If `target` is a folder and what was written is a file.
     """
     scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
         made = scratch / target.name
         yield made
+        if target.is_dir() and not made.is_dir():
+            raise IsADirectoryError(f"{target} is a folder: no file takes its place.")
         if target.is_dir():  # a folder that holds files cannot be replaced in one step
-            os.replace(target, scratch / "old")
-        os.replace(made, target)
+            old = scratch / "old"
+            os.replace(target, old)
+            try:
+                os.replace(made, target)
+            except BaseException:
+                os.replace(old, target)
+                raise
+        else:
+            os.replace(made, target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

@@ -215,6 +215,11 @@ def _tensor_rows(inputs: dict[str, str], outputs: dict[str, str]) -> list[tuple[
 
 
 def _tflite(path: Path) -> TFLiteContents:
+    if path.suffix == ".keras":
+        raise ValueError(
+            "`path` must be an exported model; this is one of Keras, which `tfconv profile` tells "
+            f"of and `tfconv convert` converts. Received: path={os.fspath(path)!r}"
+        )
     file = tflite_file.read(path)
 
     def described(tensors: dict[str, tflite_file.Tensor]) -> dict[str, str]:

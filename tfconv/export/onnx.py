@@ -16,9 +16,9 @@ from rich.console import Group
 
 from tfconv.export import tables, tracing, verification
 from tfconv.export.errors import ExportError
-from tfconv.export.files import replacing
+from tfconv.export.files import checked_file, replacing
 from tfconv.export.quiet import quiet
-from tfconv.export.samples import Arrays, given_samples, random_samples
+from tfconv.export.samples import Arrays, given_samples, random_samples, repeatable
 
 BOUND = 1e-4  # sums in another order, in float32
 _OPSETS = range(9, 19)  # those that tf2onnx knows and ONNX Runtime still takes
@@ -120,9 +120,8 @@ def to_onnx(
             f"`opset` must be None or from {_OPSETS[0]} to {_OPSETS[-1]}. Received: opset={opset!r}"
         )
     if path is not None:
-        path = Path(path)
-        if not path.parent.is_dir():
-            raise ValueError(f"`path` must lie in a folder that exists. Received: path={path}")
+        path = checked_file(path)
+    representative_data = repeatable(representative_data)
     inputs = tracing.model_inputs(model, representative_data)
     onnx, tf2onnx = _package("onnx"), _package("tf2onnx")
     onnxruntime = _package("onnxruntime") if verify else None

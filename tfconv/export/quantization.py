@@ -20,6 +20,7 @@ from tfconv.export.verification import Runner, relative_error
 # The error that a layer may have at most, relative to the root mean square of its output.
 BOUNDS = {None: 1e-5, "float16": 3e-3, "dynamic": 2e-2, "int8": 5e-2, "mixed": 4e-2}
 NEED_DATA = ("int8", "mixed")
+_MODEL_BOUND = 0.1  # of the outputs of a whole model
 _MARGIN = 0.75  # of a bound, where there is the choice
 _EXAMPLES = 8  # that a layer's error is measured on
 
@@ -72,13 +73,14 @@ def dynamic(traced: Traced, samples: Samples, float_content: bytes, step: Step) 
     hybrid = {
         operator.outputs[0].name
         for operator in tflite_file.read(content, traced.model).operators
-        if any(t is not None and t.is_constant and t.type == "INT8" for t in operator.inputs)
+        if operator.outputs
+        and any(t is not None and t.is_constant and t.type == "INT8" for t in operator.inputs)
     }
     model = _Observed(file, float_content, traced, samples)
     allowed = _MARGIN * BOUNDS["dynamic"]
     errors, kept = {}, []
     for path in _in_turn(model.layers, step):
-        operators = [op for op in model.layers[path] if op.outputs[0].name in hybrid]
+        operators = [op for op in model.layers[path] if hybrid.intersection(_names([op]))]
 
         def error(chosen, path=path):
             others = hybrid.difference(_names(chosen))
@@ -88,6 +90,17 @@ def dynamic(traced: Traced, samples: Samples, float_content: bytes, step: Step) 
         kept += [operator for operator in operators if operator not in integer]
     in_float = [path for path, ops in model.layers.items() if any(op in kept for op in ops)]
     return Chosen(with_float_products(content, float_content, _names(kept)), errors, in_float)
+
+
+def check_no_loops(content: bytes, quantize: str) -> None:
+    """Raises an `ExportError` for a model with graphs of its own inside operators."""
+    loops = {"WHILE", "IF"}.intersection(tflite_file.read(content).operator_counts)
+    if loops:
+        raise ExportError(
+            f"quantize={quantize!r} does not work with loops ({', '.join(sorted(loops))}): the "
+            "ranges inside them cannot be measured. `unroll=True` makes recurrent layers without "
+            'a loop; quantize="dynamic" needs no ranges.'
+        )
 
 
 def full_integer(model: Calibrated, step: Step) -> Chosen:
@@ -167,7 +180,7 @@ _WEIGHTED = {"BATCH_MATMUL", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", 
 
 
 def _names(operators: Iterable[tflite_file.Operator]) -> list[str]:
-    return [operator.outputs[0].name for operator in operators]
+    return [operator.outputs[0].name for operator in operators if operator.outputs]
 
 
 class _Observed:
@@ -221,7 +234,7 @@ class Calibrated:
     def error(self, path: str, integer: Sequence[tflite_file.Operator]) -> float:
         """The error of a layer's outputs when only some of its operators are in integers."""
         chosen = set(_names(integer))
-        others = [op for op in self._observed.operators if op.outputs[0].name not in chosen]
+        others = [op for op in self._observed.operators if not chosen.intersection(_names([op]))]
         return self._observed.error(path, self.quantized(others))
 
 
@@ -240,6 +253,19 @@ def operators_of_layers(
     return found
 
 
+def layers_in_float(file: tflite_file.TFLiteFile, traced: Traced) -> list[str]:
+    """The layers with operators that compute in float32, such as those without integer kernels."""
+    return [
+        path
+        for path, operators in operators_of_layers(file, traced).items()
+        if any(op.outputs and op.outputs[0].type == "FLOAT32" for op in operators if _computes(op))
+    ]
+
+
+def _computes(operator: tflite_file.Operator) -> bool:
+    return operator.name not in ("QUANTIZE", "DEQUANTIZE", "CAST")
+
+
 def _border(file: tflite_file.TFLiteFile, operators: list[tflite_file.Operator]) -> list[str]:
     """Names of the tensors that operators give to others."""
     mine = {tensor.name for operator in operators for tensor in operator.outputs}
@@ -253,7 +279,7 @@ def _calls(traced: Traced, examples: list[Arrays]) -> Iterator[dict[str, Any]]:
     for example in examples:
         # The batch of a model that has a fixed one is filled with the same example.
         yield {
-            spec.name: example[spec.name].repeat(spec.shape[0] or 1, axis=0)
+            spec.name: example[spec.name].repeat(traced.fixed_batch or 1, axis=0)
             for spec in traced.inputs
         }
 
@@ -274,4 +300,4 @@ _BYTES_OF_SCALE = 12  # with its zero point, of 8 bytes
 
 def model_bound(quantize: str | None, layers: int) -> float:
     """The error that a whole model may have: those of its layers add up like random numbers."""
-    return BOUNDS[quantize] * math.sqrt(max(layers, 1))
+    return min(BOUNDS[quantize] * math.sqrt(max(layers, 1)), _MODEL_BOUND)

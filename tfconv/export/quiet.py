@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import io
 import os
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
-from typing import TextIO
+from typing import Any, TextIO
 
 from tfconv.export.errors import ExportError
 
@@ -21,7 +23,8 @@ def quiet(what: str, error_class: type[Exception] = ExportError) -> Iterator[Tex
     """Scope that keeps the chatter of TensorFlow and its converter off the terminal.
 
     Their C++ parts write to the file descriptor, past `sys.stderr`. When something fails, what
-    they said goes into the error.
+    they said goes into the error. Scopes of several threads may overlap: the descriptor is
+    redirected until the last one ends. What other threads print comes through.
 
     Args:
         what: What is done in the scope: the subject of the error's message.
@@ -30,20 +33,100 @@ def quiet(what: str, error_class: type[Exception] = ExportError) -> Iterator[Tex
     Yields:
         A stream to where the chatter would have gone.
     """
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as log, os.fdopen(os.dup(2), "w") as terminal:
-        os.dup2(log.fileno(), 2)
+    with _redirection.scope():
         try:
-            with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                yield terminal
+            yield _redirection.terminal
         except (error_class, ValueError):
             raise
         except Exception as error:
-            sys.stderr.flush()
-            log.seek(0)
-            said = log.read().decode(errors="replace").strip().splitlines()[-_LINES:]
+            said = _redirection.said().strip().splitlines()[-_LINES:]
             raise error_class("\n".join([f"{what} failed: {error}", *said])) from error
+
+
+class _Redirection:
+    """What is redirected while a scope is open: file descriptor 2, `sys.stdout` and warnings.
+
+    Attributes:
+        terminal: A stream to where the descriptor led.
+        threads: How many scopes each thread is in.
+    """
+
+    terminal: TextIO
+
+    def __init__(self):
+        self.threads: collections.Counter[int] = collections.Counter()
+        self._lock = threading.Lock()
+        self._undo = contextlib.ExitStack()
+
+    @contextlib.contextmanager
+    def scope(self) -> Iterator[None]:
+        thread = threading.get_ident()
+        with self._lock:
+            if not self.threads:
+                self._start()
+            self.threads[thread] += 1
+        try:
+            yield
         finally:
-            sys.stderr.flush()
-            os.dup2(terminal.fileno(), 2)
+            with self._lock:
+                self.threads[thread] -= 1
+                if not self.threads[thread]:
+                    del self.threads[thread]
+                if not self.threads:
+                    self._undo.close()
+
+    def said(self) -> str:
+        """What was written to the descriptor."""
+        _flush_stderr()
+        log = self._log.fileno()
+        return os.pread(log, os.fstat(log).st_size, 0).decode(errors="replace")
+
+    def _start(self) -> None:
+        with contextlib.ExitStack() as undo:
+            self._log = undo.enter_context(tempfile.TemporaryFile())
+            self.terminal = io.StringIO()
+            if (descriptor := _copy_of_stderr()) is not None:
+                self.terminal = undo.enter_context(os.fdopen(descriptor, "w"))
+                _flush_stderr()
+                undo.callback(os.dup2, descriptor, 2)
+                undo.callback(_flush_stderr)
+                os.dup2(self._log.fileno(), 2)
+            if sys.stdout is not None:
+                undo.enter_context(contextlib.redirect_stdout(_Others(sys.stdout, self.threads)))
+            undo.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")
+            self._undo = undo.pop_all()
+
+
+_redirection = _Redirection()
+
+
+def _copy_of_stderr() -> int | None:
+    """A copy of file descriptor 2; None if it is closed, or leads to something else since."""
+    if sys.stderr is None or sys.stderr.closed:
+        return None
+    try:
+        return os.dup(2)
+    except OSError:
+        return None
+
+
+def _flush_stderr() -> None:
+    if sys.stderr is not None and not sys.stderr.closed:
+        sys.stderr.flush()
+
+
+class _Others:
+    """A stream without what some threads write to it."""
+
+    def __init__(self, stream: TextIO, threads: collections.Counter[int]):
+        self._stream = stream
+        self._threads = threads
+
+    def write(self, text: str) -> int:
+        if threading.get_ident() in self._threads:
+            return len(text)
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)

@@ -26,18 +26,22 @@ def with_float_products(content: bytes, float_content: bytes, names: Iterable[st
     schema = tflite_schema()
     model, original = _load(content), _load(float_content)
     (graph, *_), (source, *_) = model.subgraphs, original.subgraphs
-    weights = {_name(source, op): [source.tensors[i] for i in op.inputs] for op in source.operators}
+    inputs = {_name(source, op): op.inputs for op in source.operators}
+    new: dict[int, int] = {}  # places of tensors by those in the source: operators may share them
     for operator in graph.operators:
         name = _name(graph, operator)
         if name not in wanted:
             continue
         operator.inputs = list(operator.inputs)
-        for place, (index, tensor) in enumerate(zip(operator.inputs, weights[name])):
+        for place, (index, given) in enumerate(zip(operator.inputs, map(int, inputs[name]))):
             if index >= 0 and graph.tensors[index].type == schema.TensorType.INT8:
-                operator.inputs[place] = len(graph.tensors)
-                model.buffers.append(original.buffers[tensor.buffer])
-                tensor.buffer = len(model.buffers) - 1
-                graph.tensors.append(tensor)
+                if given not in new:
+                    tensor = source.tensors[given]
+                    model.buffers.append(original.buffers[tensor.buffer])
+                    tensor.buffer = len(model.buffers) - 1
+                    new[given] = len(graph.tensors)
+                    graph.tensors.append(tensor)
+                operator.inputs[place] = new[given]
     _drop_unread(model)
     return _pack(model)
 
@@ -56,15 +60,19 @@ def with_short_names(content: bytes) -> bytes:
 
 
 def _name(graph: Any, operator: Any) -> str:
+    """The name of an operator's first output; "" if it has none."""
+    if operator.outputs is None or not len(operator.outputs):
+        return ""
     return graph.tensors[operator.outputs[0]].name.decode()
 
 
 def _drop_unread(model: Any) -> None:
     """Empties the buffers of constants that no operator reads any more."""
-    graph = model.subgraphs[0]
+    graph, *inner = model.subgraphs
     read = {int(i) for operator in graph.operators for i in operator.inputs}
     read |= {int(i) for indices in (graph.inputs, graph.outputs) for i in indices}
     used = {tensor.buffer for i, tensor in enumerate(graph.tensors) if i in read}
+    used |= {tensor.buffer for other in inner for tensor in other.tensors}
     for tensor in graph.tensors:
         if tensor.buffer not in used:
             model.buffers[tensor.buffer].data = None

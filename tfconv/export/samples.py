@@ -75,6 +75,21 @@ def random_samples(inputs: Sequence[tf.TensorSpec], count: int = 8) -> Samples:
     return Samples(examples, examples, are_random=True)
 
 
+def repeatable(data: Any) -> Any:
+    """What the user gives, to be read from its start as often as need be."""
+    if not isinstance(data, Iterator):
+        return data
+    read: list[Any] = []
+
+    def again() -> Iterator[Any]:
+        yield from read
+        for element in data:
+            read.append(element)
+            yield element
+
+    return again
+
+
 def elements(data: Any) -> Iterator[Any]:
     """The batches in what the user gives: it is one itself, or has or makes them one by one."""
     if callable(data):
@@ -108,7 +123,11 @@ def _by_name(element: Any, inputs: Sequence[tf.TensorSpec]) -> Arrays:
             )
         if array.dtype.kind not in "fiub":
             raise _error(f"numbers for input `{spec.name}`", f"an array of {array.dtype}")
-        array = array.astype(spec.dtype.as_numpy_dtype)
+        given, array = array, array.astype(spec.dtype.as_numpy_dtype)
+        if not spec.dtype.is_floating and (array != given).any():
+            raise _error(
+                f"values of {spec.dtype.name} for input `{spec.name}`", f"others of {given.dtype}"
+            )
         if spec.dtype.is_floating and not np.isfinite(array).all():
             raise _error(f"finite numbers for input `{spec.name}`", "NaN or infinity among them")
         arrays[spec.name] = array

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -87,7 +88,7 @@ def _function(name: str, value: Any) -> tuple[Any, dict[str, tf.TensorSpec]]:
     if isinstance(value, keras.Model):
         call, inputs, output_names = _of_model(name, value)
     elif isinstance(value, (tuple, list)) and len(value) == 2 and callable(value[0]):
-        call, inputs, output_names = value[0], _checked(name, value[1]), None
+        call, inputs, output_names = _traceable(value[0]), _checked(name, value[1]), None
     elif getattr(value, "input_signature", None) is not None:
         call, inputs, output_names = _of_function(name, value)
     else:
@@ -103,6 +104,18 @@ def _function(name: str, value: Any) -> tuple[Any, dict[str, tf.TensorSpec]]:
 
     specs = {k: tf.TensorSpec(s.shape, s.dtype, name=k) for k, s in inputs.items()}
     return signature, specs
+
+
+def answers(model: keras.Model, tensors: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """What the model itself gives for the inputs of the signature that it makes."""
+    call, _, output_names = _of_model(DEFAULT, model)
+    return _named(DEFAULT, call(**tensors), output_names)
+
+
+def _traceable(function: Callable) -> Callable:
+    """A function of Python, whose `if` and `for` may be over tensors; others stay as they are."""
+    statements = inspect.isroutine(function) and function.__name__ != "<lambda>"
+    return tf.function(function) if statements else function
 
 
 def _of_model(name: str, model: keras.Model) -> tuple[Callable, dict, list[str] | None]:
@@ -121,9 +134,13 @@ def _of_model(name: str, model: keras.Model) -> tuple[Callable, dict, list[str] 
         names = ["inputs"]
     else:
         names = [tensor.name for tensor in tensors]
+    if not all(key.isidentifier() for key in names):
+        raise ValueError(
+            f"`signatures[{name!r}]` must have inputs with names like those of variables, without "
+            f"spaces. Received: {names}"
+        )
     inputs = {
-        key: tf.TensorSpec([None, *tuple(tensor.shape)[1:]], tensor.dtype)
-        for key, tensor in zip(names, tensors)
+        key: tf.TensorSpec(tuple(tensor.shape), tensor.dtype) for key, tensor in zip(names, tensors)
     }
 
     def call(**given: tf.Tensor) -> Any:
@@ -164,7 +181,9 @@ def _named(name: str, outputs: Any, names: list[str] | None) -> dict[str, tf.Ten
     if isinstance(outputs, Mapping):
         named = dict(outputs)
     elif isinstance(outputs, (tuple, list)) and len(outputs) != 1:
-        named = dict(zip(names or [f"output_{i}" for i in range(len(outputs))], outputs))
+        if names is None or len(set(names)) != len(outputs):
+            names = [f"output_{i}" for i in range(len(outputs))]
+        named = dict(zip(names, outputs))
     else:
         (output,) = outputs if isinstance(outputs, (tuple, list)) else [outputs]
         named = {"outputs": output}

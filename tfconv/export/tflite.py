@@ -6,7 +6,6 @@ import collections
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -14,9 +13,9 @@ from rich.console import Console
 import tfconv
 from tfconv.export import quantization, tflite_file, tracing, verification
 from tfconv.export.errors import ExportError
-from tfconv.export.files import replacing
+from tfconv.export.files import checked_file, replacing
 from tfconv.export.quiet import quiet
-from tfconv.export.samples import Samples, given_samples, random_samples
+from tfconv.export.samples import Samples, given_samples, random_samples, repeatable
 from tfconv.export.tflite_report import TFLiteReport
 
 _THREADS = 1
@@ -46,7 +45,8 @@ def to_tflite(
     - "mixed": 8-bit integers where each layer stays within 4%, float32 where they would ruin
       it: coordinates of deformable convolutions, kernels made at run time.
 
-    A whole model may have the error of one layer times the root of the number of its layers.
+    A whole model may have the error of one layer times the root of the number of its layers, but
+    no more than 10%.
 
     Args:
         model: A functional, sequential or subclassed Keras model. For the last,
@@ -95,9 +95,7 @@ def to_tflite(
                 "integers are measured on it. Received: representative_data=None"
             )
     if path is not None:
-        path = Path(path)
-        if not path.parent.is_dir():
-            raise ValueError(f"`path` must lie in a folder that exists. Received: path={path}")
+        path = checked_file(path)
     with quiet("The conversion to TensorFlow Lite") as terminal, _steps(terminal) as step:
         report = _converted(model, path, quantize, representative_data, keep_native, verify, step)
         if path is not None:
@@ -108,6 +106,7 @@ def to_tflite(
 
 def _converted(model, path, quantize, data, keep_native, verify, step) -> TFLiteReport:
     step("tracing the model")
+    data = repeatable(data)
     inputs = tracing.model_inputs(model, data)
     with tfconv.keep_native() if keep_native else contextlib.nullcontext():
         traced = tracing.trace(model, inputs)
@@ -123,6 +122,7 @@ def _converted(model, path, quantize, data, keep_native, verify, step) -> TFLite
             chosen = quantization.dynamic(traced, samples, content, step)
         else:
             step("measuring ranges")
+            quantization.check_no_loops(content, quantize)
             calibrated = quantization.Calibrated(traced, samples, content)
             choose = quantization.mixed if quantize == "mixed" else quantization.full_integer
             chosen = choose(calibrated, step)
@@ -146,10 +146,16 @@ def _converted(model, path, quantize, data, keep_native, verify, step) -> TFLite
                 worst = verification.worst_layer(run, probe, samples)
             else:
                 worst = max(chosen.errors.items(), key=lambda item: item[1], default=None)
+                if worst is not None and worst[1] <= quantization.BOUNDS[quantize]:
+                    worst = None  # no layer is to blame
             raise _too_large(errors, bound, worst, samples)
         step("timing")
         milliseconds = run.milliseconds(samples.batch(traced.fixed_batch or 1))
         delegated = run.delegated()
+    float_layers = [] if chosen is None else chosen.float_layers
+    if quantize in quantization.NEED_DATA:
+        in_float = {*float_layers, *quantization.layers_in_float(file, traced)}
+        float_layers = [path for path in chosen.errors if path in in_float]
     return TFLiteReport(
         content=content,
         path=path,
@@ -163,7 +169,7 @@ def _converted(model, path, quantize, data, keep_native, verify, step) -> TFLite
         error=error,
         bound=bound,
         layer_errors={} if chosen is None else chosen.errors,
-        float_layers=[] if chosen is None else chosen.float_layers,
+        float_layers=float_layers,
         milliseconds=milliseconds,
         threads=_THREADS,
         runtime=verification.RUNTIME,
@@ -172,7 +178,9 @@ def _converted(model, path, quantize, data, keep_native, verify, step) -> TFLite
 
 
 def _types(file: tflite_file.TFLiteFile) -> dict[str, int]:
-    counts = collections.Counter(operator.outputs[0].type for operator in file.operators)
+    counts = collections.Counter(
+        operator.outputs[0].type for operator in file.operators if operator.outputs
+    )
     return dict(counts.most_common())
 
 

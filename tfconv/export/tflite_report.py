@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Console, Group
 from rich.table import Table
 
-from tfconv.export.files import replacing
+from tfconv.export.files import checked_file, replacing
 
 _MOST_LAYERS = 12  # in the picture
 
@@ -38,8 +38,8 @@ class TFLiteReport:
         bound: The largest error that is allowed.
         layer_errors: The same for layers by their paths, each measured with all others in
             float32; for "dynamic", "int8" and "mixed".
-        float_layers: Layers that "dynamic" and "mixed" leave in floating point, as a whole or in
-            part.
+        float_layers: Layers that compute in floating point, as a whole or in part: because
+            "dynamic" and "mixed" leave them so, or for want of kernels for integers.
         milliseconds: The median time of an inference of one example; None if it was not measured.
         threads: How many threads that took.
         runtime: What ran it, such as "LiteRT".
@@ -115,7 +115,9 @@ class TFLiteReport:
             "operators": f"{sum(self.operators.values())}: {types}",
         }
         if self.delegated is not None:
-            facts["XNNPACK"] = f"{self.delegated_share:.0%} of the operators"
+            facts["delegates" if self.custom_operators else "XNNPACK"] = (
+                f"{self.delegated_share:.0%} of the operators"
+            )
         if self.error is not None:
             inputs = "random inputs" if self.random_inputs else "held-out inputs"
             facts["error"] = f"{self.error:.2g} on {inputs} (at most {self.bound:.2g} is right)"
@@ -140,7 +142,9 @@ class TFLiteReport:
 
         Raises:
             ImportError: If matplotlib is missing.
+            ValueError: If the path is a folder, or lies in one that does not exist.
         """
+        path = checked_file(path)
         try:
             from matplotlib.figure import Figure
         except ImportError as error:
@@ -156,7 +160,6 @@ class TFLiteReport:
             colors = ["#ff7043" if name in self.float_layers else "#546e7a" for name, _ in worst]
             axes.barh([name for name, _ in worst], [100 * e for _, e in worst], color=colors)
             axes.set_title("error of layers, % (orange: float in part)")
-        path = Path(path)
         with replacing(path) as made:
             figure.savefig(made)
         return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ import tensorflow as tf
 from tfconv import _compat
 from tfconv._compat import keras
 from tfconv.export.samples import Arrays, elements
+
+_NO_NAME = re.compile(r"[^A-Za-z0-9_.\\/>-]")  # signs that names of operations cannot have
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +60,6 @@ def trace(model: Any, inputs: Any, of_layers: bool = False) -> Traced:
         of_layers: Whether the outputs of all its layers become outputs of the function.
     """
     specs = tf.nest.flatten(inputs)
-    module = tf.Module()
     layers: dict[str, str] = {}
 
     @tf.function(input_signature=specs)
@@ -69,11 +71,11 @@ def trace(model: Any, inputs: Any, of_layers: bool = False) -> Traced:
             layers[f"layer_{number}"] = path
             outputs[f"layer_{number}"] = output
         # A converter joins outputs that are one tensor: each gets an operation of its own.
-        return {name: tf.identity(tensor, name=name) for name, tensor in outputs.items()}
+        return {n: tf.identity(t, name=_NO_NAME.sub("_", n)) for n, t in outputs.items()}
 
     with _compat.export_scope():
         concrete = function.get_concrete_function()
-    # Only now: the call has built what a subclass of keras.Model is made of.
+    module = tf.Module()  # only now: the call builds what a subclass of keras.Model is made of
     module.variables_of_model = [_compat.tensorflow_variable(v) for v in model.variables]
     return Traced(model, specs, inputs, concrete, module, layers)
 
@@ -86,10 +88,16 @@ def model_inputs(model: Any, data: Any) -> Any:
         data: Examples; needed if the model does not say what it takes.
 
     Raises:
-        ValueError: If that is not known.
+        ValueError: If that is not known, or TensorFlow cannot have the names.
     """
     if not isinstance(model, keras.Model):
         raise ValueError(f"`model` must be a Keras model. Received: {type(model)}")
+    bad = [layer.name for layer in _compat.all_layers(model) if _NO_NAME.search(layer.name)]
+    if bad:
+        raise ValueError(
+            "`model` must have layers with names of letters, digits and the signs _ . - / only. "
+            f"Received: {', '.join(map(repr, bad))}"
+        )
     if getattr(model, "inputs", None):
         structure = _compat.model_input(model)
         flat = tf.nest.flatten(structure)
@@ -168,10 +176,16 @@ def _recorded_outputs(model: Any) -> Iterator[list[tuple[str, tf.Tensor]]]:
 
         return recorded_call
 
-    for path, layer in layers.items():
-        object.__setattr__(layer, "call", recording(path, layer.call))
+    # A layer may be known by several paths, and have a `call` of its own beside its class's.
+    patched = {id(layer): (path, layer) for path, layer in reversed(layers.items())}.values()
+    own = [(layer, vars(layer).get("call")) for _, layer in patched]
     try:
+        for path, layer in patched:
+            object.__setattr__(layer, "call", recording(path, layer.call))
         yield recorded
     finally:
-        for layer in layers.values():
-            object.__delattr__(layer, "call")
+        for layer, call in own:
+            if call is not None:
+                object.__setattr__(layer, "call", call)
+            elif "call" in vars(layer):
+                object.__delattr__(layer, "call")
