@@ -25,10 +25,11 @@ LOGS := build/logs
 GPU_PYTHON ?= $(VENV)/bin/python
 # What need not run once more: under Keras 2, tests that know neither TensorFlow nor Keras, or only
 # what surrounds the layers; under tf_keras, which has Keras 2's layers on the TensorFlow that the
-# tests under Keras 3 have, all that looks below the layers.
+# tests under Keras 3 have, all but the layers.
 ONCE := kernels test_benchmarks.py test_pictures.py
-BELOW_KERAS := $(ONCE) ops export lite serving test_bazel.py test_build.py test_cli.py test_demo.py \
-  test_dispatch.py test_distribute.py test_docs.py test_readme.py layers/test_every_layer.py
+BUT_LAYERS := $(ONCE) analysis blocks export lite models ops serving surgery test_bazel.py \
+  test_build.py test_cli.py test_demo.py test_dispatch.py test_distribute.py test_docs.py \
+  test_readme.py layers/test_every_layer.py
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -112,7 +113,7 @@ test: build build-addons kernels lint ## Lint, then all tests under Keras 3, Ker
 	}
 	run keras-3 $(VENV)/bin/python 0
 	run keras-2-addons $(VENV_ADDONS)/bin/python 0 $(addprefix --ignore=tests/,$(ONCE))
-	run legacy-keras $(VENV)/bin/python 1 $(addprefix --ignore=tests/,$(BELOW_KERAS)) -k "not xla"
+	run legacy-keras $(VENV)/bin/python 1 $(addprefix --ignore=tests/,$(BUT_LAYERS)) -k "not xla"
 	echo "== summary"
 	for name in keras-3 keras-2-addons legacy-keras; do
 	  printf '%-16s %s\n' "$$name" "$$(grep -E '[0-9]+ (passed|failed|error)' "$(LOGS)/$$name.log" | tail -n 1)"
