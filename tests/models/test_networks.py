@@ -74,8 +74,18 @@ COSTS["deformable_resnet50"] = deformable_costs(True)
 COSTS["deformable_resnet50_v1"] = deformable_costs(False)
 
 
+@pytest.fixture
+def precision(name):
+    """Networks in which float32's own rounding adds up to the bound are computed in float64."""
+    before = keras.mixed_precision.global_policy()
+    policy = "float64" if "_cc_" in name else "float32"
+    keras.mixed_precision.set_global_policy(policy)
+    yield policy
+    keras.mixed_precision.set_global_policy(before)
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_network(name):
+def test_network(name, precision):
     """Its costs, and the logits of the peer with the same weights, at the full size."""
     if name in WITHOUT_PEER:
         model = getattr(tfconv.models, WITHOUT_PEER[name])()
@@ -89,10 +99,10 @@ def test_network(name):
     recorded = record(name)
     report = load_torch_weights(model, random_weights(recorded.shapes, recorded.gain))
     assert not report.missing and not report.unused
-    image = random_image(model.input_shape[1])
+    image = random_image(model.input_shape[1]).astype(precision)
     difference = np.abs(model(image, training=False)[0] - recorded.logits)
     # More than what is promised, so that also weights that matter little are seen.
-    assert difference.max() <= 3e-5 * np.abs(recorded.logits).max()
+    assert difference.max() <= 1e-5 * np.abs(recorded.logits).max()
 
 
 def multiply_adds(layer):
