@@ -94,6 +94,18 @@ def test_saved_model(exports, model, version):
     copies = 2 if KERAS_3 else 1
     assert contents.variables == copies * len(model.weights)
     assert contents.size_by_type == {"float32": 4 * copies * model.count_params()}
+    assert {name: share.size for name, share in contents.layers.items() if share.size} == {
+        "involution/reduce": 4 * 4 * 1,
+        "involution/normalization": 4 * 4,
+        "involution/span": 4 * (1 * 18 + 18),
+        "head": 4 * (120 * 3 + 3),
+    }
+    # Slices and products, or the native op.
+    assert (contents.layers["involution"].operators > 10) == (version == 9)
+    assert "relu" in contents.layers and "flat" in contents.layers
+    assert ["head", str(contents.layers["head"].operators), "1,452", "89.2%"] in [
+        line.split() for line in str(contents).splitlines()
+    ]
 
 
 def test_versions(exports):

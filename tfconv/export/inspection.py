@@ -15,6 +15,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from tfconv.export import tables, tflite_file
 from tfconv.export.files import size_on_disk
+from tfconv.export.graph_layers import layer_shares
 
 NATIVE_PREFIX = "Tfconv>"
 _PROTO = "saved_model.pb"
@@ -79,19 +80,10 @@ class TFLiteContents:
             f"{name} (custom)" if name in self.custom_operators else name: n
             for name, n in self.operators.items()
         }
-        layers = [
-            (
-                name or "-",
-                share.operators,
-                f"{share.size:,}",
-                f"{share.size / max(constants, 1):.1%}",
-            )
-            for name, share in self.layers.items()
-        ]
         return Group(
             tables.facts(facts),
             tables.counts("operator", operators),
-            tables.columns(["layer", "operators", "bytes", "share"], layers),
+            _layer_table("operators", self.layers),
         )
 
     def __str__(self) -> str:
@@ -113,6 +105,9 @@ class SavedModelContents:
         native_operations: The same for tfconv's own, which a server must be built with.
         variables: How many variables there are.
         size_by_type: Bytes of the variables by their type.
+        layers: Operations and bytes of variables of each layer that the signatures run, by the
+            names of the layers that it is in and its own; "" for what belongs to none. As the
+            names of operations have them: parts of a layer may look like layers.
     """
 
     path: Path
@@ -124,6 +119,7 @@ class SavedModelContents:
     native_operations: dict[str, int]
     variables: int
     size_by_type: dict[str, int]
+    layers: dict[str, tflite_file.LayerShare]
 
     kind = "SavedModel"
 
@@ -147,7 +143,11 @@ class SavedModelContents:
             ("operations", str(sum(self.operations.values()))),
             ("  native", native or "none: any TensorFlow runs it"),
         ]
-        return Group(tables.facts(facts), tables.counts("operation", self.operations))
+        return Group(
+            tables.facts(facts),
+            tables.counts("operation", self.operations),
+            _layer_table("operations", self.layers),
+        )
 
     def __str__(self) -> str:
         return tables.as_text(self)
@@ -194,6 +194,15 @@ def inspect(path: str | os.PathLike[str]) -> TFLiteContents | SavedModelContents
 def _as_json(contents: Any) -> dict[str, Any]:
     fields = dataclasses.asdict(contents)
     return {"kind": contents.kind, **fields, "path": os.fspath(contents.path)}
+
+
+def _layer_table(what: str, layers: dict[str, tflite_file.LayerShare]) -> Any:
+    total = sum(share.size for share in layers.values())
+    rows = [
+        (name or "-", share.operators, f"{share.size:,}", f"{share.size / max(total, 1):.1%}")
+        for name, share in layers.items()
+    ]
+    return tables.columns(["layer", what, "bytes", "share"], rows)
 
 
 def _signature_rows(signatures: dict[str, SignatureTensors]) -> list[tuple[str, str]]:
@@ -279,6 +288,7 @@ def _saved_model(path: Path) -> SavedModelContents:
         native_operations={n: k for n, k in counts.items() if n.startswith(NATIVE_PREFIX)},
         variables=number,
         size_by_type=size_by_type,
+        layers=layer_shares(graph),
     )
 
 

@@ -270,7 +270,7 @@ def _with_origins(operators: list[Operator], model: Any) -> list[Operator]:
     names = {name for op in operators for tensor in op.outputs for name in _names(tensor)}
     scopes = [_scope(operator, names) for operator in operators]
     if model is None:
-        origins = _shortened(set(scopes))
+        origins = shortened(set(scopes))
     else:
         origins = {scope: _layer_path(scope, model) for scope in set(scopes)}
     return [
@@ -324,7 +324,7 @@ def _layer_path(scope: str, model: Any) -> str:
     return "/".join(path)
 
 
-def _shortened(scopes: set[str]) -> dict[str, str]:
+def shortened(scopes: set[str]) -> dict[str, str]:
     """Scopes without the model's own, and without numbers where each part of each has one."""
     paths = {scope: scope.split("/") for scope in scopes if scope}
     if all(_NUMBER.search(part) for path in paths.values() for part in path):
