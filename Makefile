@@ -31,6 +31,9 @@ BUT_LAYERS := $(ONCE) analysis blocks export lite models ops serving surgery tes
   test_build.py test_cli.py test_demo.py test_dispatch.py test_distribute.py test_docs.py \
   test_readme.py layers/test_every_layer.py
 
+# Of a test with many cases, Keras 2 and tf_keras run about every THIN-th one; Keras 3 runs all.
+THIN ?= 3
+
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # A release or a commit must have the native ops, and no warning in them.
@@ -112,8 +115,8 @@ test: build build-addons kernels lint ## Lint, then all tests under Keras 3, Ker
 	    --ignore=tests/gpu "$${@:4}" 2>&1 | tee "$(LOGS)/$$1.log" || failed=1
 	}
 	run keras-3 $(VENV)/bin/python 0
-	run keras-2-addons $(VENV_ADDONS)/bin/python 0 $(addprefix --ignore=tests/,$(ONCE))
-	run legacy-keras $(VENV)/bin/python 1 $(addprefix --ignore=tests/,$(BUT_LAYERS)) -k "not xla"
+	run keras-2-addons $(VENV_ADDONS)/bin/python 0 --every=$(THIN) $(addprefix --ignore=tests/,$(ONCE))
+	run legacy-keras $(VENV)/bin/python 1 --every=$(THIN) $(addprefix --ignore=tests/,$(BUT_LAYERS)) -k "not xla"
 	echo "== summary"
 	for name in keras-3 keras-2-addons legacy-keras; do
 	  printf '%-16s %s\n' "$$name" "$$(grep -E '[0-9]+ (passed|failed|error)' "$(LOGS)/$$name.log" | tail -n 1)"
