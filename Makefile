@@ -140,8 +140,8 @@ test-sanitize: $(STAMP) ## Test and fuzz the kernels under the address, UB and t
 	    --confcutdir=tests/kernels -p no:cacheprovider -n $(PYTEST_WORKERS) "$${@:3}" $(PYTEST_ARGS) \
 	    || { tail -n 1 build/kernels/$$1/last_case*.txt; exit 1; }
 	}
-	TFCONV_FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) run asan "libasan.so libubsan.so" tests/kernels
-	run tsan libtsan.so tests/kernels/test_module.py tests/kernels/test_families.py -k "not reference and not cuda"
+	TFCONV_FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) run asan "libasan.so libubsan.so" tests/kernels tests/lite/test_driver.py
+	run tsan libtsan.so tests/kernels/test_module.py tests/kernels/test_families.py tests/lite/test_driver.py -k "not reference and not cuda"
 
 # In a batch: no server stays behind.
 BAZEL ?= bazel --batch
