@@ -1,4 +1,4 @@
-"""Converts every kind of layer to every format of TensorFlow Lite, into docs/export_tables.md.
+"""Converts every layer to every format of TensorFlow Lite, into docs/export_tables.md.
 
 Errors and sizes are those of this version; times are of the machine that it runs on.
 """
@@ -23,46 +23,62 @@ file, by [format](export.md). `*` marks layers that compute in float32 in part. 
 column is the share of the operators that XNNPACK takes in float32. Made by `make export-report`.
 """
 
-_IMAGE, _SIGNAL, _VOLUME = (14, 14, 32), (64, 32), (6, 8, 8, 16)
+_SHAPES = {1: (64, 32), 2: (14, 14, 32), 3: (6, 8, 8, 16)}
 
 
 def layers():
-    """A layer of each family in a usual size, and the shape of its input."""
+    """Every layer in a usual size, and the shape of its input; of a list of inputs, of each."""
     same = {"padding": "same"}
     offsets = keras.initializers.RandomNormal(stddev=0.05)  # about a pixel; zeros move nothing
+    families = [
+        ("Conv{}D", {"kernel_size": 3, **same}),
+        ("Conv{}DTranspose", {"kernel_size": 3, "strides": 2, **same}),
+        ("PointwiseConv{}D", {}),
+        ("DepthwiseConv{}D", {"filters": None, "kernel_size": 3, **same}),
+        ("SeparableConv{}D", {"kernel_size": 3, **same}),
+        ("FlattenedConv{}D", {"kernel_size": 3, **same}),
+        ("LowRankConv{}D", {"kernel_size": 3, "kernel_rank": 8, **same}),
+        ("TuckerConv{}D", {"kernel_size": 3, "ranks": 8, **same}),
+        ("GroupConv{}D", {"kernel_size": 3, "groups": 4, **same}),
+        ("GatedConv{}D", {"kernel_size": 3, **same}),
+        ("LocallyConnected{}D", {"filters": 8, "kernel_size": 3}),
+        ("DeformableConv{}D", {"kernel_size": 3, "offset_initializer": offsets, **same}),
+        ("Involution{}D", {"filters": None, "kernel_size": 7, "groups": 2}),
+        ("CondConv{}D", {"kernel_size": 3, "num_experts": 4, **same}),
+        ("DepthwiseCondConv{}D", {"filters": None, "kernel_size": 3, "num_experts": 4, **same}),
+        ("DynamicConv{}D", {"kernel_size": 3, "num_kernels": 4, **same}),
+        ("SelfAttention{}D", {"filters": None, "num_heads": 4, "key_dim": 8}),
+        ("LocalSelfAttention{}D", {"kernel_size": 3, "num_heads": 4}),
+    ]
+    found = []
+    for family, arguments in families:
+        for rank, shape in _SHAPES.items():
+            layer_class = getattr(tfconv, family.format(rank), None)
+            if layer_class is not None:
+                given = {"filters": shape[-1], **arguments}
+                if given["filters"] is None:
+                    del given["filters"]
+                found.append((layer_class(**given), shape))
+    image = _SHAPES[2]
     return [
-        (tfconv.Conv1D(32, 3, **same), _SIGNAL),
-        (tfconv.Conv2D(32, 3, **same), _IMAGE),
-        (tfconv.Conv3D(16, 3, **same), _VOLUME),
-        (tfconv.Conv2DTranspose(16, 3, strides=2, **same), _IMAGE),
-        (tfconv.PointwiseConv2D(32), _IMAGE),
-        (tfconv.DepthwiseConv2D(3, **same), _IMAGE),
-        (tfconv.SeparableConv2D(32, 3, **same), _IMAGE),
-        (tfconv.FlattenedConv2D(32, 3, **same), _IMAGE),
-        (tfconv.LowRankConv2D(32, 3, kernel_rank=8, **same), _IMAGE),
-        (tfconv.TuckerConv2D(32, 3, ranks=8, **same), _IMAGE),
-        (tfconv.GroupConv2D(32, 3, groups=4, **same), _IMAGE),
-        (tfconv.ChannelShuffle(4), _IMAGE),
-        (tfconv.GatedConv2D(32, 3, **same), _IMAGE),
-        (tfconv.LocallyConnected2D(8, 3), (10, 10, 8)),
-        (tfconv.SqueezeExcite(), _IMAGE),
-        (tfconv.DeformableConv2D(32, 3, offset_initializer=offsets, **same), _IMAGE),
-        (tfconv.Involution2D(7, groups=2), _IMAGE),
-        (tfconv.CondConv2D(32, 3, num_experts=4, **same), _IMAGE),
-        (tfconv.DepthwiseCondConv2D(3, num_experts=4, **same), _IMAGE),
+        *found,
+        (tfconv.ChannelShuffle(4), image),
+        (tfconv.SqueezeExcite(), image),
+        (tfconv.SplitTransformMerge(tfconv.Conv2D(8, 3, **same), groups=4), image),
+        (tfconv.WeightedSum("softmax"), [image, image]),
         (tfconv.CondDense(64, num_experts=4), (64,)),
-        (tfconv.DynamicConv2D(32, 3, num_kernels=4, **same), _IMAGE),
-        (tfconv.SelfAttention2D(num_heads=4, key_dim=8), _IMAGE),
-        (tfconv.LocalSelfAttention2D(32, 3, num_heads=4), _IMAGE),
     ]
 
 
 def row(layer, shape) -> str:
     """The layer's line of the table."""
     keras.utils.set_random_seed(0)
-    inputs = keras.Input(shape)
-    model = keras.Model(inputs, layer(inputs))
-    data = np.random.default_rng(0).standard_normal((_EXAMPLES, *shape)).astype(np.float32)
+    rng = np.random.default_rng(0)
+    shapes = shape if isinstance(shape, list) else [shape]
+    inputs = [keras.Input(shape) for shape in shapes]
+    model = keras.Model(inputs, layer(inputs if len(inputs) > 1 else inputs[0]))
+    data = [rng.standard_normal((_EXAMPLES, *shape)).astype(np.float32) for shape in shapes]
+    data = data if len(data) > 1 else data[0]
     cells = []
     for quantize in FORMATS:
         try:

@@ -512,11 +512,20 @@ def test_library_for_tflite(with_lite):
     library.unlink()
     assert tree.build().linked and library.is_file()
 
+    exports = tree.sources / "lite" / "tfconv_lite.lds"
+    exports.write_text(exports.read_text().replace("tfconv_lite_*", "tfconv_*"))
+    fourth = tree.build()
+    assert fourth.linked and not fourth.compiled
+    loaded = subprocess.run(["nm", "-D", library], capture_output=True, text=True, check=True)
+    assert "tfconv_other" in loaded.stdout
+
 
 def test_library_for_tflite_without_static_libraries(with_lite, monkeypatch):
     monkeypatch.setattr(with_lite.module, "_LITE_STATIC_FLAGS", ("-lno_such_library_of_tfconv",))
     with_lite.build()
-    assert ctypes.CDLL(str(with_lite.output / "libtfconv_lite.so")).tfconv_lite_value() == 711
+    library = ctypes.CDLL(str(with_lite.output / "libtfconv_lite.so"))
+    assert library.tfconv_lite_value() == 711
+    assert not hasattr(library, "tfconv_other")
 
 
 # Errors.

@@ -1,7 +1,11 @@
 """Every layer in every format of TensorFlow Lite, within the bounds."""
 
+import re
+from pathlib import Path
+
 import pytest
 
+import tfconv
 from tfconv.export import quantization, tflite_file, tracing
 from tfconv.export.errors import ExportError
 from tfconv.export.quiet import quiet
@@ -53,3 +57,19 @@ def test_formats(case):
             bound = quantization.BOUNDS[quantize] * (1.2 if quantize == "int8" else 1)
             assert all(error <= bound for error in errors.values()), (quantize, errors)
             assert not tflite_file.read(content).custom_counts
+
+
+def test_every_layer_is_in_the_table():
+    """Of docs/, made by docs/export_report.py; every error within its format's bound."""
+    path = Path(__file__).parents[2] / "docs" / "export_tables.md"
+    rows = [line.strip("| ").split(" | ") for line in path.read_text().splitlines()]
+    rows = {cells[0]: cells[1:] for cells in rows if len(cells) == 7 and cells[0] != "layer"}
+    assert sorted(rows) == sorted(tfconv.layers.__all__)
+    for name, cells in rows.items():
+        for quantize, cell in zip((None, "float16", "dynamic", "int8", "mixed"), cells):
+            if cell == "refused":
+                assert quantize == "int8" and name in REFUSED
+                continue
+            number, percent = re.match(r"([\d.e+-]+)(%?)", cell).groups()
+            error = float(number) / (100 if percent else 1)
+            assert error <= quantization.BOUNDS[quantize], (name, quantize)
