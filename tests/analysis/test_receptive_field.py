@@ -41,6 +41,10 @@ def transposed(size, strides, padding="valid", **more):
     return layer(1, size, strides, padding, kernel_initializer="ones", **more)
 
 
+def involution(size, strides, padding="same"):
+    return tfconv.Involution1D(size, strides, padding, groups=1, kernel_initializer="ones")
+
+
 ONES = {"depthwise_initializer": "ones", "pointwise_initializer": "ones"}
 
 # Layers, and the size of the input.
@@ -107,6 +111,11 @@ STACKS = {
         [lambda: tfconv.Involution1D(3, groups=1, kernel_initializer="ones"), lambda: conv(2)],
         (9,),
     ),
+    "involutions narrower than strides": (
+        [lambda: involution(1, 2), lambda: involution(2, 3), lambda: conv(2)],
+        (24,),
+    ),
+    "strided involution, padded": ([lambda: conv(2), lambda: involution(3, 4, 2)], (22,)),
     "padded between layers": (
         [lambda: conv(2), lambda: lambda x: tf.pad(x, [[0, 0], [2, 1], [0, 0]]), lambda: conv(3)],
         (9,),

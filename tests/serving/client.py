@@ -51,7 +51,10 @@ def host(folder: Path, *options: str, name: str = NAME) -> Iterator[int]:
             process.wait(20)
         except subprocess.TimeoutExpired:
             process.kill()
+            process.wait()
             raise
+        finally:
+            process.stdout.close()
 
 
 class Client:
@@ -74,10 +77,16 @@ class Client:
 
     def version(self, name: str = NAME) -> int:
         """The version of the model that answers now."""
+        states = get_model_status_pb2.ModelVersionStatus
+        (version,) = (n for n, state in self.states(name).items() if state == states.AVAILABLE)
+        return version
+
+    def states(self, name: str = NAME) -> dict[int, int]:
+        """The states of all versions that the host knows."""
         request = get_model_status_pb2.GetModelStatusRequest()
         request.model_spec.name = name
-        (status,) = self._models.GetModelStatus(request, timeout=60).model_version_status
-        return status.version
+        found = self._models.GetModelStatus(request, timeout=60).model_version_status
+        return {status.version: status.state for status in found}
 
     def wait_for(self, version: int, name: str = NAME, seconds: float = 60) -> None:
         """Waits until a version answers."""

@@ -99,7 +99,7 @@ class Version:
                 f"{sorted(given - wanted)}. Missing but required: {sorted(wanted - given)}.",
             )
         names = list(request.output_filter) or sorted(signature.outputs)
-        if not set(names) <= set(signature.outputs):
+        if len(set(names)) < len(names) or not set(names) <= set(signature.outputs):
             raise Refused(
                 Code.INVALID_ARGUMENT, f"output tensor alias not found in signature: {names}"
             )
@@ -114,6 +114,9 @@ class Version:
 
     def _value(self, key, proto, signature):
         info = signature.inputs[key]
+        shape = proto.tensor_shape
+        if shape.unknown_rank or any(dim.size < 0 for dim in shape.dim) or not proto.dtype:
+            raise Refused(Code.INVALID_ARGUMENT, f"{key} is no tensor")
         if proto.dtype != info.dtype:
             expected, received = tf.as_dtype(info.dtype).name, tf.as_dtype(proto.dtype).name
             raise Refused(
@@ -192,6 +195,9 @@ class Host(
             response = get_model_status_pb2.GetModelStatusResponse()
             state = response.model_version_status.add(version=version.number)
             state.state = get_model_status_pb2.ModelVersionStatus.AVAILABLE
+            for number in sorted(self.failed):
+                failed = response.model_version_status.add(version=number)
+                failed.state = get_model_status_pb2.ModelVersionStatus.END
             return response
 
         return self._answer(context, request, status)
@@ -218,6 +224,11 @@ class Host(
         if not request.HasField("model_spec"):
             raise Refused(Code.INVALID_ARGUMENT, "Missing ModelSpec")
         spec, version = request.model_spec, self.version
+        if spec.version_label:
+            raise Refused(
+                Code.FAILED_PRECONDITION,
+                f"Unrecognized servable version label: {spec.version_label}",
+            )
         wanted = spec.version.value if spec.HasField("version") else None
         if spec.name != self.name or version is None or wanted not in (None, version.number):
             which = "Latest" if wanted is None else "Specific"

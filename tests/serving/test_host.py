@@ -122,8 +122,29 @@ def another_version(request):
     request.model_spec.version.value = 7
 
 
+def a_label(request):
+    request.model_spec.version_label = "stable"
+
+
 def another_output(request):
     request.output_filter.append("other")
+
+
+def one_output_twice(request):
+    request.output_filter.extend(["output_0", "output_0"])
+
+
+def unknown_size(request):
+    request.inputs["inputs"].tensor_shape.dim[0].size = -1
+
+
+def unknown_rank(request):
+    request.inputs["inputs"].tensor_shape.Clear()
+    request.inputs["inputs"].tensor_shape.unknown_rank = True
+
+
+def no_type(request):
+    request.inputs["inputs"].dtype = 0
 
 
 @pytest.mark.parametrize(
@@ -144,6 +165,11 @@ def another_output(request):
         (lambda: predict_request({}), Code.INVALID_ARGUMENT, "does not match signature: 0!=1"),
         (lambda: malformed(cut_off), Code.INVALID_ARGUMENT, "inputs is no tensor"),
         (lambda: malformed(another_output), Code.INVALID_ARGUMENT, "alias not found"),
+        (lambda: malformed(one_output_twice), Code.INVALID_ARGUMENT, "alias not found"),
+        (lambda: malformed(unknown_size), Code.INVALID_ARGUMENT, "inputs is no tensor"),
+        (lambda: malformed(unknown_rank), Code.INVALID_ARGUMENT, "inputs is no tensor"),
+        (lambda: malformed(no_type), Code.INVALID_ARGUMENT, "inputs is no tensor"),
+        (lambda: malformed(a_label), Code.FAILED_PRECONDITION, "version label: stable"),
         (lambda: malformed(without_model), Code.INVALID_ARGUMENT, "Missing ModelSpec"),
         (
             lambda: predict_request({"inputs": IMAGES}, name="other"),
@@ -240,7 +266,10 @@ def test_a_version_that_cannot_be_loaded(served, expected):
         before = client.version()
         (folder / "9").mkdir()
         (folder / "9" / "saved_model.pb").write_bytes(b"broken")
-        time.sleep(1)
+        limit = time.monotonic() + 60
+        while 9 not in client.states():
+            assert time.monotonic() < limit, "the host does not see version 9"
+            time.sleep(0.05)
         assert client.version() == before
         response = client.predict(predict_request({"inputs": IMAGES[:2]}))
         np.testing.assert_allclose(outputs(response), expected[before - 1][:2], atol=1e-5)

@@ -36,6 +36,8 @@ class Comparison:
     profiles: list[Profile]
 
     def __getitem__(self, name: str) -> Profile:
+        if name not in self.names:
+            raise KeyError(name)
         return self.profiles[self.names.index(name)]
 
     def rows(self) -> list[dict[str, Any]]:
@@ -114,7 +116,9 @@ def compare(layers: Mapping[str, Any] | Sequence[Any], input_shape: Any = None) 
         names, given = [str(name) for name in layers], list(layers.values())
     elif isinstance(layers, Sequence):
         given = list(layers)
-        names = [getattr(layer, "name", str(layer)) for layer in given]
+        found = [getattr(layer, "name", str(layer)) for layer in given]
+        counts = [found[: i + 1].count(name) for i, name in enumerate(found)]
+        names = [f"{name} ({n})" if n > 1 else name for name, n in zip(found, counts)]
     else:
         given = []
     if not given:

@@ -31,7 +31,9 @@ class Cost:
             that it sees; None for layers without a kernel.
         inside: Values of maps that the layer makes on the way to its outputs.
         view: Whether the output is the input, possibly in another shape: it takes no memory.
-        field: The outputs' receptive field, from that of the input.
+        sees_all: Whether each output sees all positions of the input.
+        field: The outputs' receptive field, from that of the input; not asked with ``sees_all``.
+        unknown: What it does whose cost is not known.
 
     Example:
         >>> from tfconv.analysis import Cost
@@ -47,7 +49,9 @@ class Cost:
     kernel_rank: int | None = None
     inside: int = 0
     view: bool = False
+    sees_all: bool = False
     field: Callable[[Field], Field | None] = _unchanged
+    unknown: tuple[str, ...] = ()
 
 
 Rule = Callable[[Any, Sequence[Shape], Sequence[Shape]], Cost]

@@ -35,7 +35,8 @@ def _reduction(op: Any, computed: Any) -> Cost:
 
 
 def _pooling(op: Any, computed: Any) -> Cost:
-    return Cost(elementwise=_size(op.outputs[0]) * math.prod(op.get_attr("ksize")))
+    each = math.prod(op.get_attr("ksize")) - op.type.startswith("Max")
+    return Cost(elementwise=_size(op.outputs[0]) * each)
 
 
 def _contraction(op: Any, products: int, factors: Any, computed: Any) -> Cost:
@@ -67,6 +68,8 @@ def _transposed(op: Any, computed: Any) -> Cost:
 
 
 def _einsum(op: Any, computed: Any) -> Cost:
+    if len(op.inputs) == 1:  # a transposition, or a sum
+        return Cost(elementwise=_size(op.inputs[0]) - _size(op.outputs[0]))
     equation = op.get_attr("equation").decode()
     products = einsum_products(equation, [x.shape.as_list() for x in op.inputs])
     return _contraction(op, products, op.inputs, computed)

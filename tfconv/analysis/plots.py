@@ -39,7 +39,7 @@ def draw_profile(profile: Any, path: Path) -> None:
         rotation=35,
     )
     _growth(figure.add_subplot(grid[2, 1]), profile)
-    write(path, lambda made: figure.savefig(made, dpi=110))
+    _save(figure, path)
 
 
 def draw_comparison(comparison: Any, path: Path) -> None:
@@ -66,6 +66,12 @@ def draw_comparison(comparison: Any, path: Path) -> None:
         axes.set_xticks([])
         axes.set_title(title, fontsize=10)
         axes.spines[["top", "right", "bottom"]].set_visible(False)
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
+    if not path.suffix:
+        raise ValueError(f"`path` must have a suffix, such as .png. Received: path={path}")
     write(path, lambda made: figure.savefig(made, dpi=110))
 
 
@@ -96,7 +102,7 @@ def _bars(axes: Any, numbers: Sequence[int], title: str, colour: str, text: Any)
 
 
 def _name_rows(axes: Any, names: Sequence[str]) -> None:
-    every = -(-len(names) // _SHOWN)
+    every = max(-(-len(names) // _SHOWN), 1)
     shown = range(0, len(names), every)
     labels = [_short(names[i]) for i in shown]
     size = 7 if len(labels) > 30 else 8
@@ -154,7 +160,7 @@ def _growth(axes: Any, profile: Any) -> None:
     for axis, line in enumerate(sizes[:1] if alike else sizes):
         label = "size" if alike else f"size along axis {axis}"
         axes.step([i for i, _ in rows], line, where="post", label=label, lw=2, alpha=0.8)
-    for length in sorted({max(shape, default=0) for shape in profile.input_shapes}):
+    for length in sorted({max(shape[:-1], default=0) for shape in profile.input_shapes} - {0}):
         axes.axhline(length, color="#888888", ls="--", lw=1, label=f"the input's {length}")
     axes.set_ylim(bottom=0)
     axes.legend(fontsize=8, frameon=False)

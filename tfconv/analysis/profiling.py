@@ -49,6 +49,8 @@ def profile(model: Any, input_shape: Any = None) -> Profile:
     if not isinstance(model, keras.layers.Layer):
         raise ValueError(f"`model` must be a Keras model or layer. Received: model={model!r}")
     specs = _specs(model, input_shape)
+    if isinstance(model, keras.Sequential) and not model.built:
+        model.build((None, *specs.shape[1:]))  # for batches of any size
     traced = trace(model, specs)
     walk = _Walk(traced.operations)
     inputs = [x for x in traced.root.inputs if x.op.type == "Placeholder"]
@@ -61,19 +63,34 @@ def profile(model: Any, input_shape: Any = None) -> Profile:
         rows=walk.rows,
         peak_memory=peak,
         peak_at=peak_at,
+        field=walk.field(traced.root.outputs),
     )
 
 
 def _specs(model: Any, input_shape: Any) -> Any:
     """`tf.TensorSpec`s of the inputs, one example each."""
-    made_for = getattr(model, "inputs", None)
+    made_for = None
+    if getattr(model, "inputs", None):  # Keras 3's Sequential has no `input`
+        made_for = getattr(model, "input", model.inputs[0])
     given = input_shape
-    if given is None and made_for:
-        given = [static_shape(x.shape)[1:] for x in made_for]
-        given = given[0] if len(given) == 1 else given
-    dtypes = [x.dtype for x in made_for or ()]
+    if given is None and made_for is not None:
+        given = tf.nest.map_structure(lambda x: static_shape(x.shape)[1:], made_for)
+    if made_for is not None and isinstance(given, list) and not isinstance(made_for, list):
+        flat = tf.nest.flatten(made_for)
+        if len(flat) == len(given) > 1 and all(map(_is_shape, given)):
+            made = iter(given)
+            given = tf.nest.map_structure(lambda x: next(made), made_for)
+    by_name = {}
+    if isinstance(made_for, dict):
+        by_name = {name: x.dtype for name, x in made_for.items()}
+    dtypes = [x.dtype for x in tf.nest.flatten(made_for)] if made_for is not None else []
 
-    def spec(shape: Any) -> tf.TensorSpec:
+    def spec(shape: Any, name: str = "") -> tf.TensorSpec:
+        if not _is_shape(shape):
+            raise ValueError(
+                "`input_shape` must be a shape without the batch, or a list or dictionary of them. "
+                f"Received: input_shape={input_shape!r}"
+            )
         sizes = tuple(shape)
         sizes = sizes[1:] if sizes and sizes[0] is None else sizes
         if not all(is_int(n) and n > 0 for n in sizes):
@@ -82,11 +99,11 @@ def _specs(model: Any, input_shape: Any) -> Any:
                 f"Received: input_shape={input_shape!r}"
                 + (f" for an input of shape {sizes}" if input_shape is None else "")
             )
-        dtype = dtypes.pop(0) if dtypes else model.variable_dtype
+        dtype = by_name.get(name) or (dtypes.pop(0) if dtypes else model.variable_dtype)
         return tf.TensorSpec((1, *sizes), tf.as_dtype(dtype))
 
     if isinstance(given, dict):
-        return {name: spec(shape) for name, shape in given.items()}
+        return {name: spec(shape, name) for name, shape in given.items()}
     if isinstance(given, (list, tuple, tf.TensorShape)):
         if any(isinstance(shape, (list, tuple, tf.TensorShape)) for shape in given):
             return [spec(shape) for shape in given]
@@ -95,6 +112,10 @@ def _specs(model: Any, input_shape: Any) -> Any:
         "`input_shape` must be given for a layer, and for a model that was made without one: a "
         f"shape without the batch, or a list or dictionary of them. Received: {input_shape!r}"
     )
+
+
+def _is_shape(given: Any) -> bool:
+    return isinstance(given, (list, tuple, tf.TensorShape))
 
 
 @dataclasses.dataclass
@@ -154,9 +175,18 @@ class _Walk:
             self.visit(inner)
             at = inner.last
         self._between(call, at, call.last)
-        parameters = self._parameters(call.layer)
-        if any(parameters) or (not call.inner and len(self.rows) == before):
-            self.rows.append(self._row(call, Cost(), parameters=parameters))
+        own = self._new_weights(call.layer)
+        if own or (not call.inner and len(self.rows) == before):
+            # Its maps stand in the rows before.
+            made = self._maps.get(call.outputs[0].name)
+            row = self._row(
+                dataclasses.replace(call, inputs=[]),
+                Cost(),
+                parameters=_parameters(own, call.layer),
+                field=made and made.field,
+            )
+            moved = sum(math.prod(w.shape) * tf.as_dtype(w.dtype).size for w in own)
+            self.rows.append(dataclasses.replace(row, bytes_moved=moved))
 
     # Layers with a rule.
 
@@ -170,19 +200,25 @@ class _Walk:
         if data_format is None and sources:
             first = sources[0].channels_first
         field = self._united(sources, call.inputs)
-        field = field and cost.field(field)
+        if field:
+            # Not by the layer's data format: what is flattened may have its channels first.
+            sizes = sources[0].sizes(shapes[0][0])
+            field = field.whole(sizes) if cost.sees_all else cost.field(field)
         inside = cost.inside * batch * (call.outputs[0].dtype.size or 0)
         made = self._step(call.path or call.layer.name, sources, call.outputs, inside, cost.view)
         for x, storage in made:
             self._maps[x.name] = _Map(storage, field, first)
+        own = self._new_weights(call.layer)
         row = self._row(
             call,
             _times(cost, batch),
             memory=self._new_bytes(made) + inside,
-            parameters=self._parameters(call.layer),
+            parameters=_parameters(own, call.layer),
             field=field,
+            unknown=cost.unknown,
         )
-        self.rows.append(row)
+        repeated = bool(call.layer.weights) and not own
+        self.rows.append(dataclasses.replace(row, repeated=repeated))
 
     # Operations between layers.
 
@@ -194,7 +230,8 @@ class _Walk:
             if not any(computed) or op.type in operations.OF_SHAPES:
                 continue
             kind = operations.kind_of(op)
-            if kind is None:
+            sized = all(x.shape.is_fully_defined() for x in (*op.inputs, *op.outputs))
+            if kind is None or not sized:
                 unknown[op.type] = None
             else:
                 cost = _sum(cost, kind.cost(op, computed))
@@ -202,8 +239,10 @@ class _Walk:
             read.update((x.name, x) for x in inputs if x.name not in made)
             sources = self._sources(inputs)
             field = self._united(sources, inputs)
-            field = field and operations.field_behind(
-                op, inputs[0], field, sources[0].channels_first
+            field = (
+                operations.field_behind(op, inputs[0], field, sources[0].channels_first)
+                if field and sized
+                else None
             )
             view = kind is not None and kind.view
             name, outputs = call.path or call.layer.name, list(op.outputs)
@@ -256,6 +295,11 @@ class _Walk:
     def _new_bytes(self, made: list[tuple[tf.Tensor, _Storage]]) -> int:
         return sum(storage.bytes for _, storage in made if storage.made == len(self._inside) - 1)
 
+    def field(self, outputs: list[tf.Tensor]) -> Field | None:
+        """The receptive field of the outputs; None if theirs differ."""
+        fields = [source.field for source in self._sources(outputs)]
+        return fields[0] if fields and fields.count(fields[0]) == len(fields) else None
+
     def peak(self, outputs: list[tf.Tensor]) -> tuple[int, str]:
         """The largest number of bytes that live at once, and where."""
         for source in self._sources(outputs):
@@ -271,15 +315,11 @@ class _Walk:
                 most, where = live + inside, name
         return most, where
 
-    def _parameters(self, layer: Any) -> tuple[int, int]:
-        """Weights of a layer that stand in no row yet: trainable ones and others."""
-        trainable = {id(weight) for weight in layer.trainable_weights}
-        counts = [0, 0]
-        for weight in layer.weights:
-            if id(weight) not in self._counted:
-                self._counted.add(id(weight))
-                counts[id(weight) not in trainable] += math.prod(weight.shape)
-        return counts[0], counts[1]
+    def _new_weights(self, layer: Any) -> list[Any]:
+        """Weights of a layer that stand in no row yet."""
+        found = [weight for weight in layer.weights if id(weight) not in self._counted]
+        self._counted.update(map(id, found))
+        return found
 
     def _row(
         self,
@@ -293,8 +333,6 @@ class _Walk:
     ) -> Row:
         weights = [] if types else call.layer.weights
         moved = sum(math.prod(w.shape) * tf.as_dtype(w.dtype).size for w in weights)
-        if types:
-            moved += cost.weights * call.outputs[0].dtype.size
         moved += sum(math.prod(_shape(x)) * x.dtype.size for x in (*call.inputs, *call.outputs))
         return Row(
             name=call.path or call.layer.name,
@@ -327,6 +365,15 @@ def _data_format(root: Call) -> str:
             return call.layer.data_format
         calls += reversed(call.inner)
     return keras.backend.image_data_format()
+
+
+def _parameters(weights: Sequence[Any], layer: Any) -> tuple[int, int]:
+    """Numbers in some weights of a layer: trainable ones and others."""
+    trainable = {id(weight) for weight in layer.trainable_weights}
+    counts = [0, 0]
+    for weight in weights:
+        counts[id(weight) not in trainable] += math.prod(weight.shape)
+    return counts[0], counts[1]
 
 
 def _shape(x: tf.Tensor) -> Shape:

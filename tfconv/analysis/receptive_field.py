@@ -205,9 +205,7 @@ def united(fields: Sequence[Field], sizes: Sequence[Sequence[int]]) -> Field | N
     for axis in range(len(fields[0].axes)):
         parts = [field.axes[axis] for field in fields]
         lengths = [size[axis] if axis < len(size) else 1 for size in sizes]
-        if any(n == 1 and not part.step for n, part in zip(lengths, parts)) or any(
-            not part.step for part in parts
-        ):
+        if any(not part.step or n == 1 < max(lengths) for n, part in zip(lengths, parts)):
             parts = [part.whole(n) for part, n in zip(parts, lengths)]
         if len({part.stride for part in parts}) > 1:
             return None

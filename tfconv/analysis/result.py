@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tfconv.analysis.receptive_field import Field
-from tfconv.export.files import replacing
+from tfconv.export.files import checked_file, replacing
 
 Shape = tuple[int, ...]
 
@@ -36,6 +36,7 @@ class Row:
             from all that it sees; None without a kernel.
         field: Receptive field of the outputs; None where it is not known.
         unknown: Operations in it whose cost is not known, and not counted.
+        repeated: Whether its weights are those of an earlier row.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Row:
     kernel_rank: int | None
     field: Field | None
     unknown: tuple[str, ...] = ()
+    repeated: bool = False
 
     @property
     def parameters(self) -> int:
@@ -123,6 +125,7 @@ class Profile:
         peak_memory: Bytes of the feature maps that live at once, where they are most. A map lives
             from the layer that makes it to the last one that reads it.
         peak_at: The row where that is.
+        field: Receptive field of the outputs; None where it is not known, or theirs differ.
 
     Example:
         >>> from tfconv.analysis import profile
@@ -138,6 +141,7 @@ class Profile:
     rows: list[Row]
     peak_memory: int
     peak_at: str
+    field: Field | None = None
 
     trainable = _total("trainable")
     non_trainable = _total("non_trainable")
@@ -148,16 +152,15 @@ class Profile:
     flops = _total("flops")
     memory = _total("memory")
     bytes_moved = _total("bytes_moved")
-    weights = _total("weights")
     weight_products = _total("weight_products")
+
+    @property
+    def weights(self) -> int:
+        """The sum of the rows' ``weights``; shared ones count once."""
+        return sum(row.weights for row in self.rows if not row.repeated)
 
     weight_reuse = Row.weight_reuse
     intensity = Row.intensity
-
-    @property
-    def field(self) -> Field | None:
-        """The receptive field of the output."""
-        return self.rows[-1].field if self.rows else None
 
     @property
     def unknown(self) -> list[str]:
@@ -244,6 +247,10 @@ def written(text: str, path: str | Path | None) -> str:
 
 
 def write(path: Path, writer: Callable[[Path], Any]) -> None:
-    """Lets a function write a file that appears when it is complete."""
-    with replacing(path) as made:
+    """Lets a function write a file that appears when it is complete.
+
+    Raises:
+        ValueError: If there cannot be such a file.
+    """
+    with replacing(checked_file(path)) as made:
         writer(made)

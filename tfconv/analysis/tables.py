@@ -124,7 +124,7 @@ def count_text(number: float) -> str:
 def byte_text(number: int) -> str:
     """Bytes with a unit."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if number >= size:
+        if number >= 0.9995 * size:  # 999,500 bytes are written as 1 MB
             return f"{number / size:.3g} {unit}"
     return f"{number} B"
 

@@ -13,6 +13,7 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tfconv._compat import keras
@@ -67,13 +68,20 @@ def trace(layer: Any, specs: Any) -> Trace:
     """
     recorder = _Recorder()
 
-    def run(inputs):
+    def run(inputs, inline):
         recorder.start()
         training = "training" in inspect.signature(layer.call).parameters
-        with recorder.listening(), _functions_run_inline():
+        with recorder.listening(), _functions_run_inline(inline):
             return layer(inputs, **({"training": False} if training else {}))
 
-    function = tf.function(run, autograph=False).get_concrete_function(specs)
+    def graph(inline):
+        traced = tf.function(lambda inputs: run(inputs, inline), autograph=False)
+        return traced.get_concrete_function(specs)
+
+    try:
+        function = graph(inline=True)
+    except tf.errors.OperatorNotAllowedInGraphError:  # Python's `if` or `for` on tensors
+        function = graph(inline=False)
     return Trace(recorder.taken(), function.graph.get_operations(), function)
 
 
@@ -112,6 +120,8 @@ class _Recorder:
         # Keras 3 tries layers out in graphs of its own; in a layer with a rule, all is its own.
         if tf.compat.v1.get_default_graph() is not self._graph or outer.rule is not None:
             return original(layer, *args, **kwargs)
+        if rule_for(layer) is not None:  # it may be called on weights, too
+            args, kwargs = tf.nest.map_structure(_as_tensor, (args, kwargs))
         inputs = self._tensors((args, kwargs))
         path = f"{outer.path}/{layer.name}".lstrip("/") if outer is not self.root else ""
         call = Call(layer, path, rule_for(layer), inputs)
@@ -131,11 +141,16 @@ class _Recorder:
         return [x for x in tf.nest.flatten(structure) if getattr(x, "graph", None) is self._graph]
 
 
+def _as_tensor(x: Any) -> Any:
+    given = (np.ndarray, tf.Variable, getattr(keras, "Variable", tf.Variable))
+    return tf.convert_to_tensor(x) if isinstance(x, given) else x
+
+
 @contextlib.contextmanager
-def _functions_run_inline() -> Iterator[None]:
+def _functions_run_inline(inline: bool) -> Iterator[None]:
     """Scope in which what is decorated with `tf.function` becomes part of the graph around it."""
     before = tf.config.functions_run_eagerly()
-    tf.config.run_functions_eagerly(True)
+    tf.config.run_functions_eagerly(inline)
     try:
         yield
     finally:

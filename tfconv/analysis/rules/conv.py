@@ -167,9 +167,10 @@ def deformable(layer, inputs, outputs):
     places = positions(layer, outputs[0])
     samples = places * window.taps * width
     moves = layer.offset_groups * window.taps
-    parts = 0 if layer.given_at_build else 3 if layer.modulated else 2
+    given = len(inputs) > 1
+    parts = 0 if given else 3 if layer.modulated else 2
     offsets = window.taps * width * moves * parts
-    modulated = len(inputs) > 2 if layer.given_at_build else layer.modulated
+    modulated = len(inputs) > 2 if given else layer.modulated
     masks = places * moves if parts == 3 else 0
     return Cost(
         multiply_adds=places * (kernel + offsets) + 4 * samples,

@@ -38,9 +38,11 @@ def upsampling(layer, inputs, outputs):
     size = layer.size if isinstance(layer.size, Sequence) else (layer.size,)
     interpolation = getattr(layer, "interpolation", "nearest")
     known = interpolation in ("nearest", "bilinear")
+    each = {"nearest": 0, "bilinear": 7}.get(interpolation, 0)
     return Cost(
-        elementwise=0 if interpolation == "nearest" else 7 * values(outputs[0]),
+        elementwise=each * values(outputs[0]),
         field=lambda field: field.enlarged(size, interpolation == "bilinear") if known else None,
+        unknown=() if known else (f"{interpolation} interpolation",),
     )
 
 
@@ -54,8 +56,7 @@ def reshape(layer, inputs, outputs):
 @rule(keras.layers.Flatten)
 def flatten(layer, inputs, outputs):
     """Nothing moves; what comes next sees everything."""
-    sizes = spatial(layer, inputs[0])
-    return Cost(view=True, field=lambda field: field.whole(sizes) if field.axes else field)
+    return Cost(view=True, sees_all=True)
 
 
 @rule(keras.layers.Permute, keras.layers.RepeatVector)

@@ -54,16 +54,33 @@ def scale_and_shift(layer, inputs, outputs):
     return Cost(elementwise=2 * values(outputs[0]))
 
 
-@rule(*_classes("LayerNormalization", "GroupNormalization"))
-def own_statistics(layer, inputs, outputs):
+@rule(keras.layers.LayerNormalization)
+def layer_normalization(layer, inputs, outputs):
     """Mean (1), variance (3), normalization (1), scale and shift (2) for each value."""
-    affine = bool(getattr(layer, "center", True)) + bool(getattr(layer, "scale", True))
-    return Cost(elementwise=(5 + affine) * values(outputs[0]), field=_mixed_places)
+    work = (5 + bool(layer.center) + bool(layer.scale)) * values(outputs[0])
+    return Cost(elementwise=work, field=_over(layer.axis, inputs[0]))
 
 
-def _mixed_places(field: Any) -> Any:
-    """Statistics may be over places, or not."""
-    return field if field.everything or not field.axes else None
+@rule(*_classes("GroupNormalization"))
+def group_normalization(layer, inputs, outputs):
+    """The same; statistics are over all places."""
+    work = (5 + bool(layer.center) + bool(layer.scale)) * values(outputs[0])
+    axis = layer.axis % len(inputs[0])
+    places = tuple(n for i, n in enumerate(inputs[0]) if i not in (0, axis))
+    return Cost(elementwise=work, field=lambda field: field.whole(places))
+
+
+def _over(axis: Any, shape: Any) -> Any:
+    """The receptive field behind what mixes values along some axes: the last one, or all places."""
+    axes = {a % len(shape) for a in ([axis] if isinstance(axis, int) else axis)}
+    places = set(range(1, len(shape) - 1))
+
+    def field(before: Any) -> Any:
+        if before.everything or axes == {len(shape) - 1}:
+            return before
+        return before.whole(shape[1:-1]) if axes >= places else None
+
+    return field
 
 
 @rule(keras.layers.Activation)
@@ -73,10 +90,16 @@ def activation(layer, inputs, outputs):
     return Cost(elementwise=work, view=not work)
 
 
-@rule(*_classes("ReLU", "LeakyReLU", "PReLU", "ELU", "ThresholdedReLU", "Softmax"))
+@rule(*_classes("ReLU", "LeakyReLU", "PReLU", "ELU", "ThresholdedReLU"))
 def activation_layer(layer, inputs, outputs):
     """One operation for each value."""
     return Cost(elementwise=values(outputs[0]))
+
+
+@rule(keras.layers.Softmax)
+def softmax(layer, inputs, outputs):
+    """One operation for each value."""
+    return Cost(elementwise=values(outputs[0]), field=_over(layer.axis, inputs[0]))
 
 
 @rule(*_classes("Add", "Subtract", "Maximum", "Minimum"))
