@@ -53,7 +53,7 @@ class Call:
 
 
 def calls(model: Any, images: Any, wanted: Callable[[Any], bool]) -> list[Call]:
-    """The first calls of the layers that are wanted, in the order in which they end.
+    """The first calls of wanted layers that give one tensor, in the order in which they end.
 
     As in profiles, layers inside one with a rule for its cost are its own.
 
@@ -76,7 +76,9 @@ def calls(model: Any, images: Any, wanted: Callable[[Any], bool]) -> list[Call]:
             outputs = original(self, *args, **kwargs)
         finally:
             inside.pop()
-        if inside and wanted(self) and not any(call.layer is self for call in found):
+        # Keras 2 builds some models with tensors that have no values.
+        kept = inside and isinstance(outputs, tf.Tensor) and wanted(self)
+        if kept and not any(call.layer is self for call in found):
             first = (*args, *kwargs.values())[0]
             found.append(Call(self, name, first, kwargs, outputs))
         return outputs

@@ -163,8 +163,8 @@ def _asked(found: list[Call], layer: Any, model: Any, first: bool) -> Call:
     return chosen(maps, layer, model, "one that makes a map")[-1]
 
 
-def _is_map(x: Any) -> bool:
-    return isinstance(x, tf.Tensor) and x.shape.rank == 4 and x.dtype.is_floating
+def _is_map(x: tf.Tensor) -> bool:
+    return x.shape.rank == 4 and x.dtype.is_floating
 
 
 def _channels_last(call: Call, first: bool) -> tf.Tensor:

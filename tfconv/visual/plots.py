@@ -31,14 +31,16 @@ def draw_sampling(found: Any) -> Any:
     layers = _some(found.layers, _PANELS)
     columns = min(len(layers), 3)
     figure, panels = _panels(len(layers), columns, (4.2 * _aspect(found.image), 4.6), 0.6)
-    through = f" through up to {found.levels} layers" if found.levels > 1 else ""
+    through = f", through {found.levels} layers" if found.levels > 1 else ""
     _title(figure, f"{found.model}: where deformable convolutions sample{through}", layers, found)
     most = max(1.0, max(float(layer.weights.max()) for layer in layers))
+    everywhere = np.concatenate([layer.points.reshape(-1, 2) for layer in layers])
     for axes, layer in zip(panels, layers):
         _show_image(axes, found.image, faded=True)
+        _limits(axes, found.image.shape, everywhere)
         height, width, groups = layer.offsets.shape[:3]
         _name(axes, layer.name, f"{height} × {width} outputs, offset groups: {groups}")
-        size = 30 if layer.points.shape[1] <= 60 else 7
+        size = float(np.clip(1600 / layer.points.shape[1], 5, 30))
         for number, (pixel, regular, points, weights) in enumerate(
             zip(found.pixels, layer.regular, layer.points, layer.weights)
         ):
@@ -51,12 +53,12 @@ def draw_sampling(found: Any) -> Any:
                 axes.scatter(regular[:, 1], regular[:, 0], s=14, c="white", ec=hue, lw=0.9)
             drawn = axes.scatter(
                 points[:, 1], points[:, 0], s=size, c=weights, cmap="plasma", vmin=0, vmax=most,
-                ec=hue, lw=0.9 if size > 10 else 0.3, zorder=3,
+                ec=hue, lw=size**0.5 / 6, zorder=3,
             )  # fmt: skip
             axes.plot(pixel[1], pixel[0], "+", color=hue, ms=13, mew=2.2, zorder=4)
-        _limits(axes, found.image.shape, layer.points.reshape(-1, 2))
     label = "modulation mask" if found.levels == 1 else "product of modulation masks"
-    figure.colorbar(drawn, ax=list(panels), label=label, aspect=30, shrink=0.85)
+    rows = -(-len(layers) // columns)
+    figure.colorbar(drawn, ax=list(panels), label=label, aspect=30, shrink=0.85 / rows)
     keys = [_key("+", "#444444", "pixel asked for", ms=11, mew=2)]
     if found.levels == 1:
         keys.append(_key("o", "#444444", "tap of a plain convolution", mfc="white", ms=4))
@@ -69,7 +71,6 @@ def draw_kernels(found: Any) -> Any:
     """A band for each layer: sums of the kernels as maps, and kernels at the chosen positions."""
     layers = _some(found.layers, _BANDS)
     shown = [_liveliest(layer.sums) for layer in layers]
-    count = len(found.pixels)
     wide, columns = 2.7 * _aspect(found.image), 1 + max(map(len, shown))
     figure = _figure(columns * wide + 1.2, 0.6 + 4.2 * len(layers))
     _title(figure, f"{found.model}: the kernels that involutions make", layers, found)
@@ -92,18 +93,33 @@ def draw_kernels(found: Any) -> Any:
             heat = axes.imshow(sums[..., place], cmap="magma", vmin=sums.min(), vmax=sums.max())
             _bare(axes)
             axes.set_title(f"group {group}", fontsize=9, color="#555555")
-            cells = grid[1, 1 + place].subgridspec(1, count)
-            for number in range(count):
-                cell = band[0].add_subplot(cells[number])
-                kernel = cell.imshow(kernels[number, place], cmap="RdBu_r", vmin=-limit, vmax=limit)
-                _bare(cell)
-                for spine in cell.spines.values():
-                    spine.set(color=_HUES[number % len(_HUES)], lw=2)
+            kernel = _show_kernels(
+                band[0].add_subplot(grid[1, 1 + place]), kernels[:, place], limit
+            )
         for row, (drawn, label) in enumerate(((heat, "sum of a kernel"), (kernel, "tap's weight"))):
             bar = band[0].colorbar(drawn, cax=band[0].add_subplot(grid[row, -1]))
             bar.set_label(label, fontsize=9)
             bar.ax.tick_params(labelsize=8)
     return figure
+
+
+def _show_kernels(axes: Any, kernels: np.ndarray, limit: float) -> Any:
+    """Kernels [P, kh, kw] side by side, each in the colour of its position."""
+    from matplotlib.patches import Rectangle
+
+    count, height, width = kernels.shape
+    spaced = np.pad(kernels, [(0, 0), (0, 0), (0, 1)], constant_values=np.nan)
+    drawn = axes.imshow(
+        np.concatenate(list(spaced), 1)[:, :-1], cmap="RdBu_r", vmin=-limit, vmax=limit
+    )
+    for number in range(count):
+        left = number * (width + 1) - 0.5
+        hue = _HUES[number % len(_HUES)]
+        axes.add_patch(
+            Rectangle((left, -0.5), width, height, fill=False, ec=hue, lw=2, clip_on=False)
+        )
+    axes.set_axis_off()
+    return drawn
 
 
 def draw_routing(found: Any) -> Any:
@@ -129,7 +145,9 @@ def draw_routing(found: Any) -> Any:
             axes.set_ylabel("routing weight", fontsize=9)
             axes.spines[["top", "right"]].set_visible(False)
             continue
-        drawn = axes.imshow(values, cmap="viridis", aspect="auto", vmin=0, vmax=most)
+        drawn = axes.imshow(
+            values, cmap="viridis", aspect="auto", vmin=0, vmax=most, interpolation="nearest"
+        )
         axes.set_ylabel(what, fontsize=9)
         if found.labels is not None:
             axes.set_yticks(range(len(values)), np.unique(found.labels))
@@ -156,28 +174,26 @@ def draw_field(found: Any) -> Any:
     share = found.influence / (found.influence.max() or 1.0)
     drawn = heat.imshow(share, cmap="magma", norm=PowerNorm(0.5, 0, 1))
     _bare(heat)
-    for axes in (image, heat):
-        corners = np.zeros([0, 2])
-        if found.bounds is not None:
-            (top, bottom), (left, right) = found.bounds
-            corners = np.array([[top - 0.5, left - 0.5], [bottom + 0.5, right + 0.5]])
-            for colour, style in (("white", "-"), (_HUES[0], "--")):
-                axes.add_patch(
-                    Rectangle(
-                        (left - 0.5, top - 0.5), right - left + 1, bottom - top + 1,
-                        fill=False, ec=colour, ls=style, lw=1.8,
-                    )
-                )  # fmt: skip
-        _limits(axes, found.image.shape, corners)
-    sizes = f"effective: {found.size:.0f} pixels wide"
+    size = f"effective: {found.size:.0f} pixels wide"
     if found.bounds is not None:
-        sizes += f"; theoretical: {found.theoretical_size:.0f}"
-    _name(image, "lit: influence above 4.55% of most", sizes)
+        size += f"; theoretical: {found.theoretical_size:.0f}"
+        (top, bottom), (left, right) = found.bounds
+        corners = np.array([[top - 0.5, left - 0.5], [bottom + 0.5, right + 0.5]])
+        shape = np.array(found.image.shape[:2])
+        if (corners[0] < -shape / 2).any() or (corners[1] > 1.5 * shape).any():
+            size += ", far beyond the image"
+        else:
+            for axes in (image, heat):
+                _limits(axes, shape, corners)
+                for colour, style in (("white", "-"), (_HUES[0], "--")):
+                    box = Rectangle((left - 0.5, top - 0.5), right - left + 1, bottom - top + 1)
+                    axes.add_patch(box)
+                    box.set(fill=False, ec=colour, ls=style, lw=1.8)
+            keys = [_key("", _HUES[0], "theoretical receptive field", ls="--", lw=1.8)]
+            figure.legend(handles=keys, loc="outside lower center", frameon=False, fontsize=9)
+    _name(image, "lit: above 4.55% of the largest", size)
     _name(heat, "influence of each pixel", "mean of |derivative|; scale of square roots")
     figure.colorbar(drawn, ax=heat, label="share of the largest")
-    if found.bounds is not None:
-        keys = [_key("", _HUES[0], "theoretical receptive field", ls="--", lw=1.8)]
-        figure.legend(handles=keys, loc="outside lower center", frameon=False, fontsize=9)
     return figure
 
 
@@ -202,7 +218,7 @@ def _figure(width: float, height: float) -> Any:
 def _panels(count: int, columns: int, size: tuple[float, float], more: float) -> tuple[Any, Any]:
     """A figure with panels of a size, and room for what stands above and below them."""
     rows = -(-count // columns)
-    figure = _figure(columns * size[0] + 0.8, rows * size[1] + more)
+    figure = _figure(max(columns * size[0] + 0.8, 6.4), rows * size[1] + more)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for empty in panels[count:]:
         empty.set_axis_off()
