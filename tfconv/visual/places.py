@@ -48,9 +48,9 @@ class Places:
         return self.first + np.asarray(positions) * self.stride
 
     def nearest(self, pixels: Any) -> np.ndarray:
-        """The positions whose pixels are nearest to others, both [..., 2]."""
-        positions = np.rint((np.asarray(pixels) - self.first) / self.stride).astype(int)
-        return np.clip(positions, 0, np.array(self.sizes) - 1)
+        """The positions whose pixels are nearest to others, both [..., 2]; of two, the later."""
+        positions = np.floor((np.asarray(pixels) - self.first) / self.stride + 0.5)
+        return np.clip(positions.astype(int), 0, np.array(self.sizes) - 1)
 
 
 def _first(axis: Axis) -> float:
