@@ -13,6 +13,7 @@ import numpy as np
 from tfconv.commands.messages import fail, quiet_tensorflow
 
 _WHAT = ("sampling", "kernels", "routing", "receptive-field")
+_FIELD_IMAGES = 32  # that a receptive field is averaged over at most
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # of pictures, by the channels that a model takes
 
 
@@ -123,7 +124,7 @@ def _found(model: Any, images: Any, labels: Any, arguments: argparse.Namespace) 
         "kernels": lambda: visual.involution_kernels(model, images[0], layer, position),
         "routing": lambda: visual.routing_weights(model, images, layer, labels),
         "receptive-field": lambda: visual.effective_receptive_field(
-            model, images, layer, position and position[0]
+            model, images[:_FIELD_IMAGES], layer, position and position[0]
         ),
     }
     if arguments.what:
