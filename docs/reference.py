@@ -37,6 +37,7 @@ MODULES = {
     "Blocks": tfconv.blocks,
     "Arithmetic": tfconv.analysis,
     "Surgery": tfconv.surgery,
+    "What layers do to an image": tfconv.visual,
 }
 # What layers offer beyond Keras's own methods.
 METHODS = (

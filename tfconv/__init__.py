@@ -19,6 +19,7 @@ from tfconv import (  # noqa: E402
     models,
     ops,
     surgery,
+    visual,
 )
 from tfconv._version import __version__  # noqa: E402
 from tfconv.layers import *  # noqa: E402,F403
@@ -46,5 +47,6 @@ __all__ = [
     "portable",
     "replacements",
     "surgery",
+    "visual",
     *layers.__all__,
 ]

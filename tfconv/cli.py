@@ -1,4 +1,5 @@
-"""The command line: `tfconv status`, `layers`, `build`, `convert`, `inspect`, `profile`, `demo`.
+"""The command line: `tfconv status`, `layers`, `build`, `convert`, `inspect`, `profile`, `show`,
+`demo`.
 
 `python -m tfconv` is the same program.
 """
@@ -26,7 +27,7 @@ from rich.console import Console  # noqa: E402
 
 from tfconv import _build  # noqa: E402
 from tfconv._version import __version__  # noqa: E402
-from tfconv.commands import analysis, exports  # noqa: E402
+from tfconv.commands import analysis, exports, show  # noqa: E402
 from tfconv.commands.messages import fail, quiet_tensorflow  # noqa: E402
 
 _COMMAND = "python -m tfconv build"
@@ -99,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     exports.add_convert(commands)
     exports.add_inspect(commands)
     analysis.add_profile(commands)
+    show.add_show(commands)
 
     demo = commands.add_parser(
         "demo",

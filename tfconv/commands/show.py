@@ -1,0 +1,219 @@
+"""The command `tfconv show`."""
+
+from __future__ import annotations
+
+import argparse
+import zlib
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from tfconv.commands.messages import fail, quiet_tensorflow
+
+_WHAT = ("sampling", "kernels", "routing", "receptive-field")
+_FIELD_IMAGES = 32  # that a receptive field is averaged over at most
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # of pictures, by the channels that a model takes
+
+
+def add_show(commands: Any) -> None:
+    """Adds `tfconv show` to a parser's commands."""
+    parser = commands.add_parser(
+        "show",
+        help="draw what a model's layers do to an image",
+        description="Draws what the layers of a Keras model do to an image: where deformable "
+        "convolutions sample, the kernels that involutions make, routing weights, and what an "
+        "output really sees.",
+    )
+    parser.add_argument(
+        "model", type=Path, metavar="MODEL", help="a Keras model: a file, or a folder of Keras 2"
+    )
+    parser.add_argument(
+        "--image",
+        type=Path,
+        metavar="FILE",
+        required=True,
+        help="a picture, which is resized to the model's input; or a .npy or .npz file of inputs "
+        "as the model takes them, in the latter with their classes as `labels` if you like",
+    )
+    parser.add_argument(
+        "--what", choices=_WHAT, help="what to draw (default: all for which there are layers)"
+    )
+    parser.add_argument("--layer", metavar="NAME", help="only this layer")
+    parser.add_argument(
+        "--position",
+        type=_pair(int),
+        action="append",
+        metavar="Y,X",
+        help="a pixel of the model's input, for whose place to draw samples, kernels and the "
+        "receptive field; several times for several (default: three on the diagonal, and the "
+        "middle for the receptive field)",
+    )
+    parser.add_argument(
+        "--levels",
+        type=int,
+        default=1,
+        metavar="N",
+        help="follow samples through so many deformable convolutions (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--scale",
+        type=_pair(float),
+        default=(0.0, 1.0),
+        metavar="LOW,HIGH",
+        help="what black and white of a picture become for the model, such as --scale=-1,1 "
+        "(default: 0,1)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="PATH",
+        help="with --what, the picture to write; else a folder for several (default: named after "
+        "the model, in the current folder)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command and returns its exit status."""
+    import tfconv  # noqa: F401  (registers its layers)
+    from tfconv._compat import keras
+
+    quiet_tensorflow()
+    if not arguments.model.exists():
+        return fail("there is no such model.", arguments.model)
+    try:
+        model = keras.models.load_model(arguments.model, compile=False)
+    except Exception as error:  # of many kinds: what is not a model can be anything
+        return fail(f"{arguments.model} cannot be loaded as a Keras model.", error)
+    try:
+        images, labels = _inputs(arguments.image, model, arguments.scale)
+    except (ImportError, OSError, ValueError) as error:
+        return fail(f"{arguments.image} cannot be shown to {model.name}.", error)
+    try:
+        found = _found(model, images, labels, arguments)
+    except Exception as error:  # of Keras: an input may not fit the model
+        return fail(f"nothing was drawn of {arguments.model}.", error)
+    name = arguments.model.stem
+    if arguments.what:
+        paths = {arguments.what: arguments.output or Path(f"{name}-{arguments.what}.png")}
+    else:
+        folder = arguments.output or Path(f"{name}-pictures")
+        paths = {what: folder / f"{what}.png" for what in found}
+    try:
+        if not arguments.what:
+            folder.mkdir(exist_ok=True)
+        for what, path in paths.items():
+            found[what].plot(path)
+            print(path)
+    except (ImportError, OSError, ValueError) as error:
+        return fail("the pictures cannot be written.", error)
+    return 0
+
+
+def _found(model: Any, images: Any, labels: Any, arguments: argparse.Namespace) -> dict[str, Any]:
+    """What there is to draw, by its name."""
+    from tfconv import visual
+
+    layer, position = arguments.layer, arguments.position
+    functions = {
+        "sampling": lambda: visual.sampling_points(
+            model, images[0], layer, position, levels=arguments.levels
+        ),
+        "kernels": lambda: visual.involution_kernels(model, images[0], layer, position),
+        "routing": lambda: visual.routing_weights(model, images, layer, labels),
+        "receptive-field": lambda: visual.effective_receptive_field(
+            model, images[:_FIELD_IMAGES], layer, position and position[0]
+        ),
+    }
+    if arguments.what:
+        return {arguments.what: functions[arguments.what]()}
+    found, missing = {}, None
+    for what, function in functions.items():
+        try:
+            found[what] = function()
+        except visual.NoSuchLayer as error:
+            missing = error
+    if not found:
+        raise missing
+    return found
+
+
+# What the model is shown.
+
+
+def _inputs(path: Path, model: Any, scale: tuple[float, float]) -> tuple[np.ndarray, Any]:
+    """A batch of inputs, and their labels or None.
+
+    Raises:
+        ImportError: If Pillow is not installed.
+        OSError: If there is no such file.
+        ValueError: If the file holds something else.
+    """
+    if path.suffix in (".npy", ".npz"):
+        return _arrays(path)
+    return _picture(path, model, scale)[np.newaxis], None
+
+
+def _arrays(path: Path) -> tuple[np.ndarray, Any]:
+    try:
+        loaded = np.load(path)
+        arrays = {"images": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+    except (ValueError, EOFError, BadZipFile, zlib.error) as error:
+        raise ValueError(f"--image must be a file of arrays ({error}). Received: {path}") from error
+    labels = arrays.pop("labels", None)
+    if len(arrays) != 1:
+        raise ValueError(
+            "--image must have one array of inputs, beside `labels`. "
+            f"Received: {path} with {', '.join(arrays) or 'none'}"
+        )
+    (images,) = arrays.values()
+    if images.ndim < 2 or not len(images):
+        raise ValueError(
+            "--image must have an array [examples, ...] of inputs. "
+            f"Received: {path} with one of shape {images.shape}"
+        )
+    return images, labels
+
+
+def _picture(path: Path, model: Any, scale: tuple[float, float]) -> np.ndarray:
+    """A picture in the size and the colours of the model's input."""
+    from tfconv.layers.base import static_shape
+    from tfconv.visual.places import channels_first
+
+    try:
+        from PIL import Image, ImageOps, UnidentifiedImageError
+    except ImportError as error:
+        raise ImportError(
+            f"Pictures need Pillow, which cannot be imported ({error}): pip install 'tfconv[viz]'"
+        ) from error
+    shape = static_shape(model.inputs[0].shape) if model.inputs else (None, None, None, 3)
+    first = channels_first(model)
+    height, width, channels = (*shape[2:], shape[1]) if first else (*shape[1:], None, None)[:3]
+    if len(shape) != 4 or channels not in _MODES:
+        raise ValueError(
+            "The model must take images of 1, 3 or 4 channels to be shown a picture; for others, "
+            f"--image takes a .npy or .npz file. Received: a model of inputs {shape[1:]}"
+        )
+    try:
+        with Image.open(path) as opened:
+            picture = ImageOps.exif_transpose(opened).convert(_MODES[channels])
+    except UnidentifiedImageError as error:
+        raise ValueError(f"--image must be a picture, a .npy or a .npz file. {error}") from error
+    size = (width or picture.width, height or picture.height)
+    pixels = np.asarray(picture.resize(size), np.float32).reshape(size[1], size[0], channels)
+    low, high = scale
+    pixels = low + (high - low) * pixels / 255
+    return pixels.transpose(2, 0, 1) if first else pixels
+
+
+def _pair(number: type) -> Any:
+    """An argument's type: two numbers with a comma."""
+
+    def pair(text: str) -> tuple[Any, Any]:
+        first, second = map(number, text.split(","))
+        return first, second
+
+    pair.__name__ = "pair of numbers"  # argparse names the type in its errors
+    return pair
