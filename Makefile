@@ -40,7 +40,7 @@ export TFCONV_REQUIRE_NATIVE ?= 1
 export TFCONV_CUDA_ARCHS ?= 80
 
 .PHONY: help demo test test-sanitize test-gpu bazel-test bazel-tools coverage bench bench-gpu docs
-.PHONY: lint format export-report serving-bench test-parity build build-addons build-gpu kernels env env-addons clean
+.PHONY: lint format export-report compare-report serving-bench test-parity build build-addons build-gpu kernels env env-addons clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1 \t/' | expand -t 20
@@ -174,6 +174,12 @@ bench: build ## Time the native ops beside their peers, into benchmarks/RESULTS.
 export-report: build ## Convert every layer to every format, into tables in docs/
 	@$(VENV)/bin/python docs/export_report.py docs/export_tables.md
 	$(VENV)/bin/python docs/onnx_table.py
+
+COMPARED := docs/compare_digits
+
+compare-report: build ## Train a small network with every kind of layer, into tables in docs/
+	@$(VENV)/bin/python -m tfconv compare --json $(COMPARED).json --markdown $(COMPARED).md \
+	  --png $(COMPARED).png
 
 serving-bench: build ## Serve models to 32 clients for 30 s, then time them
 	@TFCONV_SERVING_SECONDS=30 $(VENV)/bin/python -m pytest -q -s tests/serving/test_host.py -k new_version

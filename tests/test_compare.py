@@ -169,7 +169,7 @@ def test_turns(monkeypatch):
         "a": Time(pytest.approx(4000), 1),
         "b": Time(pytest.approx(12000), pytest.approx(3)),
     }
-    assert "".join(order) == "aaaabbbb" * 3
+    assert "".join(order) == "aaaaaabbbbbb" * 3
 
 
 def row(name="a layer", accuracies=(95.0, 100.0)):

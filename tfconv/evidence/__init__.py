@@ -101,8 +101,8 @@ def compare(
         f"{len(images.train_labels):,} to learn from, {len(images.test_labels):,} to test on",
         "Training": f"{epochs} epochs of {images.steps} batches of {BATCH}, Adam, learning rate "
         f"{LEARNING_RATE} falling to 0 along a cosine, shifts of up to a pixel; seeds: {seeds}",
-        "Times": f"medians of {rounds} rounds in turn; a training step has {BATCH} images; "
-        f"TFLite ({RUNTIME}) runs one image on one thread, in float32",
+        "Times": f"medians of {rounds} rounds, in each of which everyone has a turn; a training "
+        f"step has {BATCH} images; TFLite ({RUNTIME}) runs one image on one thread, in float32",
     }
     return Report(facts, rows)
 

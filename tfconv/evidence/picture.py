@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tfconv.analysis.result import write
+from tfconv.analysis.tables import count_text
 
 _COLOURS = {
     "space, channels": "#30638e",
@@ -26,35 +28,49 @@ def draw(report: Any, path: Path) -> None:
         "milliseconds of a training step": [row.step.milliseconds for row in report.rows],
         "milliseconds of an image in TFLite": [row.latency.milliseconds for row in report.rows],
     }
-    for axes, (title, numbers) in zip(panels.subplots(2, 2, sharey=True).flat, costs.items()):
-        _panel(axes, report.rows, numbers)
+    errors = [_error(accuracy) for row in report.rows for accuracy in row.accuracies]
+    for axes, (title, numbers) in zip(panels.subplots(2, 2).flat, costs.items()):
         axes.set_title(title, fontsize=10, loc="left")
+        _logarithmic(axes.xaxis, axes.set_xscale, "{:g}".format if "milli" in title else count_text)
+        _logarithmic(axes.yaxis, axes.set_yscale, lambda error: f"{100 - error:g}%")
+        axes.set_ylabel("test images right", fontsize=9)
+        axes.set_ylim(1.2 * max(errors), min(errors) / 1.2)
+        axes.grid(alpha=0.3)
+        _points(axes, report.rows, numbers)
     _key(keys, report.rows)
     write(path, lambda made: figure.savefig(made, dpi=100))
 
 
-def _panel(axes: Any, rows: Any, numbers: list[float]) -> None:
+def _error(accuracy: float) -> float:
+    return max(100 - accuracy, _LOWEST_ERROR)
+
+
+def _logarithmic(axis: Any, set_scale: Callable[[str], None], text: Callable[[float], str]) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    set_scale("log")
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda number, _: text(number)))
+    axis.set_tick_params(labelsize=8)
+
+
+def _points(axes: Any, rows: Any, numbers: list[float]) -> None:
     """A point with its number for each row; a bar from the lowest to the highest accuracy."""
     for number, (row, cost) in enumerate(zip(rows, numbers), 1):
-        errors = [max(100 - accuracy, _LOWEST_ERROR) for accuracy in row.accuracies]
-        middle = max(100 - row.accuracy, _LOWEST_ERROR)
-        colour = _COLOURS[row.mixes]
-        axes.plot([cost, cost], [min(errors), max(errors)], color=colour, lw=1, alpha=0.5)
+        middle, colour = _error(row.accuracy), _COLOURS[row.mixes]
+        ends = [_error(min(row.accuracies)), _error(max(row.accuracies))]
+        axes.plot([cost, cost], ends, color=colour, lw=1, alpha=0.5)
         axes.plot(cost, middle, "o", color=colour, ms=4)
-        axes.annotate(str(number), (cost, middle), (3, 3), textcoords="offset points", fontsize=8)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.invert_yaxis()
-    axes.yaxis.set_major_formatter(lambda error, _: f"{100 - error:g}%")
-    axes.yaxis.set_minor_formatter(lambda error, _: "")
-    axes.grid(alpha=0.3, which="both")
+        place = (-9, -9) if row.name.startswith("keras.") else (3, 3)  # some are where ours are
+        axes.annotate(str(number), (cost, middle), place, textcoords="offset points", fontsize=8)
 
 
 def _key(figure: Any, rows: Any) -> None:
     """What the numbers and the colours stand for."""
     lines = [(f"{number}  {row.name}", _COLOURS[row.mixes]) for number, row in enumerate(rows, 1)]
     lines += [("", "black"), *((f"mixes {kind}", colour) for kind, colour in _COLOURS.items())]
-    lines.append(("bars: from the lowest to the highest seed", "black"))
+    lines.append(("bars: lowest to highest seed", "black"))
     for number, (text, colour) in enumerate(lines):
         figure.text(0, 0.96 - 0.028 * number, text, color=colour, fontsize=9)
 
