@@ -28,8 +28,8 @@ GPU_PYTHON ?= $(VENV)/bin/python
 # tests under Keras 3 have, all but the layers.
 ONCE := kernels test_benchmarks.py test_pictures.py
 BUT_LAYERS := $(ONCE) analysis blocks export lite models ops serving surgery test_bazel.py \
-  test_build.py test_cli.py test_demo.py test_dispatch.py test_distribute.py test_docs.py \
-  test_readme.py layers/test_every_layer.py
+  test_build.py test_cli.py test_compare.py test_demo.py test_dispatch.py test_distribute.py \
+  test_docs.py test_readme.py layers/test_every_layer.py
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
