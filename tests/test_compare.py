@@ -298,3 +298,28 @@ def test_committed_results(path, tmp_path):
     assert said == [(each.name, each.setting, each.mixes) for each in EVERYONE]
     assert all(len(row.accuracies) == 3 for row in report.rows)
     assert json.loads(report.to_json()) == json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_what_the_page_says():
+    """docs/compare.md, "What the figures say"."""
+    report = evidence.Report.from_json((DOCS / "compare_digits.json").read_text(encoding="utf-8"))
+    first, *others = report.rows
+    named = {row.name: row for row in report.rows}
+    bounds = {row.name: row.difference.points + row.difference.interval for row in others}
+    nothing = named.pop("nothing")
+    assert nothing.accuracy + 5 < min(row.accuracy for row in named.values())
+    assert not [row for row in others if row.difference.points > row.difference.interval]
+    for row in named.values():
+        if row.mixes in ("space", "channels"):
+            assert bounds[row.name] < -1, row.name
+    for name in ("GroupConv", "ChannelShuffle"):
+        assert abs(named[name].difference.points) <= named[name].difference.interval
+        assert named[name].parameters < 0.3 * first.parameters
+    assert bounds["LowRankConv"] < -5
+    separable, conv = named["SeparableConv"], named["Conv"]
+    assert -2.5 < separable.difference.points < 0
+    assert separable.parameters < first.parameters / 5
+    assert separable.latency.ratio < 0.6 < separable.step.ratio
+    slow = {row.name for row in named.values() if row.latency.ratio > 4}
+    assert slow == {"DeformableConv", "LocallyConnected", "LocalSelfAttention"}
+    assert conv.accuracies == first.accuracies

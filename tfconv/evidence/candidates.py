@@ -22,8 +22,7 @@ class Candidate:
     Attributes:
         name: Its family; "keras." and the class for a layer of Keras.
         setting: How it is put in, beyond what all have in common.
-        mixes: Which inputs its outputs are made of: those of other pixels ("space"), of other
-            channels.
+        mixes: What its outputs are sums over: pixels ("space"), channels.
         make: Makes a new one: something to call with a tensor.
     """
 

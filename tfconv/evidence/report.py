@@ -156,13 +156,16 @@ class Report:
 
     def to_markdown(self, path: str | Path | None = None) -> str:
         """A page with the facts and the table; written to a file if a path is given."""
-        head = ["layer", "put in", "mixes", *(title.replace("\n", " ") for title in self._titles())]
+        titles = [title.replace("-\n", "-").replace("\n", " ") for title in self._titles()]
+        head = ["layer", "put in", "mixes", *titles]
         lines = ["# Layer beside layer", "", _LEGEND.format(self.rows[0].name), ""]
         lines += [f"- {name}: {fact}" for name, fact in self.facts.items()]
-        lines += ["", f"| {' | '.join(head)} |", "|---|---|---|" + "---:|" * len(self._titles())]
+        lines += ["", f"| {' | '.join(head)} |", "|---|---|---|" + "---:|" * len(titles)]
         for row in self.rows:
             cells = [row.name, row.setting, row.mixes, *row.cells()]
             lines.append(f"| {' | '.join(cells)} |")
+        for verdict, names in self._verdicts().items():
+            lines += ["", f"{verdict}: {', '.join(names) or 'none'}."]
         return written("\n".join(lines) + "\n", path)
 
     def plot(self, path: str | Path) -> None:
@@ -177,6 +180,21 @@ class Report:
         from tfconv.evidence.picture import draw
 
         draw(self, Path(path))
+
+    def _verdicts(self) -> dict[str, list[str]]:
+        """The names of the rows by what their intervals say."""
+        base = self.rows[0].name
+        found = {
+            f"More accurate than {base}, by more than the interval": [],
+            f"Less accurate than {base}, by more than the interval": [],
+            f"Not to be told from {base}": [],
+        }
+        higher, lower, equal = found.values()
+        for row in self.rows[1:]:
+            apart = row.difference
+            told = abs(apart.points) > apart.interval
+            (equal if not told else higher if apart.points > 0 else lower).append(row.name)
+        return found
 
     def _titles(self) -> list[str]:
         return [
