@@ -28,8 +28,8 @@ GPU_PYTHON ?= $(VENV)/bin/python
 # tests under Keras 3 have, all but the layers.
 ONCE := kernels test_benchmarks.py test_pictures.py
 BUT_LAYERS := $(ONCE) analysis blocks export lite models ops serving surgery test_bazel.py \
-  test_build.py test_cli.py test_demo.py test_dispatch.py test_distribute.py test_docs.py \
-  test_readme.py layers/test_every_layer.py
+  test_build.py test_cli.py test_compare.py test_demo.py test_dispatch.py test_distribute.py \
+  test_docs.py test_readme.py visual layers/test_every_layer.py
 
 # Of a test with many cases, Keras 2 and tf_keras run about every THIN-th one; Keras 3 runs all.
 THIN ?= 3
@@ -43,7 +43,7 @@ export TFCONV_REQUIRE_NATIVE ?= 1
 export TFCONV_CUDA_ARCHS ?= 80
 
 .PHONY: help demo test test-sanitize test-gpu bazel-test bazel-tools coverage bench bench-gpu docs
-.PHONY: lint format export-report serving-bench test-parity build build-addons build-gpu kernels env env-addons clean
+.PHONY: lint format export-report compare-report serving-bench test-parity build build-addons build-gpu kernels env env-addons clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1 \t/' | expand -t 20
@@ -177,6 +177,12 @@ bench: build ## Time the native ops beside their peers, into benchmarks/RESULTS.
 export-report: build ## Convert every layer to every format, into tables in docs/
 	@$(VENV)/bin/python docs/export_report.py docs/export_tables.md
 	$(VENV)/bin/python docs/onnx_table.py
+
+COMPARED := docs/compare_digits
+
+compare-report: build ## Train a small network with every kind of layer, into tables in docs/
+	@$(VENV)/bin/python -m tfconv compare --json $(COMPARED).json --markdown $(COMPARED).md \
+	  --png $(COMPARED).png
 
 serving-bench: build ## Serve models to 32 clients for 30 s, then time them
 	@TFCONV_SERVING_SECONDS=30 $(VENV)/bin/python -m pytest -q -s tests/serving/test_host.py -k new_version

@@ -45,7 +45,7 @@ def test_names_exist():
     for name in tfconv.ops.__all__:
         assert f"`{name}`" in README
     commands = [line.split() for line in re.findall(r"python -m tfconv ([^`\n]+)", README)]
-    names = {"build", "convert", "inspect", "layers", "profile", "status"}
+    names = {"build", "compare", "convert", "inspect", "layers", "profile", "status"}
     assert {command[0] for command in commands} == names
     for command in commands:
         assert callable(cli._parser().parse_args(command).run)

@@ -1,5 +1,4 @@
-"""The command line: `tfconv status`, `layers`, `build`, `convert`, `inspect`, `profile`, `show`,
-`demo`.
+"""The command line `tfconv`: its parser, and the commands that have no file of their own.
 
 `python -m tfconv` is the same program.
 """
@@ -16,9 +15,9 @@ import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 # Messages below errors come when TensorFlow starts and when programs started from here do.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -27,8 +26,8 @@ from rich.console import Console  # noqa: E402
 
 from tfconv import _build  # noqa: E402
 from tfconv._version import __version__  # noqa: E402
-from tfconv.commands import analysis, exports, show  # noqa: E402
-from tfconv.commands.messages import fail, quiet_tensorflow  # noqa: E402
+from tfconv.commands import analysis, compare, exports, show  # noqa: E402
+from tfconv.commands.messages import fail, only_ours, progress_bar, quiet_tensorflow  # noqa: E402
 
 _COMMAND = "python -m tfconv build"
 
@@ -101,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     exports.add_inspect(commands)
     analysis.add_profile(commands)
     show.add_show(commands)
+    compare.add_compare(commands, _positive)
 
     demo = commands.add_parser(
         "demo",
@@ -205,37 +205,6 @@ def _why_rebuild(status: Any, found: tuple[Path, dict[str, Any]] | None) -> str 
     return None
 
 
-@contextlib.contextmanager
-def _only_ours() -> Iterator[TextIO]:
-    """Scope in which nothing that others print is seen; gives a stream to the terminal.
-
-    TensorFlow's C++ parts write to the file descriptor, past `sys.stderr`.
-    """
-    sys.stderr.flush()
-    with os.fdopen(os.dup(2), "w") as terminal, open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            with contextlib.redirect_stdout(nowhere):
-                yield terminal
-        finally:
-            sys.stderr.flush()
-            os.dup2(terminal.fileno(), 2)
-
-
-def _progress(file: TextIO | None = None, transient: bool = False) -> Any:
-    """A progress bar with the count, the time and a description."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    return Progress(
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}", markup=False),
-        console=Console(stderr=True) if file is None else Console(file=file),
-        transient=transient,
-    )
-
-
 def _cpu() -> str:
     """The processor's name and how many of them this process may use."""
     name = platform.processor() or platform.machine()
@@ -313,7 +282,7 @@ def _layers(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         return fail("there is no such layer.", error)
     if arguments.run_checks:
-        with _only_ours() as terminal, _progress(terminal, transient=True) as bar:
+        with only_ours() as terminal, progress_bar(terminal, transient=True) as bar:
             task = bar.add_task("", total=None)
             catalog.run_checks(
                 families,
@@ -353,7 +322,7 @@ def _run_build(arguments: argparse.Namespace) -> int:
         if arguments.force:
             shutil.rmtree(_build.default_build_dir(config.version), ignore_errors=True)
         print(f"Building tfconv's native ops for TensorFlow {config.version}", flush=True)
-        with _progress() as bar:
+        with progress_bar() as bar:
             task = bar.add_task("", total=None)
 
             def progress(done: int, total: int, what: str) -> None:
