@@ -109,14 +109,15 @@ def is_graph(model) -> bool:
 
 
 def calls_of(model):
-    """The calls that a functional model consists of, in an order in which they can be made.
+    """The calls that a model with a graph consists of, in an order in which they can be made.
 
     Yields:
         The layer (or operation of Keras 3), its arguments and keyword arguments, and the list of
         tensors that it gave.
     """
-    for depth in sorted(model._nodes_by_depth, reverse=True):
-        for node in model._nodes_by_depth[depth]:
+    nodes = getattr(model, "_functional", model)._nodes_by_depth
+    for depth in sorted(nodes, reverse=True):
+        for node in nodes[depth]:
             if node.is_input:
                 continue
             if KERAS_3:
