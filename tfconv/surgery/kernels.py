@@ -13,6 +13,7 @@ from tfconv.layers.conv_transpose import ConvTranspose
 from tfconv.layers.depthwise_conv import DepthwiseConv
 from tfconv.layers.experts import Experts, MixedConv, Mixture
 from tfconv.layers.factorized import FactorizedConv
+from tfconv.layers.gated_conv import GatedConv
 from tfconv.layers.locally_connected import LocallyConnected
 from tfconv.layers.separable_conv import SeparableConv
 
@@ -50,6 +51,8 @@ _NAMES = (
 
 def kind(layer: Any) -> str | None:
     """What a layer's kernel does, one of the keys of ``_KINDS``; None for other layers."""
+    if isinstance(layer, GatedConv):  # has two
+        return None
     return next((name for name, classes in _KINDS.items() if isinstance(layer, classes)), None)
 
 

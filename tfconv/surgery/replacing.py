@@ -133,7 +133,8 @@ class _Rule:
                 "`rules` must say with a class, a name or a function which layers are replaced. "
                 f"Received: {which!r}"
             )
-        if not callable(instead) or getattr(instead, "args", None):
+        is_layer = isinstance(instead, keras.layers.Layer)
+        if is_layer or not callable(instead) or getattr(instead, "args", None):
             raise ValueError(
                 "`rules` must give a class of layers, functools.partial of one with arguments by "
                 f"name, or a function from a layer to another. Received: {instead!r} for {which!r}"
