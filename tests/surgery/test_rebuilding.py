@@ -57,6 +57,16 @@ def mixed_precision():
     return keras.Model(inputs, layers.Activation("relu", dtype="float32")(x)), IMAGES
 
 
+def doubled(x):
+    return 2 * x
+
+
+def own_functions():
+    """Functions that Keras cannot find by their names."""
+    conv = layers.Conv2D(4, 3, activation=doubled, kernel_regularizer=tf.nn.l2_loss)
+    return keras.Sequential([images(), conv, layers.Activation(doubled)]), IMAGES
+
+
 def dict_of_inputs():
     inputs = {"b": images("b"), "a": images("a")}
     x = layers.Concatenate()([inputs["a"], inputs["b"]])
@@ -67,7 +77,15 @@ def weights_of(model):
     return {id(weight) for weight in model.weights}
 
 
-MODELS = [several_inputs, masks, built_late, adapted, mixed_precision, dict_of_inputs]
+MODELS = [
+    several_inputs,
+    masks,
+    built_late,
+    adapted,
+    mixed_precision,
+    own_functions,
+    dict_of_inputs,
+]
 
 
 @pytest.mark.parametrize("make", MODELS, ids=lambda make: make.__name__)

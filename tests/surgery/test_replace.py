@@ -15,6 +15,14 @@ layers = keras.layers
 REGULARIZED = {"kernel_regularizer": "l2", "kernel_constraint": "max_norm"}
 
 
+def doubled(x):
+    return 2 * x
+
+
+def nothing(x):
+    return 0 * x
+
+
 def single(layer, shape):
     inputs = keras.Input(shape)
     return keras.Model(inputs, layer(inputs))
@@ -79,7 +87,7 @@ HELD = {
         (4, 5, 3),
         [tfconv.Conv2DTranspose],
     ),
-    "Dense": (lambda: layers.Dense(4, activation="relu"), (7,), [with_experts(tfconv.CondDense)]),
+    "Dense": (lambda: layers.Dense(4, activation=doubled), (7,), [with_experts(tfconv.CondDense)]),
     "Conv2D of tfconv": (
         lambda: tfconv.Conv2D(4, 3, padding="full"),
         (4, 5, 3),
@@ -120,9 +128,7 @@ NEW_WEIGHTS = {
     "no bias": functools.partial(tfconv.Conv2D, use_bias=False),
     "a gate": tfconv.GatedConv2D,
     "factors": functools.partial(tfconv.LowRankConv2D, kernel_rank=2),
-    "experts that add up to 0": functools.partial(
-        tfconv.CondConv2D, routing_activation=lambda x: 0 * x
-    ),
+    "experts that add up to 0": functools.partial(tfconv.CondConv2D, routing_activation=nothing),
 }
 
 

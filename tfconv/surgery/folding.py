@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tfconv._compat import convert_variable, keras, tree
+from tfconv._compat import config_of, convert_variable, keras, tree
 from tfconv.layers.experts import Experts, Mixture
 from tfconv.surgery.kernels import kind, output_weights
 from tfconv.surgery.rebuilding import Call, calls_in, rebuild
@@ -95,7 +95,7 @@ def fold_batchnorm(
 
     def new_layer(layer):
         if id(layer) in takes_in:
-            return type(layer).from_config({**layer.get_config(), "use_bias": True})
+            return type(layer).from_config({**config_of(layer), "use_bias": True})
         return [] if id(layer) in removed else None
 
     def finish(layer, new):

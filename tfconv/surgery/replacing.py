@@ -11,7 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfconv._compat import keras
+from tfconv._compat import config_of, keras
 from tfconv.layers.base import static_shape
 from tfconv.replacements import replacements
 from tfconv.surgery.kernels import CONVOLUTIONS, TRANSPOSED, take_weights
@@ -190,7 +190,7 @@ def _ruled_out(layer: Any) -> list[Any]:
 
 def _shared(layer: Any, new_class: type, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a layer that another class takes too."""
-    config = layer.get_config()
+    config = config_of(layer)
     for what in ("initializer", "regularizer", "constraint"):
         given = config.get(f"kernel_{what}", config.get(f"depthwise_{what}"))
         for weight in ("kernel", "depthwise", "pointwise"):
