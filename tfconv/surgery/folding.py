@@ -150,7 +150,8 @@ class _Graph:
 
 def _trains(call: Call) -> bool:
     """Whether a call says training=True."""
-    return bool(call.kwargs.get("training", call.args[1] if len(call.args) > 1 else False) is True)
+    given = call.args[1] if len(call.args) > 1 else call.kwargs.get("training")
+    return given is True
 
 
 def _axes(norm: Any, call: Call) -> list[int]:
