@@ -22,6 +22,8 @@ from tensorflow.python.saved_model import save_context as _save_context
 
 KERAS_3 = int(getattr(keras, "__version__", "2").split(".")[0]) >= 3  # Keras 2 has none here
 
+tree = keras.tree if KERAS_3 else tf.nest  # what flattens structures of Keras's tensors
+
 
 def require_tensorflow_backend() -> None:
     """Raises ImportError when Keras 3 runs on another backend than TensorFlow."""
@@ -95,6 +97,62 @@ def all_layers(model) -> list:
 def child_layers(layer) -> list:
     """The layers that stand directly in a layer or model."""
     return list(layer._flatten_layers(include_self=False, recursive=False))
+
+
+def is_graph(model) -> bool:
+    """Whether the calls of a model's layers are known: it is functional, or sequential and built.
+
+    Keras 2 keeps the calls that make losses of `add_loss` apart; a model with such has no graph.
+    """
+    graph = getattr(model, "_functional", model)  # what is in a sequential model of Keras 3
+    return min(getattr(graph, "_nodes_by_depth", [-1])) >= 0
+
+
+def calls_of(model):
+    """The calls that a model with a graph consists of, in an order in which they can be made.
+
+    Yields:
+        The layer (or operation of Keras 3), its arguments and keyword arguments, and the list of
+        tensors that it gave.
+    """
+    nodes = getattr(model, "_functional", model)._nodes_by_depth
+    for depth in sorted(nodes, reverse=True):
+        for node in nodes[depth]:
+            if node.is_input:
+                continue
+            if KERAS_3:
+                yield node.operation, node.arguments.args, node.arguments.kwargs, node.outputs
+            else:
+                yield node.layer, node.call_args, node.call_kwargs, tf.nest.flatten(node.outputs)
+
+
+def source_of(tensor):
+    """The layer or operation that gave a tensor of a functional model."""
+    return tensor._keras_history[0]
+
+
+def config_of(layer) -> dict:
+    """A layer's configuration, in which functions that Keras has no name for are themselves."""
+    config = layer.get_config()
+    for name, value in config.items():
+        function = getattr(layer, name, None)
+        if isinstance(value, dict) and inspect.isfunction(function):
+            config[name] = function
+    return config
+
+
+def copy_of(layer):
+    """A layer, or operation of Keras 3, with the same configuration and no weights yet."""
+    if isinstance(layer, keras.layers.Lambda):  # the configuration holds no function
+        return type(layer)(
+            layer.function,
+            layer._output_shape,
+            layer.mask,
+            layer.arguments,
+            name=layer.name,
+            dtype=layer.dtype_policy if KERAS_3 else layer._dtype_policy,
+        )
+    return type(layer).from_config(config_of(layer))
 
 
 def tflite_schema():
