@@ -87,6 +87,7 @@ def replace(
         >>> inputs = tf.keras.Input((8, 8, 16))
         >>> x = tf.keras.layers.Conv2D(16, 3, padding="same", name="spatial")(inputs)
         >>> model = tf.keras.Model(inputs, tf.keras.layers.Conv2D(4, 1, name="channels")(x))
+        >>> import functools
         >>> rules = {"spatial": functools.partial(tfconv.Involution2D, kernel_size=7)}
         >>> new = tfconv.surgery.replace(model, rules, report=print)
         spatial: Conv2D -> Involution2D, new weights
