@@ -262,8 +262,9 @@ def test_convention_reaches_the_middle_of_a_bottleneck(middle):
 
 
 @pytest.mark.parametrize("suffix", [".h5", ".keras"])
-def test_hard_swish_is_saved(suffix, tmp_path):
-    model = model_of(lambda x: blocks.norm(x, blocks.hard_swish), (2, 2, 3))
+def test_hard_activations_are_saved(suffix, tmp_path):
+    gate = tfconv.SqueezeExcite(squeeze_channels=2, gate_activation=blocks.hard_sigmoid)
+    model = model_of(lambda x: gate(blocks.norm(x, blocks.hard_swish)), (2, 2, 3))
     model.save(tmp_path / f"model{suffix}")
     x = tf.random.normal([1, 2, 2, 3])
     loaded = keras.models.load_model(tmp_path / f"model{suffix}")

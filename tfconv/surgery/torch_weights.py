@@ -29,7 +29,7 @@ class LoadReport:
     """What became of a checkpoint's weights.
 
     Attributes:
-        used: Keys of the weights that were taken.
+        used: The checkpoint's keys of the weights that were taken.
         unused: Keys of weights that the model has no place for.
         missing: Keys that the model looked for in vain: these weights are as they were.
 
@@ -105,7 +105,8 @@ def load_torch_weights(model: keras.Model, state_dict_or_file: Any) -> LoadRepor
     for variable, _, value in plan:
         variable.assign(value)
     used = [key for _, key, _ in plan]
-    unused = [key for key in own_keys.values() if key not in set(used)]
+    taken = set(used)
+    unused = [key for key in own_keys.values() if key not in taken]
     return LoadReport(used, unused, missing)
 
 
