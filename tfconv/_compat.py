@@ -52,6 +52,22 @@ def model_input(model):
     return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
 
 
+def flattened_shape(layer) -> "tuple[int, ...] | None":
+    """Shape, channels last, of what a layer of a functional model gets from a Flatten before it.
+
+    None where another layer comes before it; a Dropout in between does not count.
+    """
+    while hasattr(layer, "input"):  # AttributeError where a layer was not called with symbols
+        layer = getattr(layer.input, "_keras_history", (None,))[0]
+        if isinstance(layer, keras.layers.Flatten):
+            _, *shape = layer.input.shape
+            first = layer.data_format == "channels_first"
+            return (*shape[1:], shape[0]) if first else tuple(shape)
+        if not isinstance(layer, keras.layers.Dropout):
+            break
+    return None
+
+
 def saved_model_graph(path):
     """The MetaGraphDef of the SavedModel in the folder ``path``."""
     (meta_graph,) = _loader_impl.parse_saved_model(str(path)).meta_graphs

@@ -94,9 +94,11 @@ BLOCKS = {
         16 + 2 * (2 * (32 + 4) + 30) + 20,
     ),
     "fcn_head": (
-        lambda x: blocks.fcn_head([keras.layers.MaxPooling2D(2)(x), x], 3, 4),
+        lambda x: blocks.fcn_head(
+            [tfconv.Conv2D(4, 1, 2, use_bias=False, name="half")(x), x], 3, 4
+        ),
         (6, 6, 4),
-        2 * 15 + 16 * 3 + 64 * 3,
+        16 + 2 * 15 + 16 * 3 + 64 * 3,
     ),
     "alexnet_convolutions": (blocks.alexnet_convolutions, (67, 67, 3), 2_334_080),
     "weighted_skip": (
@@ -124,6 +126,104 @@ def test_parameters_gradients_and_saving(name, tmp_path):
     np.testing.assert_allclose(loaded(x), model(x), rtol=1e-5, atol=1e-5)
 
 
+@pytest.fixture
+def channels_first():
+    keras.backend.set_image_data_format("channels_first")
+    yield
+    keras.backend.set_image_data_format("channels_last")
+
+
+@pytest.mark.parametrize("name", list(BLOCKS))
+def test_channels_first(name, rng, channels_first):
+    """The same, but for the order of the axes."""
+    block, shape, _ = BLOCKS[name]
+    image = len(shape) == 3
+    given = model_of(block, (shape[-1], *shape[:-1]) if image else shape)
+    keras.backend.set_image_data_format("channels_last")
+    expected = model_of(block, shape)
+    randomize(expected, rng)
+    given.set_weights(expected.get_weights())
+    x = rng.standard_normal((2, *shape)).astype(np.float32)
+    y = expected(x).numpy()
+    if image:
+        x, y = x.transpose(0, 3, 1, 2), y.transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(given(x), y, rtol=1e-4, atol=1e-4 * np.abs(y).max())
+
+
+def randomize(model, rng):
+    """Gives a model weights with which every part of it matters."""
+    for variable in model.weights:
+        value = rng.standard_normal(tuple(variable.shape)) / math.sqrt(
+            math.prod(variable.shape[:-1])
+        )
+        positive = "variance" in variable.name
+        variable.assign(0.5 + np.abs(value) if positive else value)
+
+
+def basic_block(x, layer):
+    y = tf.nn.relu(layer("bn1")(layer("conv1")(x)))
+    y = layer("bn2")(layer("conv2")(y))
+    return tf.nn.relu(y + layer("downsample.1")(layer("downsample.0")(x)))
+
+
+def dense_block_and_transition(x, layer):
+    for number in (1, 2):
+        part = f"denselayer{number}"
+        y = layer(f"{part}.conv1")(tf.nn.relu(layer(f"{part}.norm1")(x)))
+        y = layer(f"{part}.conv2")(tf.nn.relu(layer(f"{part}.norm2")(y)))
+        x = tf.concat([x, y], -1)
+    x = layer("conv")(tf.nn.relu(layer("norm")(x)))
+    return tf.nn.avg_pool2d(x, 2, 2, "VALID")
+
+
+def fcn_head(x, layer):
+    y = layer("upsampled1")(layer("score0")(x[:, ::2, ::2])) + layer("score1")(x)
+    return layer("upsampled")(y)
+
+
+def wavenet_stack(x, layer):
+    x = layer("start")(x)
+    z = layer("0.gated")(x)
+    last = layer("1.gated")(x + layer("0.residual")(z))
+    return tf.nn.relu(layer("0.skip")(z) + layer("1.skip")(last))
+
+
+def alexnet_convolutions(x, layer):
+    for number in range(1, 6):
+        x = layer(f"conv{number}")(x)
+        x = tf.nn.max_pool2d(x, 3, 2, "VALID") if number in (1, 2, 5) else x
+    return x
+
+
+# What a block computes, by its layers, the block, and the shape of its input.
+REFERENCES = [
+    (basic_block, lambda x: blocks.basic_block(x, 3, 2, name="b"), (6, 6, 4)),
+    (
+        dense_block_and_transition,
+        lambda x: blocks.transition(blocks.dense_block(x, 2, 4, name="b"), name="b"),
+        (6, 6, 4),
+    ),
+    (
+        fcn_head,
+        lambda x: blocks.fcn_head([keras.layers.AveragePooling2D(1, 2)(x), x], 3, 4, name="b"),
+        (6, 6, 4),
+    ),
+    (wavenet_stack, lambda x: blocks.wavenet_stack(x, 4, 6, (1, 2), name="b"), (12, 3)),
+    (alexnet_convolutions, lambda x: blocks.alexnet_convolutions(x, name="b"), (67, 67, 3)),
+]
+
+
+@pytest.mark.parametrize(
+    "reference, block, shape", REFERENCES, ids=lambda x: getattr(x, "__name__", "")
+)
+def test_values(reference, block, shape, rng):
+    model = model_of(block, shape)
+    randomize(model, rng)
+    x = rng.standard_normal((2, *shape)).astype(np.float32)
+    expected = reference(x, lambda name: model.get_layer(f"b.{name}")).numpy()
+    np.testing.assert_allclose(model(x), expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("ceil", [False, True])
 @pytest.mark.parametrize("size", [6, 7])
 def test_max_pool_of_negative_numbers(ceil, size, rng):
@@ -146,8 +246,55 @@ def test_convention_pads_strides_as_pytorch_or_tensorflow():
     same, symmetric = blocks.Convention("same"), blocks.Convention()
     assert [same.padding_of(3, s) for s in (1, 2)] == ["same", "same"]
     assert [symmetric.padding_of(k, 2) for k in (1, 3, 7)] == [0, 1, 3]
-    with pytest.raises(ValueError, match="`padding` must be .*Received: padding='valid'"):
-        blocks.Convention("valid")
+
+
+@pytest.mark.parametrize("middle", [blocks.convolution, blocks.deformable, blocks.involution])
+def test_convention_reaches_the_middle_of_a_bottleneck(middle):
+    convention = blocks.Convention("same", epsilon=0.25, momentum=0.5)
+    model = model_of(
+        lambda x: blocks.bottleneck(x, 16, 2, middle=middle, convention=convention, name="b"),
+        (6, 6, 16),
+    )
+    layer = model.get_layer("b.conv2")
+    assert layer.padding == "same"
+    if middle is blocks.involution:
+        assert (layer.batch_norm_epsilon, layer.batch_norm_momentum) == (0.25, 0.5)
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+def test_hard_activations_are_saved(suffix, tmp_path):
+    gate = tfconv.SqueezeExcite(squeeze_channels=2, gate_activation=blocks.hard_sigmoid)
+    model = model_of(lambda x: gate(blocks.norm(x, blocks.hard_swish)), (2, 2, 3))
+    model.save(tmp_path / f"model{suffix}")
+    x = tf.random.normal([1, 2, 2, 3])
+    loaded = keras.models.load_model(tmp_path / f"model{suffix}")
+    np.testing.assert_allclose(loaded(x), model(x), rtol=1e-6)
+    np.testing.assert_allclose(blocks.HardSwish()(x), blocks.hard_swish(x))
+
+
+def images(channels):
+    return keras.Input((8, 8, channels))
+
+
+@pytest.mark.parametrize(
+    "make, name",
+    [
+        (lambda: blocks.Convention("valid"), "padding"),
+        (lambda: blocks.Convention(epsilon="x"), "epsilon"),
+        (lambda: blocks.Convention(momentum=2), "momentum"),
+        (lambda: blocks.max_pool(images(3), 3, 3, ceil=True, nonnegative=False), "strides"),
+        (lambda: blocks.max_pool(images(3), 2, 3, ceil=True), "strides"),
+        (lambda: blocks.shuffle_unit_v1(images(24), 12, 3, 2), "filters"),
+        (lambda: blocks.shuffle_unit_v1(images(24), 12, 3), "filters"),
+        (lambda: blocks.shuffle_unit_v2(images(12), 24), "filters"),
+        (lambda: blocks.shuffle_unit_v2(images(12), 25, 2), "filters"),
+        (lambda: blocks.wavenet_stack(keras.Input((8, 4)), 4, 4, ()), "dilations"),
+        (lambda: blocks.fcn_head([], 3), "features"),
+    ],
+)
+def test_refused(make, name):
+    with pytest.raises(ValueError, match=f"`{name}` must be .*Received: .*{name}="):
+        make()
 
 
 def test_wavenet_is_causal_and_sees_what_it_says():
@@ -160,12 +307,20 @@ def test_wavenet_is_causal_and_sees_what_it_says():
     np.testing.assert_array_equal(seen, np.arange(12 - 7, 13))
 
 
-def test_upsampled_starts_as_bilinear_interpolation():
+@pytest.mark.parametrize("factor", [1, 2, 3, 4, 5])
+def test_upsampled_starts_as_bilinear_interpolation(factor):
     """Of a plane, it gives the plane, except at the border."""
     x = np.arange(6.0, dtype=np.float32)[None, :, None, None] * np.ones([1, 6, 6, 2], np.float32)
-    model = model_of(lambda x: blocks.upsampled(x, 2, 4), (6, 6, 2))
-    expected = (np.arange(24) + 0.5) / 4 - 0.5
-    np.testing.assert_allclose(model(x)[0, 4:-4, 12, 0], expected[4:-4], rtol=1e-5)
+    model = model_of(lambda x: blocks.upsampled(x, 2, factor), (6, 6, 2))
+    expected = (np.arange(6 * factor) + 0.5) / factor - 0.5
+    inner = slice(factor, -factor)
+    given = model(x)[0, inner, 3 * factor, 0]
+    np.testing.assert_allclose(given, expected[inner], rtol=1e-5)
+
+
+def test_bilinear_has_a_size_for_each_axis():
+    kernel = blocks.Bilinear()((4, 2, 1, 1))[..., 0, 0]
+    np.testing.assert_array_equal(kernel, np.outer([0.25, 0.75, 0.75, 0.25], [0.5, 0.5]))
 
 
 def test_fewer_groups_have_more_parameters():
@@ -185,5 +340,9 @@ def test_channel_split(rng):
 
 
 def test_channels_that_do_not_split():
-    with pytest.raises(ValueError, match="divisible by `sections`.*Received: sections=4"):
-        blocks.ChannelSplit(4)(tf.ones([1, 6]))
+    layer = blocks.ChannelSplit(4)
+    for split in (layer, lambda x: layer.compute_output_shape(x.shape)):
+        with pytest.raises(ValueError, match="divisible by `sections`.*Received: sections=4"):
+            split(tf.ones([1, 6]))
+    with pytest.raises(ValueError, match="needs the channel axis.*Received: input_shape="):
+        layer.compute_output_shape((1, None))

@@ -11,17 +11,24 @@ import tensorflow as tf
 import tfconv
 import tfconv.models
 from tfconv._compat import keras
-from tfconv.blocks import conv_norm
+from tfconv.blocks import Convention, conv_norm
 from tfconv.models.network import network
 
 ARGUMENTS = ["include_top", "weights", "input_shape", "pooling", "classes"]
 ARGUMENTS += ["classifier_activation", "name"]
 
 
-@network(size=8, head=lambda x, width: keras.layers.Dense(5 * width)(x))
-def Small(x, *, width: int = 2):
+TENSORFLOW = Convention("same", epsilon=1e-3)
+
+
+def _head(x, width, convention):
+    return keras.layers.Dense(5 * width, name="dense")(x)
+
+
+@network(size=8, head=_head)
+def Small(x, *, width: int = 2, convention: Convention = TENSORFLOW):
     """A network that is made at once."""
-    return conv_norm(x, 2 * width, 3, 2, names=("conv", "bn"))
+    return conv_norm(x, 2 * width, 3, 2, convention=convention, names=("conv.0", "conv.1"))
 
 
 @pytest.mark.parametrize("name", tfconv.models.__all__)
@@ -64,6 +71,8 @@ def test_activation_and_name():
         ({"input_shape": (8, 8, None)}, "input_shape"),
         ({"input_shape": 32}, "input_shape"),
         ({"weights": "imagenet"}, "weights"),
+        ({"convention": "same"}, "convention"),
+        ({"convention": None}, "convention"),
     ],
 )
 def test_refused(arguments, name):
@@ -75,6 +84,7 @@ def test_refused(arguments, name):
     "function, arguments",
     [
         ("ShuffleNetV1", {"groups": 5}),
+        ("ShuffleNetV1", {"groups": [3]}),
         ("ShuffleNetV2", {"width": 0.7}),
         ("MobileNetV1", {"width": 0}),
         ("MobileNetV2", {"width": -1}),
@@ -107,7 +117,46 @@ def test_weights_that_leave_some_out(monkeypatch, tmp_path):
 
     file = tmp_path / "part.pth"
     file.touch()
-    state = {"conv.weight": np.zeros([4, 3, 3, 3])}
+    state = {"conv.0.weight": np.zeros([4, 3, 3, 3])}
     monkeypatch.setattr(torch_weights, "_read", lambda file: state)
     with pytest.raises(ValueError, match="`weights` leaves out .* Received: weights="):
         Small(weights=file)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.backbone."])
+@pytest.mark.parametrize(
+    "more, include_top, refused",
+    [
+        ("conv.2.weight", False, True),  # of a deeper network
+        ("conv.2.weight", True, True),
+        ("conv_head.weight", True, True),  # of another one
+        ("aux1.fc.weight", True, False),
+        ("fc.bias", False, False),
+    ],
+)
+def test_weights_of_larger_networks(more, include_top, refused, prefix, monkeypatch, tmp_path):
+    from tfconv.surgery import torch_weights
+
+    file = tmp_path / "larger.pth"
+    file.touch()
+    shapes = {"conv.0.weight": (4, 3, 3, 3), "dense.weight": (10, 4), "fc.weight": (1000, 10)}
+    shapes |= {f"conv.1.{end}": (4,) for end in ("weight", "bias", "running_mean", "running_var")}
+    shapes |= {"dense.bias": (10,), "fc.bias": (1000,)}
+    state = {prefix + key: np.zeros(shape) for key, shape in {more: (1000,), **shapes}.items()}
+    monkeypatch.setattr(torch_weights, "_read", lambda file: state)
+    arguments = {"weights": file, "include_top": include_top}
+    if refused:
+        with pytest.raises(ValueError, match=f"`weights` must be .*'{prefix}{more}'.* Received: "):
+            Small(**arguments)
+    else:
+        assert Small(**arguments).built
+
+
+@pytest.mark.parametrize("width, filters", [(0.5, 16), (1.5, 24)])
+def test_narrow_mobilenets_keep_their_first_convolution(width, filters, monkeypatch):
+    """As timm's mobilenetv3_small_050 does."""
+    from tfconv.models import mobilenet
+
+    monkeypatch.setattr(mobilenet, "SMALL", [])
+    model = tfconv.models.MobileNetV3Small(width=width, include_top=False)
+    assert model.get_layer("conv_stem").filters == filters

@@ -43,7 +43,7 @@ CONVOLUTIONS = {
         4,
     ),
     "Keras's DepthwiseConv2D": (
-        lambda: keras.layers.DepthwiseConv2D((3, 2), use_bias=False, name="c"),
+        lambda: keras.layers.DepthwiseConv2D((3, 2), depth_multiplier=2, use_bias=False, name="c"),
         4,
     ),
 }
@@ -101,6 +101,33 @@ def test_dense_layers_and_1x1_convolutions_stand_for_each_other():
         np.testing.assert_array_equal(kernel, weight.T)
 
 
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_dense_layers_behind_flatten(data_format, rng):
+    """PyTorch flattens [C, H, W]; Keras, whatever the data format, [H, W, C]."""
+    x = rng.standard_normal((2, 3, 4, 5)).astype(np.float32)  # N, C, H, W
+    given = x if data_format == "channels_first" else x.transpose(0, 2, 3, 1)
+    layers = [
+        keras.layers.Flatten(data_format),
+        keras.layers.Dropout(0.5),
+        keras.layers.Dense(2, use_bias=False, name="fc"),
+        keras.layers.Dense(2, use_bias=False, name="last"),
+    ]
+    model = keras.Sequential([keras.Input(given.shape[1:]), *layers])
+    weight, last = rng.standard_normal((2, 60)), rng.standard_normal((2, 2))
+    for first in (weight, weight.reshape(2, 3, 4, 5)):  # of a dense layer, of a convolution
+        load_torch_weights(model, {"fc.weight": first, "last.weight": last})
+        expected = x.reshape(2, 60) @ weight.T @ last.T
+        np.testing.assert_allclose(model(given), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="'fc.weight' does not fit"):
+        load_torch_weights(model, {"fc.weight": weight.T})
+
+
+def test_float64_is_kept():
+    model = model_of(keras.layers.Dense(1, use_bias=False, name="fc", dtype="float64"), (1,))
+    load_torch_weights(model, {"fc.weight": np.full([1, 1], 1 + 1e-12)})
+    assert model.get_weights()[0] == 1 + 1e-12
+
+
 def test_report_names_what_is_left():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="fc")])
     state = {"fc.weight": np.ones([2, 3]), "aux.bias": np.ones(2), "bn.num_batches_tracked": 1}
@@ -113,9 +140,27 @@ def test_wrappers_and_prefixes():
     model = model_of(keras.layers.Dense(2, use_bias=False, name="fc"), (3,))
     weight, bias = np.ones([2, 3]), np.ones(2)
     state = {"module.head.fc.weight": weight, "module.backbone.fc.bias": bias}
-    assert load_torch_weights(model, {"epoch": 3, "state_dict": state}).used == ["fc.weight"]
+    report = load_torch_weights(model, {"epoch": 3, "state_dict": state})
+    assert report == LoadReport(["module.head.fc.weight"], ["module.backbone.fc.bias"], [])
     head = model_of(keras.layers.Dense(2, use_bias=False, name="head.fc"), (3,))
     assert load_torch_weights(head, {"head.fc.weight": weight}).used == ["head.fc.weight"]
+
+
+def test_prefixes_of_the_layers_stay():
+    weight = np.ones([2, 2])
+    layers = [
+        keras.layers.Dense(2, use_bias=False, name=name) for name in ("module.fc", "backbone.fc")
+    ]
+    model = keras.Sequential([keras.Input((2,)), *layers])
+    keys = ["module.fc.weight", "backbone.fc.weight"]
+    assert load_torch_weights(model, dict.fromkeys(keys, weight)).used == keys
+
+
+def test_prefixes_that_tell_keys_apart_stay():
+    model = model_of(keras.layers.Dense(2, use_bias=False, name="fc"), (3,))
+    state = {"backbone.fc.weight": np.ones([2, 3]), "head.fc.weight": np.zeros([2, 3])}
+    with pytest.raises(ValueError, match="None of the checkpoint's weights belong"):
+        load_torch_weights(model, state)
 
 
 def test_models_inside_models():
@@ -137,13 +182,30 @@ def test_wrong_shapes_change_nothing():
         np.testing.assert_array_equal(value, old)
 
 
+@pytest.mark.parametrize(
+    "layer, shape, given",
+    [
+        (lambda: tfconv.Conv2D(4, (1, 3), use_bias=False, name="c"), (5, 5, 2), (4, 2, 3, 1)),
+        (lambda: keras.layers.Dense(5, use_bias=False, name="c"), (1,), (1, 5)),
+    ],
+)
+def test_sizes_at_other_axes(layer, shape, given):
+    with pytest.raises(ValueError, match="'c.weight' does not fit"):
+        load_torch_weights(model_of(layer(), shape), {"c.weight": np.ones(given)})
+
+
+def test_models_that_are_not_built():
+    with pytest.raises(ValueError, match="`model` must be built.* Received: "):
+        load_torch_weights(keras.Sequential([keras.layers.Dense(2, name="fc")]), {})
+
+
 def test_checkpoints_of_something_else():
     model = model_of(keras.layers.Dense(2, name="fc"), (3,))
     with pytest.raises(ValueError, match="None of the checkpoint's weights belong"):
         load_torch_weights(model, {"encoder.weight": np.ones([2, 3])})
 
 
-@pytest.mark.parametrize("given", ["weights.h5", 3])
+@pytest.mark.parametrize("given", ["weights.h5", 3, {3: np.ones(2)}])
 def test_unknown_files(given):
     model = model_of(keras.layers.Dense(2, name="fc"), (3,))
     with pytest.raises(ValueError, match="`state_dict_or_file` must be .* Received: "):

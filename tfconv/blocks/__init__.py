@@ -3,6 +3,7 @@
 from tfconv.blocks.alexnet import alexnet_convolutions
 from tfconv.blocks.convolution import (
     Convention,
+    HardSwish,
     MirrorPadding2D,
     conv_norm,
     depthwise_norm,
@@ -30,6 +31,7 @@ __all__ = [
     "Bilinear",
     "ChannelSplit",
     "Convention",
+    "HardSwish",
     "MirrorPadding2D",
     "alexnet_convolutions",
     "basic_block",

@@ -6,7 +6,7 @@ from typing import Any
 
 import tfconv
 from tfconv._compat import keras
-from tfconv.blocks.convolution import initializer, named
+from tfconv.blocks.convolution import initializer, named, pooled
 
 # Filters, kernel size, strides, whether in groups, and whether a max pooling follows.
 _ROWS = [
@@ -40,7 +40,7 @@ def alexnet_convolutions(x: Any, groups: int = 2, *, name: str | None = None) ->
         >>> tuple(tfconv.blocks.alexnet_convolutions(inputs).shape)
         (None, 6, 6, 256)
     """
-    for number, (filters, size, strides, grouped, pooled) in enumerate(_ROWS, 1):
+    for number, (filters, size, strides, grouped, before_pooling) in enumerate(_ROWS, 1):
         x = tfconv.GroupConv2D(
             filters,
             size,
@@ -51,5 +51,5 @@ def alexnet_convolutions(x: Any, groups: int = 2, *, name: str | None = None) ->
             kernel_initializer=initializer(),
             name=named(name, f"conv{number}"),
         )(x)
-        x = keras.layers.MaxPooling2D(3, 2)(x) if pooled else x
+        x = pooled(x, keras.layers.MaxPooling2D, 3, 2) if before_pooling else x
     return x

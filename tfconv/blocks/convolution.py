@@ -10,7 +10,7 @@ import tensorflow as tf
 import tfconv
 from tfconv import _compat
 from tfconv._compat import keras
-from tfconv.layers.base import one_of, register, static_shape
+from tfconv.layers.base import number, one_of, positive_int, positive_number, register, static_shape
 from tfconv.ops.geometry import standardized_padding
 
 
@@ -25,7 +25,7 @@ class Convention:
         momentum: That of every batch normalization, as Keras counts it.
 
     Raises:
-        ValueError: If ``padding`` is something else.
+        ValueError: If an attribute is something else.
 
     Example:
         >>> tfconv.blocks.Convention("same", epsilon=1e-3)
@@ -38,6 +38,8 @@ class Convention:
 
     def __post_init__(self):
         one_of(self.padding, "padding", ("symmetric", "same"))
+        positive_number(self.epsilon, "epsilon")
+        number(self.momentum, "momentum", most=1)
 
     def padding_of(self, kernel_size: int, strides: int) -> int | str:
         """The padding of a convolution, as tfconv's layers take it."""
@@ -87,6 +89,29 @@ def hard_swish(x: tf.Tensor) -> tf.Tensor:
     return x * hard_sigmoid(x)
 
 
+@register
+class HardSwish(keras.layers.Activation):
+    """`tfconv.blocks.hard_swish` as a layer, which Keras 2 can load from .h5 files, too.
+
+    Args:
+        **kwargs: Keras's own: ``name``, ``dtype``.
+
+    Source: Howard et al., Searching for MobileNetV3, arXiv:1905.02244, section 5.2.
+
+    Example:
+        >>> tfconv.blocks.HardSwish()(tf.constant([-4.0, 0.0, 3.0])).numpy()
+        array([-0.,  0.,  3.], dtype=float32)
+    """
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(hard_swish, **kwargs)
+
+    def get_config(self):
+        config = super().get_config()
+        del config["activation"]
+        return config
+
+
 def channel_axis() -> int:
     """The axis of an image's channels in Keras's data format."""
     return -1 if keras.backend.image_data_format() == "channels_last" else 1
@@ -108,12 +133,26 @@ def named(name: str | None, part: str) -> str | None:
 
 
 def activated(x: Any, activation: Any) -> Any:
-    """``x`` behind an activation; "relu6" is one that both versions of Keras know here."""
+    """``x`` behind an activation; layers in the place of what not every Keras knows or loads."""
     if activation is None:
         return x
+    if activation is hard_swish:
+        return HardSwish()(x)
     if activation == "relu6":
         return keras.layers.ReLU(6.0)(x)
     return keras.layers.Activation(activation)(x)
+
+
+def pooled(x: Any, pooling: type, *arguments: Any) -> Any:
+    """``x`` behind one of Keras's 2-D poolings, which Keras 2 computes wrongly channels first.
+
+    Without a GPU, its eager kernels take [N, C, H, W] for [N, H, W, C].
+    """
+    if _compat.KERAS_3 or channel_axis() == -1:
+        return pooling(*arguments)(x)
+    x = keras.layers.Permute((2, 3, 1))(x)
+    x = pooling(*arguments, data_format="channels_last")(x)
+    return keras.layers.Permute((3, 1, 2))(x)
 
 
 def norm(
@@ -298,12 +337,16 @@ def max_pool(
         x: A Keras tensor of images.
         size: Pixels of a window along both axes.
         strides: Pixels between neighbouring windows.
-        ceil: Nothing before the image, and windows that hang over its end (``ceil_mode``);
-            otherwise ``size // 2`` pixels on all sides.
+        ceil: Nothing before the image, and windows that hang over its end (``ceil_mode``), by at
+            most half their size or, of a nonnegative image, less than their size: ``strides`` are
+            at most ``size // 2 + 1``, or ``size``. Otherwise ``size // 2`` pixels on all sides.
         nonnegative: Whether the image comes from a ReLU, so that padded zeros never win.
 
     Returns:
         A Keras tensor of images.
+
+    Raises:
+        ValueError: If an argument is not what is described above.
 
     Source: PyTorch's ``MaxPool2d``.
 
@@ -314,9 +357,16 @@ def max_pool(
         >>> tuple(tfconv.blocks.max_pool(inputs, ceil=True).shape)
         (None, 4, 4, 4)
     """
+    size, strides = positive_int(size, "size"), positive_int(strides, "strides")
+    most = size if nonnegative else size // 2 + 1
+    if ceil and strides > most:
+        raise ValueError(
+            f"`strides` must be at most {most} with this size and ceil=True. Received: "
+            f"strides={strides}, size={size}, nonnegative={nonnegative}"
+        )
     pads = (0, strides - 1) if ceil else (size // 2, size // 2)
     if nonnegative:
         x = keras.layers.ZeroPadding2D((pads, pads))(x)
     else:
         x = MirrorPadding2D(pads)(x)
-    return keras.layers.MaxPooling2D(size, strides)(x)
+    return pooled(x, keras.layers.MaxPooling2D, size, strides)

@@ -14,6 +14,7 @@ from tfconv.blocks.convolution import (
     initializer,
     named,
     norm,
+    pooled,
 )
 
 
@@ -98,4 +99,4 @@ def transition(
     """
     names = (named(name, "norm"), named(name, "conv"))
     x = _norm_conv(x, int(channels_of(x) * compression), 1, convention, names)
-    return keras.layers.AveragePooling2D(2)(x)
+    return pooled(x, keras.layers.AveragePooling2D, 2)

@@ -18,6 +18,7 @@ from tfconv.blocks.convolution import (
     max_pool,
     named,
     norm,
+    pooled,
 )
 
 
@@ -57,12 +58,12 @@ def inception(
         names = (named(name, f"{part}.conv"), named(name, f"{part}.bn"))
         return conv_norm(x, filters, size, convention=convention, names=names)
 
-    one, reduce3, conv3, reduce5, conv5, pooled = filters
+    one, reduce3, conv3, reduce5, conv5, behind_pooling = filters
     branches = [
         conv(x, one, 1, "branch1"),
         conv(conv(x, reduce3, 1, "branch2.0"), conv3, 3, "branch2.1"),
         conv(conv(x, reduce5, 1, "branch3.0"), conv5, large, "branch3.1"),
-        conv(keras.layers.MaxPooling2D(3, 1, "same")(x), pooled, 1, "branch4.1"),
+        conv(pooled(x, keras.layers.MaxPooling2D, 3, 1, "same"), behind_pooling, 1, "branch4.1"),
     ]
     return keras.layers.Concatenate(channel_axis())(branches)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -21,13 +23,20 @@ from tfconv.blocks.convolution import (
 Middle = Callable[[int, int, "str | None"], Any]
 
 
-def convolution(filters: int, strides: int = 1, name: str | None = None) -> Any:
+def convolution(
+    filters: int,
+    strides: int = 1,
+    name: str | None = None,
+    *,
+    convention: Convention = PYTORCH,
+) -> Any:
     """The 3x3 convolution in the middle of a plain bottleneck.
 
     Args:
         filters: Output channels.
         strides: Pixels between neighbouring outputs.
         name: The layer's name.
+        convention: Padding.
 
     Returns:
         A `tfconv.Conv2D`.
@@ -38,16 +47,24 @@ def convolution(filters: int, strides: int = 1, name: str | None = None) -> Any:
         >>> tfconv.blocks.convolution(8, 2)(tf.ones([1, 6, 6, 4])).shape
         TensorShape([1, 3, 3, 8])
     """
-    return tfconv.Conv2D(filters, 3, strides, name=name, **_middle(3, strides))
+    return tfconv.Conv2D(filters, 3, strides, name=name, **_middle(3, strides, convention))
 
 
-def deformable(filters: int, strides: int = 1, name: str | None = None, **arguments: Any) -> Any:
+def deformable(
+    filters: int,
+    strides: int = 1,
+    name: str | None = None,
+    *,
+    convention: Convention = PYTORCH,
+    **arguments: Any,
+) -> Any:
     """The 3x3 deformable convolution in the middle of a deformable bottleneck.
 
     Args:
         filters: Output channels.
         strides: Pixels between neighbouring outputs.
         name: The layer's name.
+        convention: Padding.
         **arguments: Others of `tfconv.DeformableConv2D`.
 
     Returns:
@@ -59,17 +76,24 @@ def deformable(filters: int, strides: int = 1, name: str | None = None, **argume
         >>> tfconv.blocks.deformable(8, 2)(tf.ones([1, 6, 6, 4])).shape
         TensorShape([1, 3, 3, 8])
     """
-    arguments = {**_middle(3, strides), **arguments}
+    arguments = {**_middle(3, strides, convention), **arguments}
     return tfconv.DeformableConv2D(filters, 3, strides, name=name, **arguments)
 
 
-def involution(filters: int, strides: int = 1, name: str | None = None) -> Any:
+def involution(
+    filters: int,
+    strides: int = 1,
+    name: str | None = None,
+    *,
+    convention: Convention = PYTORCH,
+) -> Any:
     """The 7x7 involution in the middle of RedNet's bottleneck.
 
     Args:
         filters: Channels of its input and output.
         strides: Pixels between neighbouring outputs.
         name: The layer's name.
+        convention: Padding, and epsilon and momentum of the batch normalization inside it.
 
     Returns:
         A `tfconv.Involution2D`.
@@ -80,13 +104,20 @@ def involution(filters: int, strides: int = 1, name: str | None = None) -> Any:
         >>> tfconv.blocks.involution(16, 2)(tf.ones([1, 6, 6, 16])).shape
         TensorShape([1, 3, 3, 16])
     """
-    return tfconv.Involution2D(7, strides, PYTORCH.padding_of(7, strides), name=name)
+    return tfconv.Involution2D(
+        7,
+        strides,
+        convention.padding_of(7, strides),
+        batch_norm_epsilon=convention.epsilon,
+        batch_norm_momentum=convention.momentum,
+        name=name,
+    )
 
 
-def _middle(kernel_size: int, strides: int) -> dict[str, Any]:
+def _middle(kernel_size: int, strides: int, convention: Convention) -> dict[str, Any]:
     """What the convolutions in the middle share."""
     return {
-        "padding": PYTORCH.padding_of(kernel_size, strides),
+        "padding": convention.padding_of(kernel_size, strides),
         "use_bias": False,
         "kernel_initializer": initializer(),
     }
@@ -156,7 +187,8 @@ def bottleneck(
         filters: Channels in the middle.
         strides: Those of the middle; above 1 the shortcut is a 1x1 convolution.
         middle: ``middle(filters, strides, name)`` makes the layer in the middle:
-            `tfconv.blocks.convolution`, `tfconv.blocks.involution`, or any other.
+            `tfconv.blocks.convolution`, `tfconv.blocks.involution`, or any other. If it takes a
+            ``convention`` as well, it gets the block's.
         expansion: The block gives ``expansion * filters`` channels.
         squeeze_ratio: With squeeze-and-excitation of this ratio before the sum; None without.
         stride_first: Whether the first 1x1 convolution has the strides, as in Caffe's networks.
@@ -176,6 +208,8 @@ def bottleneck(
         (None, 4, 4, 64)
     """
     around = _shortcut(x, filters * expansion, strides, convention, name)
+    if "convention" in inspect.signature(middle).parameters:
+        middle = functools.partial(middle, convention=convention)
     first, second = (strides, 1) if stride_first else (1, strides)
     names = (named(name, "conv1"), named(name, "bn1"))
     x = conv_norm(x, filters, 1, first, convention=convention, names=names)

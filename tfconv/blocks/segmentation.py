@@ -18,8 +18,8 @@ from tfconv.layers.base import register
 class Bilinear(keras.initializers.Initializer):
     """Initializer of transposed convolutions, one a channel: bilinear interpolation.
 
-    ``kernel[i, j, 0, c] = (1 - |i - m| / s) (1 - |j - m| / s)`` with s half the kernel's size,
-    rounded up, and m its centre.
+    ``kernel[i, j, 0, c] = (1 - |i - m| / s) (1 - |j - m| / s)`` with s half the kernel's size
+    along an axis, rounded up, and m its centre.
 
     Source: Long et al., Fully Convolutional Networks, arXiv:1411.4038, section 3.3.
 
@@ -29,9 +29,8 @@ class Bilinear(keras.initializers.Initializer):
     """
 
     def __call__(self, shape: Sequence[int], dtype: Any = None, **kwargs: Any) -> tf.Tensor:
-        size = shape[0]
-        tent = 1 - np.abs(np.arange(size) - (size - 1) / 2) / ((size + 1) // 2)
-        kernel = np.broadcast_to(np.outer(tent, tent)[..., None, None], tuple(shape))
+        tents = [1 - np.abs(np.arange(n) - (n - 1) / 2) / ((n + 1) // 2) for n in shape[:2]]
+        kernel = np.broadcast_to(np.outer(*tents)[..., None, None], tuple(shape))
         return tf.convert_to_tensor(kernel, dtype or "float32")
 
     def get_config(self):
@@ -59,7 +58,7 @@ def upsampled(x: Any, classes: int, factor: int, *, name: str | None = None) -> 
     """
     return tfconv.Conv2DTranspose(
         classes,
-        2 * factor,
+        2 * factor - factor % 2,  # with as many outputs on both sides of an input's centre
         factor,
         "same",
         groups=classes,
@@ -88,6 +87,9 @@ def fcn_head(
     Returns:
         A Keras tensor of [N, H, W, classes] logits.
 
+    Raises:
+        ValueError: If there are no features.
+
     Source: Long et al., Fully Convolutional Networks, arXiv:1411.4038, figure 3.
 
     Example:
@@ -95,6 +97,9 @@ def fcn_head(
         >>> tuple(tfconv.blocks.fcn_head([deep, shallow], classes=5, factor=16).shape)
         (None, 128, 128, 5)
     """
+    features = list(features)
+    if not features:
+        raise ValueError("`features` must be one tensor or more. Received: features=[]")
     scores = None
     for number, x in enumerate(features):
         score = tfconv.PointwiseConv2D(classes, name=named(name, f"score{number}"))(x)

@@ -16,6 +16,7 @@ from tfconv.blocks.convolution import (
     conv_norm,
     depthwise_norm,
     named,
+    pooled,
 )
 from tfconv.layers.base import known_channels, positive_int, register, static_shape
 
@@ -55,19 +56,25 @@ class ChannelSplit(keras.layers.Layer):
         return -1 if self.data_format == "channels_last" else 1
 
     def build(self, input_shape):
-        if known_channels(input_shape, self._axis, self) % self.sections:
+        self._part(input_shape)
+        self.built = True
+
+    def _part(self, input_shape: Any) -> int:
+        """How many channels a part has."""
+        channels = known_channels(input_shape, self._axis, self)
+        if channels % self.sections:
             raise ValueError(
                 "The number of input channels must be divisible by `sections`. Received: "
                 f"sections={self.sections}, input_shape={static_shape(input_shape)}"
             )
-        self.built = True
+        return channels // self.sections
 
     def call(self, inputs):
         return tf.split(inputs, self.sections, axis=self._axis)
 
     def compute_output_shape(self, input_shape):
         shape = list(static_shape(input_shape))
-        shape[self._axis] //= self.sections
+        shape[self._axis] = self._part(shape)
         return [tuple(shape)] * self.sections
 
     def get_config(self):
@@ -76,6 +83,15 @@ class ChannelSplit(keras.layers.Layer):
             "sections": self.sections,
             "data_format": self.data_format,
         }
+
+
+def _check_filters(x: Any, filters: int, strides: int) -> None:
+    """Raises where a unit without strides is asked for other channels than it gets."""
+    if positive_int(strides, "strides") == 1 and filters != channels_of(x):
+        raise ValueError(
+            f"`filters` must be the channels of `x`, {channels_of(x)}, without strides. Received: "
+            f"filters={filters!r}"
+        )
 
 
 def shuffle_unit_v1(
@@ -95,7 +111,7 @@ def shuffle_unit_v1(
 
     Args:
         x: A Keras tensor of images.
-        filters: Output channels; without strides those of ``x``.
+        filters: Output channels; without strides those of ``x``, with strides more.
         groups: Groups of the 1x1 convolutions.
         strides: 1, or 2 to halve the image.
         first_groups: Groups of the first convolution; None for ``groups``. The first unit of the
@@ -105,6 +121,9 @@ def shuffle_unit_v1(
     Returns:
         A Keras tensor of images with ``filters`` channels.
 
+    Raises:
+        ValueError: If ``filters`` are not what is described above.
+
     Source: Zhang et al., ShuffleNet, arXiv:1707.01083, figure 2.
 
     Example:
@@ -112,8 +131,14 @@ def shuffle_unit_v1(
         >>> tuple(tfconv.blocks.shuffle_unit_v1(inputs, 24, groups=3, strides=2).shape)
         (None, 4, 4, 24)
     """
+    _check_filters(x, filters, strides)
     before, middle = x, filters // 4
     made = filters if strides == 1 else filters - channels_of(x)
+    if made < 1:
+        raise ValueError(
+            f"`filters` must be above the channels of `x`, {channels_of(x)}, with strides. "
+            f"Received: filters={filters}"
+        )
     main, last = named(name, "branch_main_1"), named(name, "branch_main_2")
     names = (named(main, "0"), named(main, "1"))
     x = conv_norm(x, middle, groups=first_groups or groups, names=names)
@@ -125,7 +150,7 @@ def shuffle_unit_v1(
     if strides == 1:
         return activated(keras.layers.Add()([x, before]), "relu")
     before = keras.layers.ZeroPadding2D(1)(before)
-    before = keras.layers.AveragePooling2D(3, strides)(before)
+    before = pooled(before, keras.layers.AveragePooling2D, 3, strides)
     return keras.layers.Concatenate(channel_axis())([before, activated(x, "relu")])
 
 
@@ -145,6 +170,9 @@ def shuffle_unit_v2(x: Any, filters: int, strides: int = 1, *, name: str | None 
     Returns:
         A Keras tensor of images with ``filters`` channels.
 
+    Raises:
+        ValueError: If ``filters`` are not what is described above.
+
     Source: Ma et al., ShuffleNet V2, arXiv:1807.11164, figure 3.
 
     Example:
@@ -152,6 +180,9 @@ def shuffle_unit_v2(x: Any, filters: int, strides: int = 1, *, name: str | None 
         >>> tuple(tfconv.blocks.shuffle_unit_v2(inputs, 24, strides=2).shape)
         (None, 4, 4, 24)
     """
+    _check_filters(x, filters, strides)
+    if filters % 2:
+        raise ValueError(f"`filters` must be an even number. Received: filters={filters}")
     half = filters // 2
     if strides == 1:
         first, x = ChannelSplit(2)(x)

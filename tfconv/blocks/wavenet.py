@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,6 +37,9 @@ def wavenet_stack(
     Returns:
         A Keras tensor of signals of the same length.
 
+    Raises:
+        ValueError: If there are no dilations.
+
     Source: van den Oord et al., WaveNet, arXiv:1609.03499, section 2 and figure 4.
 
     Example:
@@ -43,8 +47,12 @@ def wavenet_stack(
         >>> tuple(tfconv.blocks.wavenet_stack(inputs, 8, 16, (1, 2, 4)).shape)
         (None, 32, 16)
     """
+    dilations = tuple(dilations)
+    if not dilations:
+        raise ValueError("`dilations` must be one number or more. Received: dilations=()")
+    pointwise = functools.partial(tfconv.PointwiseConv1D, data_format="channels_last")
     if x.shape[-1] != filters:
-        x = tfconv.PointwiseConv1D(filters, name=named(name, "start"))(x)
+        x = pointwise(filters, name=named(name, "start"))(x)
     skips = []
     for number, dilation in enumerate(dilations):
         layer = named(name, str(number))
@@ -52,13 +60,14 @@ def wavenet_stack(
             filters,
             kernel_size,
             padding="causal",
+            data_format="channels_last",
             dilation_rate=dilation,
             activation="tanh",
             gate="feature",
             name=named(layer, "gated"),
         )(x)
-        skips.append(tfconv.PointwiseConv1D(skip_filters, name=named(layer, "skip"))(z))
+        skips.append(pointwise(skip_filters, name=named(layer, "skip"))(z))
         if number < len(dilations) - 1:  # the last one's residual path would lead nowhere
-            residual = tfconv.PointwiseConv1D(filters, name=named(layer, "residual"))(z)
+            residual = pointwise(filters, name=named(layer, "residual"))(z)
             x = keras.layers.Add()([x, residual])
     return activated(keras.layers.Add()(skips) if len(skips) > 1 else skips[0], "relu")

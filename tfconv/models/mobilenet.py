@@ -133,7 +133,7 @@ SMALL = [
 
 def _v3_features(x: Any, stages: list, last: int, width: float, convention: Convention) -> Any:
     positive_number(width, "width")
-    x = _stem(x, 16 * width, hard_swish, convention)
+    x = _stem(x, 16 * width if width >= 0.75 else 16, hard_swish, convention)
     for stage, rows in enumerate(stages):
         for number, (size, strides, expansion, filters, squeezed, hard) in enumerate(rows):
             expanded = divisible(expansion * channels_of(x))
@@ -171,7 +171,7 @@ def MobileNetV3Large(x, *, width: float = 1.0, convention: Convention = PYTORCH)
 
     Args:
         width: Factor of all channels, rounded to multiples of 8; those of the dense layer grow
-            only.
+            only, and below 0.75 the first convolution keeps its 16.
         convention: Padding and epsilon, which follow where the weights come from: torchvision's
             need ``Convention(epsilon=1e-3)``, those that timm has from TensorFlow
             ``Convention("same", epsilon=1e-3)``.
@@ -197,7 +197,7 @@ def MobileNetV3Small(x, *, width: float = 1.0, convention: Convention = PYTORCH)
 
     Args:
         width: Factor of all channels, rounded to multiples of 8; those of the dense layer grow
-            only.
+            only, and below 0.75 the first convolution keeps its 16.
         convention: Padding and epsilon, which follow where the weights come from: torchvision's
             need ``Convention(epsilon=1e-3)``, those that timm has from TensorFlow
             ``Convention("same", epsilon=1e-3)``.

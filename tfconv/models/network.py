@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from tfconv._compat import keras
+from tfconv.blocks.convolution import PYTORCH, Convention
 from tfconv.layers.base import boolean, one_of, positive_int
 from tfconv.ops.geometry import is_int
-from tfconv.surgery.torch_weights import SUFFIXES, load_torch_weights
+from tfconv.surgery.torch_weights import SUFFIXES, load_torch_weights, top_module
+
+# Modules that checkpoints have besides the network: torchvision's GoogLeNet, mmpretrain's models.
+AUXILIARY = ("aux1", "aux2", "neck")
 
 COMMON = """include_top: Whether the classifier belongs to it.
         weights: None for random ones, or a file: one of Keras's or a PyTorch checkpoint (.pth or
@@ -28,7 +32,7 @@ COMMON = """include_top: Whether the classifier belongs to it.
 
     Raises:
         ValueError: If an argument is not what is described above, or the file's weights do not
-            fit or leave out some."""
+            fit, leave out some, or are of a larger network."""
 
 
 def _checked_shape(input_shape: Any, size: int) -> tuple[int | None, ...]:
@@ -53,10 +57,13 @@ def _checked_shape(input_shape: Any, size: int) -> tuple[int | None, ...]:
     return shape
 
 
-def _load(model: keras.Model, weights: Any) -> None:
-    """Loads a file of Keras's, or a PyTorch checkpoint that has all that the model needs."""
+def _check_file(weights: Any) -> None:
     if not isinstance(weights, (str, os.PathLike)) or not Path(weights).is_file():
         raise ValueError(f"`weights` must be None or a file. Received: weights={weights!r}")
+
+
+def _load(model: keras.Model, weights: Any, include_top: bool) -> None:
+    """Loads a file of Keras's, or a PyTorch checkpoint that has just what the model needs."""
     if Path(weights).suffix not in SUFFIXES:
         model.load_weights(os.fspath(weights))
         return
@@ -65,6 +72,18 @@ def _load(model: keras.Model, weights: Any) -> None:
         raise ValueError(
             f"`weights` leaves out {len(report.missing)} of the weights of {model.name}, such as "
             f"{report.missing[0]!r}. Received: weights={str(weights)!r}"
+        )
+    # Without the classifier, modules that the network does not have may be left over.
+    known = set(map(top_module, report.used))
+    other = [
+        key
+        for key in report.unused
+        if top_module(key) in known or (include_top and top_module(key) not in AUXILIARY)
+    ]
+    if other:
+        raise ValueError(
+            f"`weights` must be those of {model.name}, which has no place for {len(other)} of "
+            f"them, such as {other[0]!r}. Received: weights={str(weights)!r}"
         )
 
 
@@ -110,6 +129,13 @@ def network(
             include_top = boolean(include_top, "include_top")
             one_of(pooling, "pooling", (None, "avg", "max"))
             classes = positive_int(classes, "classes")
+            if weights is not None:
+                _check_file(weights)
+            if not isinstance(own.get("convention", PYTORCH), Convention):
+                raise ValueError(
+                    "`convention` must be a tfconv.blocks.Convention. Received: "
+                    f"convention={own['convention']!r}"
+                )
             inputs = keras.Input(_checked_shape(input_shape, size))
             x = features(inputs, **own)
             if include_top:
@@ -125,7 +151,7 @@ def network(
                 x = keras.layers.GlobalMaxPooling2D()(x)
             model = keras.Model(inputs, x, name=name or features.__name__.lower())
             if weights is not None:
-                _load(model, weights)
+                _load(model, weights, include_top)
             return model
 
         given = inspect.signature(build, follow_wrapped=False).parameters.values()

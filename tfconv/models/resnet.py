@@ -70,8 +70,9 @@ def DeformableResNet50(x, *, modulated: bool = True, offset_groups: int = 1, mas
     Args:
         modulated: True for version 2 of the deformable convolution, with a mask.
         offset_groups: Groups of channels that have offsets of their own.
-        mask_scale: Factor of the masks: 1 as in mmcv; with 2, a network that gets the weights of
-            `ResNet50` gives the same as it before training.
+        mask_scale: Factor of the masks: 1 as in mmcv; with 2, a network that
+            `tfconv.surgery.load_torch_weights` fills with the weights of `ResNet50` gives the same
+            as it before training.
         {common}
 
     Source: Zhu et al., Deformable ConvNets v2, arXiv:1811.11168, section 3.1. Weights: mmcv's

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tfconv.blocks.convolution import conv_norm, max_pool
 from tfconv.blocks.shuffle import shuffle_unit_v1, shuffle_unit_v2
+from tfconv.layers.base import positive_int, positive_number
 from tfconv.models.network import network
 
 DEPTHS = (4, 8, 4)
@@ -41,7 +42,7 @@ def ShuffleNetV1(x, *, groups: int = 3):
         >>> tuple(model.output_shape)
         (None, 7, 7, 1536)
     """
-    channels = _of(V1_CHANNELS, groups, "groups")
+    channels = _of(V1_CHANNELS, positive_int(groups, "groups"), "groups")
     x = max_pool(conv_norm(x, 24, 3, 2, names=("first_conv.0", "first_conv.1")))
     number = 0
     for filters, depth in zip(channels, DEPTHS):
@@ -77,7 +78,7 @@ def ShuffleNetV2(x, *, width: float = 1.0):
         >>> tuple(model.output_shape)
         (None, 7, 7, 1024)
     """
-    *channels, last = _of(V2_CHANNELS, width, "width")
+    *channels, last = _of(V2_CHANNELS, positive_number(width, "width"), "width")
     x = max_pool(conv_norm(x, 24, 3, 2, names=("conv1.0", "conv1.1")))
     for stage, (filters, depth) in enumerate(zip(channels, DEPTHS), 2):
         for unit in range(depth):

@@ -125,7 +125,7 @@ def transposed_crops(
     """
     padding = standardized_padding(padding, geometry.rank)
     if output_padding is None:
-        more: Sequence[int | None] = (None,) * geometry.rank
+        more = (None,) * geometry.rank
     else:
         more = per_axis(output_padding, geometry.rank, "output_padding", minimum=0)
     crops = []

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 import tfconv
+from tfconv import _compat
 from tfconv._compat import keras
 from tfconv.surgery.torch_names import Origin, origins
 
@@ -19,6 +21,7 @@ SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 PREFIXES = [("module.",), ("backbone.", "head.")]  # of parallel training; of mmpretrain's models
 NOT_WEIGHTS = "num_batches_tracked"
+KERAS_DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +29,7 @@ class LoadReport:
     """What became of a checkpoint's weights.
 
     Attributes:
-        used: Keys of the weights that were taken.
+        used: The checkpoint's keys of the weights that were taken.
         unused: Keys of weights that the model has no place for.
         missing: Keys that the model looked for in vain: these weights are as they were.
 
@@ -49,8 +52,11 @@ def load_torch_weights(model: keras.Model, state_dict_or_file: Any) -> LoadRepor
 
     The layers of `tfconv.models` have the names of the modules in the public checkpoints; where
     two places publish a network under different names, the checkpoint's keys say which it is.
-    Layouts are converted: convolutions ``[O, I, *k] -> [*k, I, O]``, and so on. Prefixes such as
-    ``module.`` and wrappers such as ``{"state_dict": ...}`` are taken off.
+    Layouts are converted: convolutions ``[O, I, *k] -> [*k, I, O]``, and so on; and dense layers
+    that come directly behind a `Flatten`, or with a `Dropout` in between, from PyTorch's order
+    ``[C, H, W]`` of its values to Keras's ``[H, W, C]``. Behind anything else, such as a
+    `Reshape` or a model that ends with the `Flatten`, the order is left as it is. Prefixes such as
+    ``module.`` that the layers lack, and wrappers such as ``{"state_dict": ...}``, are taken off.
 
     Args:
         model: A built model; the layers of models inside it count as its own.
@@ -58,11 +64,11 @@ def load_torch_weights(model: keras.Model, state_dict_or_file: Any) -> LoadRepor
             or .bin (read by PyTorch) or .safetensors (read by the package safetensors).
 
     Returns:
-        Which keys were used, which not, and which are missing.
+        Which of the checkpoint's keys were used, which not, and which are missing.
 
     Raises:
-        ValueError: If a weight's shape does not fit, no key belongs to the model, or the file has
-            another suffix. Then the model is as it was.
+        ValueError: If a weight's shape does not fit, no key belongs to the model, the model is not
+            built, or what is given is none of the above. Then the model is as it was.
         ImportError: If the package that reads the file is not installed.
 
     Example:
@@ -74,14 +80,18 @@ def load_torch_weights(model: keras.Model, state_dict_or_file: Any) -> LoadRepor
         >>> model(tf.ones([1, 3])).numpy()
         array([[3., 3.]], dtype=float32)
     """
+    if not model.built:
+        raise ValueError(f"`model` must be built: call it once. Received: model={model.name!r}")
     state = _state_of(state_dict_or_file)
     layers = list(_layers(model))
-    origin = _origin_of([layer.name for layer in layers], state)
+    names = [layer.name for layer in layers]
+    own_keys = _shortened(state, names)
+    origin = _origin_of(names, own_keys)
     plan, missing = [], []
     for layer in layers:
         for variable, suffixes, convert in _weights(layer):
             keys = [f"{origin.of(layer.name)}.{suffix}" for suffix in suffixes]
-            key = next((key for key in keys if key in state), None)
+            key = next((own_keys[key] for key in keys if key in own_keys), None)
             if key is None:
                 missing.append(keys[0])
             else:
@@ -95,20 +105,42 @@ def load_torch_weights(model: keras.Model, state_dict_or_file: Any) -> LoadRepor
     for variable, _, value in plan:
         variable.assign(value)
     used = [key for _, key, _ in plan]
-    unused = [key for key in state if key not in set(used)]
+    taken = set(used)
+    unused = [key for key in own_keys.values() if key not in taken]
     return LoadReport(used, unused, missing)
 
 
-def _state_of(given: Any) -> dict[str, Any]:
-    """The weights by their keys, without wrappers, prefixes and counters."""
+def top_module(key: str) -> str:
+    """The outermost module that a weight belongs to, without prefixes."""
+    for prefixes in PREFIXES:
+        key = _without(key, prefixes)
+    return key.partition(".")[0]
+
+
+def _state_of(given: Any) -> Mapping[str, Any]:
+    """The weights by their keys, without wrappers."""
     state = given if isinstance(given, Mapping) else _read(given)
     for wrapper in WRAPPERS:
         if isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
+    for key in state:
+        if not isinstance(key, str):
+            raise ValueError(
+                f"`state_dict_or_file` must be a mapping with names for keys. Received: key {key!r}"
+            )
+    return state
+
+
+def _shortened(state: Mapping[str, Any], layers: list[str]) -> dict[str, str]:
+    """The keys of weights by what they are without the prefixes that no layer has."""
+    own_keys = {key: key for key in state if not key.endswith(NOT_WEIGHTS)}
     for prefixes in PREFIXES:
-        if any(key.startswith(prefixes[0]) for key in state):
-            state = {_without(key, prefixes): value for key, value in state.items()}
-    return {key: value for key, value in state.items() if not key.endswith(NOT_WEIGHTS)}
+        if any(key.startswith(prefixes[0]) for key in own_keys):
+            lacked = [p for p in prefixes if not any(name.startswith(p) for name in layers)]
+            shorter = {_without(key, lacked): own for key, own in own_keys.items()}
+            if len(shorter) == len(own_keys):  # otherwise two weights would have one key
+                own_keys = shorter
+    return own_keys
 
 
 def _without(key: str, prefixes: Sequence[str]) -> str:
@@ -148,9 +180,9 @@ def _layers(model: keras.Model) -> Iterator[Any]:
             yield layer
 
 
-def _origin_of(layers: list[str], state: Mapping[str, Any]) -> Origin:
+def _origin_of(layers: list[str], keys: Iterable[str]) -> Origin:
     """Where the checkpoint is from: of all places, the one whose names fit best."""
-    modules = {key.rpartition(".")[0] for key in state}
+    modules = {key.rpartition(".")[0] for key in keys}
     modules |= {module.rpartition(".")[0] for module in modules}  # of layers inside layers
     return max(origins(layers), key=lambda origin: sum(origin.of(n) in modules for n in layers))
 
@@ -205,6 +237,12 @@ def _rows(layer: Any) -> Iterator[Weight]:
     elif hasattr(layer, "depthwise_kernel"):
         yield layer.depthwise_kernel, ("weight",), _depthwise
         yield layer.bias, ("bias",), _same
+    elif isinstance(layer, KERAS_DEPTHWISE):  # Keras 3's, whose kernel has the common name
+        yield layer.kernel, ("weight",), _depthwise
+        yield layer.bias, ("bias",), _same
+    elif isinstance(layer, keras.layers.Dense):
+        yield layer.kernel, ("weight",), functools.partial(_dense, _compat.flattened_shape(layer))
+        yield layer.bias, ("bias",), _same
     elif hasattr(layer, "kernel"):
         yield layer.kernel, ("weight",), _kernel
         yield layer.bias, ("bias",), _same
@@ -231,6 +269,16 @@ def _kernel(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return np.transpose(value, [*range(2, value.ndim), 1, 0])
 
 
+def _dense(image: tuple[int, ...] | None, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """[O, C * H * W] as [H * W * C, O] behind the flattening of an ``image`` of [H, W, C]."""
+    if image is not None:
+        *size, channels = image
+        kernel = (shape[1], channels, *size)
+        if value.shape in (shape[::-1], kernel):
+            return np.reshape(_kernel(np.reshape(value, kernel), shape), shape)
+    return _kernel(value, shape)
+
+
 def _depthwise(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """[C * M, 1, *k] as [*k, C, M]."""
     kernel = _kernel(value, shape)
@@ -252,13 +300,14 @@ def _experts(layer: Any, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarra
 def _converted(value: Any, variable: Any, convert: Callable[..., np.ndarray], key: str):
     """A checkpoint's value in the layout of a variable."""
     if hasattr(value, "detach"):  # a tensor of PyTorch, maybe in bfloat16
-        value = value.detach().float().cpu().numpy()
-    value, shape = np.asarray(value, np.float32), tuple(variable.shape)
+        value = value.detach().cpu().double().numpy()
+    value, shape = np.asarray(value), tuple(variable.shape)
     made = convert(value, shape)
-    # A dense layer is a 1x1 convolution: sizes of 1 may be more or less.
-    if [n for n in made.shape if n > 1] != [n for n in shape if n > 1]:
+    # A dense layer is a 1x1 convolution: there may be more or fewer sizes of 1 at first.
+    rank = max(made.ndim, len(shape))
+    if (1,) * (rank - made.ndim) + made.shape != (1,) * (rank - len(shape)) + shape:
         raise ValueError(
             f"The checkpoint's weight {key!r} does not fit the model's, which has the shape "
             f"{shape}. Received: shape {value.shape}"
         )
-    return np.reshape(made, shape)
+    return np.reshape(made, shape).astype(tf.as_dtype(variable.dtype).as_numpy_dtype)
