@@ -9,6 +9,7 @@ from typing import Any
 
 from tfconv.analysis.result import write
 from tfconv.analysis.tables import byte_text, count_text
+from tfconv.figures import empty_figure
 
 _WEIGHTS, _PRODUCTS, _MAPS, _FIELD = "#00798c", "#d1495b", "#edae49", "#30638e"
 _SHOWN = 60  # rows that can be told apart
@@ -17,7 +18,7 @@ _SHOWN = 60  # rows that can be told apart
 def draw_profile(profile: Any, path: Path) -> None:
     """Bars for each layer, weights against multiply-adds, and the receptive field's growth."""
     rows = [row for row in profile.rows if row.multiply_adds or row.parameters or row.memory]
-    figure = _figure(14, 9)
+    figure = empty_figure(14, 9)
     figure.suptitle(
         f"{profile.name}: {count_text(profile.parameters)} weights, "
         f"{count_text(profile.multiply_adds)} multiply-adds, maps of "
@@ -45,7 +46,7 @@ def draw_profile(profile: Any, path: Path) -> None:
 def draw_comparison(comparison: Any, path: Path) -> None:
     """Weights against multiply-adds, and bars of the totals."""
     names, profiles = comparison.names, comparison.profiles
-    figure = _figure(13, 1.6 + 0.5 * max(len(names), 6))
+    figure = empty_figure(13, 1.6 + 0.5 * max(len(names), 6))
     grid = figure.add_gridspec(1, 4, width_ratios=[2.2, 1, 1, 1])
     points = [(name, p.parameters, p.multiply_adds) for name, p in zip(names, profiles)]
     _scatter(figure.add_subplot(grid[0]), points, named=len(points))
@@ -73,21 +74,6 @@ def _save(figure: Any, path: Path) -> None:
     if not path.suffix:
         raise ValueError(f"`path` must have a suffix, such as .png. Received: path={path}")
     write(path, lambda made: figure.savefig(made, dpi=110))
-
-
-def _figure(width: float, height: float) -> Any:
-    """An empty figure that needs no display."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            f"Pictures need Matplotlib, which cannot be imported ({error}): "
-            "pip install 'tfconv[viz]'"
-        ) from error
-    figure = Figure((width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def _bars(axes: Any, numbers: Sequence[int], title: str, colour: str, text: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from tfconv.analysis.result import write
 from tfconv.analysis.tables import count_text
+from tfconv.figures import empty_figure
 
 _COLOURS = {
     "space, channels": "#30638e",
@@ -20,7 +21,7 @@ _LOWEST_ERROR = 0.05  # percent: none at all has no place on a logarithmic axis
 
 def draw(report: Any, path: Path) -> None:
     """Accuracy against weights, multiply-adds, training step and latency, for every candidate."""
-    figure = _figure(13, 9)
+    figure = empty_figure(13, 9)
     panels, keys = figure.subfigures(1, 2, width_ratios=[4, 1])
     costs = {
         "trainable weights": [row.parameters for row in report.rows],
@@ -84,14 +85,3 @@ def require_matplotlib() -> None:
             f"Pictures need Matplotlib, which cannot be imported ({error}): "
             "pip install 'tfconv[compare]'"
         ) from error
-
-
-def _figure(width: float, height: float) -> Any:
-    """An empty figure that needs no display."""
-    require_matplotlib()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure((width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure

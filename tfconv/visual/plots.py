@@ -10,6 +10,7 @@ import numpy as np
 
 from tfconv.analysis.result import write
 from tfconv.export.files import checked_file
+from tfconv.figures import empty_figure
 
 # By position; Okabe and Ito's colours, which colour-blind readers tell apart.
 _HUES = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31")
@@ -72,7 +73,7 @@ def draw_kernels(found: Any) -> Any:
     layers = _some(found.layers, _BANDS)
     shown = [_liveliest(layer.sums) for layer in layers]
     wide, columns = 2.7 * _aspect(found.image), 1 + max(map(len, shown))
-    figure = _figure(columns * wide + 1.2, 0.6 + 4.2 * len(layers))
+    figure = empty_figure(columns * wide + 1.2, 0.6 + 4.2 * len(layers))
     _title(figure, f"{found.model}: the kernels that involutions make", layers, found)
     for band, layer, groups in zip(figure.subfigures(len(layers), 1, squeeze=False), layers, shown):
         grid = band[0].add_gridspec(
@@ -200,25 +201,10 @@ def draw_field(found: Any) -> Any:
 # Figures and panels.
 
 
-def _figure(width: float, height: float) -> Any:
-    """An empty figure that needs no display."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            f"Pictures need Matplotlib, which cannot be imported ({error}): "
-            "pip install 'tfconv[viz]'"
-        ) from error
-    figure = Figure((width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def _panels(count: int, columns: int, size: tuple[float, float], more: float) -> tuple[Any, Any]:
     """A figure with panels of a size, and room for what stands above and below them."""
     rows = -(-count // columns)
-    figure = _figure(max(columns * size[0] + 0.8, 6.4), rows * size[1] + more)
+    figure = empty_figure(max(columns * size[0] + 0.8, 6.4), rows * size[1] + more)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for empty in panels[count:]:
         empty.set_axis_off()
