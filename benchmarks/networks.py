@@ -31,7 +31,7 @@ from rich.progress import Progress  # noqa: E402
 import tfconv.models  # noqa: E402
 from benchmarks import machine, report  # noqa: E402
 from benchmarks.__main__ import positive  # noqa: E402
-from benchmarks.worker import rest, seconds  # noqa: E402
+from benchmarks.worker import rest, turn  # noqa: E402
 from tfconv import _compat, analysis  # noqa: E402
 from tfconv._compat import keras  # noqa: E402
 from tfconv.export import to_tflite  # noqa: E402
@@ -223,8 +223,7 @@ def take_turns(calls: Sequence[Callable[[], Any]], rounds: int) -> list[list[flo
         call(), call()
     for _ in range(rounds):
         for call, mine in zip(calls, times):
-            call()  # wakes threads, and fetches what the other one has displaced
-            mine.append(seconds(call))
+            mine.append(turn(call))
             rest()
     return times
 

@@ -380,7 +380,7 @@ def test_networks_program(small_networks, monkeypatch, tmp_path, capsys):
     assert run("--quick", "--repeats", "2") == (0, [])
     assert "TFLite" in capsys.readouterr().out
     with monkeypatch.context() as interrupted:
-        interrupted.setattr(networks, "seconds", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        interrupted.setattr(networks, "turn", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
         assert run() == (130, [])
     assert run("--repeats", "2") == (0, ["NETWORKS.md"])
     text = (tmp_path / "NETWORKS.md").read_text()
