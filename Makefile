@@ -43,7 +43,8 @@ export TFCONV_REQUIRE_NATIVE ?= 1
 export TFCONV_CUDA_ARCHS ?= 80
 
 .PHONY: help demo test test-sanitize test-gpu bazel-test bazel-tools coverage bench bench-gpu docs
-.PHONY: lint format export-report compare-report serving-bench test-parity build build-addons build-gpu kernels env env-addons clean
+.PHONY: lint format export-report compare-report networks-bench serving-bench test-parity build
+.PHONY: build-addons build-gpu kernels env env-addons clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1 \t/' | expand -t 20
@@ -173,6 +174,9 @@ BENCH_ARGS ?=
 
 bench: build ## Time the native ops beside their peers, into benchmarks/RESULTS.md
 	@$(BENCH_PYTHON) -m benchmarks $(BENCH_ARGS)
+
+networks-bench: build ## Time whole networks beside those of Keras, into benchmarks/NETWORKS.md
+	@$(VENV)/bin/python -m benchmarks.networks $(BENCH_ARGS)
 
 export-report: build ## Convert every layer to every format, into tables in docs/
 	@$(VENV)/bin/python docs/export_report.py docs/export_tables.md

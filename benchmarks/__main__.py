@@ -75,7 +75,7 @@ def _arguments() -> argparse.Namespace:
         prog="python -m benchmarks", description=__doc__.splitlines()[0]
     )
     parser.add_argument(
-        "--repeats", type=_positive, help=f"rounds ({ROUNDS}; {ROUNDS_QUICK} with --quick)"
+        "--repeats", type=positive, help=f"rounds ({ROUNDS}; {ROUNDS_QUICK} with --quick)"
     )
     parser.add_argument(
         "--only", default="", metavar="PATTERN", help="rows whose name has this regular expression"
@@ -92,7 +92,7 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     value = int(text)
     if value < 2:
         raise argparse.ArgumentTypeError("at least 2 rounds are needed for a spread")

@@ -121,7 +121,7 @@ def summary(results: Sequence[Result]) -> str:
     return f"{sum(verdicts)} of {len(verdicts)} targets met"
 
 
-def by_section(results: Iterable[Result]) -> dict[str, list[Result]]:
+def bymarkdown_section(results: Iterable[Result]) -> dict[str, list[Result]]:
     found = {}
     for result in results:
         found.setdefault(result.row.section, []).append(result)
@@ -141,7 +141,7 @@ def table(title: str, columns: Sequence[str], rows: Lines) -> Table:
 def tables(results: Sequence[Result], rates: Rates) -> list[Table]:
     made = [
         table(SECTIONS[section], COLUMNS, lines(found))
-        for section, found in by_section(results).items()
+        for section, found in bymarkdown_section(results).items()
     ]
     if floors := floor_lines(results, rates):
         made.append(table("Floors", FLOOR_COLUMNS, floors))
@@ -173,15 +173,15 @@ def markdown(results: Sequence[Result], rates: Rates, facts: Mapping[str, str], 
     ]
     missed = [result for result in results if result.met is False]
     if missed:
-        parts.append(_section("Missed", COLUMNS, lines(missed)))
-    for section, found in by_section(results).items():
-        parts.append(_section(SECTIONS[section], COLUMNS, lines(found)))
-    parts.append(_section("Floors", FLOOR_COLUMNS, floor_lines(results, rates)))
-    parts.append(_section("Rates of the machine", ("what", "rate"), rate_lines(rates)))
+        parts.append(markdown_section("Missed", COLUMNS, lines(missed)))
+    for section, found in bymarkdown_section(results).items():
+        parts.append(markdown_section(SECTIONS[section], COLUMNS, lines(found)))
+    parts.append(markdown_section("Floors", FLOOR_COLUMNS, floor_lines(results, rates)))
+    parts.append(markdown_section("Rates of the machine", ("what", "rate"), rate_lines(rates)))
     return "\n".join(parts)
 
 
-def _section(title: str, columns: Sequence[str], rows: Lines) -> str:
+def markdown_section(title: str, columns: Sequence[str], rows: Lines) -> str:
     body = [columns, ["---"] * len(columns), *rows]
     return "\n".join([f"## {title}\n", *(f"| {' | '.join(cells)} |" for cells in body), ""])
 

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import tfconv
 from benchmarks import __main__ as program
-from benchmarks import cases, floors, measuring, picture, report, rows
+from benchmarks import cases, floors, measuring, networks, picture, report, rows
 from benchmarks.cases import Case, Product, Rival, Transfer
 from benchmarks.rows import Row
 from benchmarks.tensorflow_rivals import PEERS, Engine
 from benchmarks.worker import Worker, WorkerError, Workers
+from tfconv._compat import keras
 
 TINY = {
     "involution": Case("involution", 2, 32, 6, kernel=5),
@@ -325,3 +327,71 @@ def test_files_are_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(UnicodeEncodeError):
         report.write(tmp_path / "kept", "no character: \ud800")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
+# Whole networks.
+
+
+def small_network():
+    inputs = keras.Input((networks.SIZE, networks.SIZE, 3))
+    x = keras.layers.Conv2D(8, 3)(inputs)
+    x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+    x = tfconv.DeformableConv2D(8, 3)(tfconv.Involution2D(3, groups=2)(x))
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, keras.layers.Dense(8, activation="softmax")(x))
+
+
+@pytest.fixture(scope="module")
+def small_networks():
+    """All networks are small ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(networks, "SIZE", 9)
+        patch.setattr(networks, "NETWORKS", dict.fromkeys(networks.NETWORKS, small_network))
+        networks.model.cache_clear()
+        networks.multiply_adds.cache_clear()
+        yield
+    networks.model.cache_clear()
+    networks.multiply_adds.cache_clear()
+
+
+def test_networks_do_the_work(small_networks):
+    model = networks.model("RedNet50")
+    images = networks._images(2)
+    expected = model(images, training=False)
+    for work in ("inference", "inference, weights fixed"):
+        (actual,) = tf.nest.flatten(networks.WORK[work](model, 2)())
+        np.testing.assert_allclose(actual, expected, rtol=1e-4)
+    step = networks.training_step(model, 2)
+    before = model.get_weights()
+    losses = [step().numpy() for _ in range(20)]
+    assert losses[-1] < losses[0]
+    assert any((old != new).any() for old, new in zip(before, model.get_weights()))
+
+
+def test_networks_program(small_networks, monkeypatch, tmp_path, capsys):
+    rows_of_each = {row.work: row for row in networks.rows()}
+    monkeypatch.setattr(networks, "rows", lambda: list(rows_of_each.values()))
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["networks", "--output", str(tmp_path), *arguments])
+        return networks.main(), [path.name for path in tmp_path.iterdir()]
+
+    assert run("--only", "no such row") == (2, [])
+    assert run("--quick", "--repeats", "2") == (0, [])
+    assert "TFLite" in capsys.readouterr().out
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(networks, "turn", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert run() == (130, [])
+    assert run("--repeats", "2") == (0, ["NETWORKS.md"])
+    text = (tmp_path / "NETWORKS.md").read_text()
+    for work in networks.WORK:
+        assert f"| {work} |" in text
+
+
+def test_networks_verdict():
+    row = networks.Row("inference", "RedNet50", "ResNet50", 1, 0.75)
+    result = networks.Result(row, [1.0, 2.0, 9.0], [2.0, 3.0, 3.0], 0.7)
+    assert (result.ratio, result.verdict) == (pytest.approx(2 / 3), "met")
+    slow = dataclasses.replace(result, base_times=[1.0, 2.0, 9.0])
+    assert slow.verdict == "MISSED"
+    assert networks.summary([result, slow]) == "1 of 2 targets met"

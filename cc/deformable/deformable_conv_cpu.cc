@@ -6,6 +6,7 @@
 #include "common/gemm.h"
 #include "common/vec.h"
 #include "deformable/deformable_kernel.h"
+#include "deformable/deformable_packing.h"
 #include "deformable/deformable_sampling.h"
 #include "deformable/deformable_spreading.h"
 
@@ -13,61 +14,10 @@ namespace tfconv {
 namespace TFCONV_ISA_NAMESPACE {
 namespace {
 
-template <typename T>
-int64_t GroupChannels(const DeformableArgs<T>& args) {
-  return args.geometry.channels / args.groups;
-}
-
-template <typename T>
-int64_t GroupFilters(const DeformableArgs<T>& args) {
-  return args.filters / args.groups;
-}
-
-// A filter of up to this many bytes is packed once, and what is left of it in the caches serves all
-// tiles. Of a larger one, each tile packs the blocks that it multiplies, which saves the memory and
-// costs little beside the products of that many rows.
-constexpr int64_t kMaxPackedBytes = 1 << 20;
-constexpr int64_t kMinRowsPerPacking = 48;
+// Filters of a group that a unit has at least: it samples the columns for itself.
+constexpr int64_t kMinFilters = 64;
 // Columns of a product that are packed at a time.
 constexpr int64_t kMaxColumns = 512;
-
-template <typename T>
-bool IsPackedOnce(int64_t packed_size, int64_t tile_rows) {
-  return packed_size * static_cast<int64_t>(sizeof(T)) <= kMaxPackedBytes ||
-         tile_rows < kMinRowsPerPacking;
-}
-
-// Packed filter: for each group a matrix [taps * C / groups, F / groups]; nothing if it is large.
-template <typename T>
-int64_t PackedFilterSize(const DeformableArgs<T>& args) {
-  const int64_t size =
-      args.groups *
-      Gemm<T>::PackedSize(NumTaps(args.geometry) * GroupChannels(args), GroupFilters(args));
-  return IsPackedOnce<T>(size, TileRows(args)) ? size : 0;
-}
-
-// Units are panels.
-template <typename T>
-PassPlan PlanPackFilter(const DeformableArgs<T>& args) {
-  if (PackedFilterSize(args) == 0) return {0, 1, 0};
-  const int64_t depth = NumTaps(args.geometry) * GroupChannels(args);
-  return {args.groups * Gemm<T>::NumPanels(GroupFilters(args)), 1 + depth * 16, 0};
-}
-
-template <typename T>
-void PackFilter(const DeformableArgs<T>& args, int64_t begin, int64_t end, void*) {
-  using G = Gemm<T>;
-  const int64_t depth = NumTaps(args.geometry) * GroupChannels(args);
-  const int64_t columns = GroupFilters(args);
-  const int64_t panels = G::NumPanels(columns);
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t group = unit / panels;
-    const int64_t first = unit % panels * G::kPanel;
-    PackPanel(args.filter + group * columns, args.filters, depth, columns, first,
-              G::PanelWidth(columns, unit % panels),
-              args.packed_filter + group * G::PackedSize(depth, columns) + first * depth);
-  }
-}
 
 // How the inner dimension, taps by channels, is cut: each step samples a block of columns that the
 // first caches hold and multiplies it. Blocks have whole groups, or a part of a single one.
@@ -110,15 +60,43 @@ struct ConvolveScratch : ColumnsScratch<T> {
   T* packed;  // a block of one group's filter, if it is not packed once
 };
 
+// A unit has a tile of positions and a part of each group's filters. A filter that is packed by
+// units is read for every tile: then there are few tiles, and parts that share them.
+struct ConvolveUnits {
+  int64_t rows;
+  int64_t filters;  // of each group
+  int64_t parts;
+};
+
+template <typename T>
+ConvolveUnits MakeConvolveUnits(const DeformableArgs<T>& args) {
+  const int64_t filters = GroupFilters(args);
+  const bool whole = PackedFilterSize(args) > 0 || Positions(args) == 0 || filters == 0;
+  if (whole) return {TileRows(args), filters, 1};
+  constexpr int64_t kStep = Gemm<T>::kRows;
+  const int64_t tiles = CeilDiv(Positions(args), Tile<T>::kRows / kStep * kStep);
+  const int64_t parts = Max<int64_t>(1, Min(CeilDiv(kMinUnits, tiles), filters / kMinFilters));
+  ConvolveUnits units;
+  units.rows = RoundUp(CeilDiv(Positions(args), tiles), kStep);
+  units.filters = RoundUp(CeilDiv(filters, parts), Gemm<T>::kPanel);
+  units.parts = CeilDiv(filters, units.filters);
+  return units;
+}
+
 template <typename T>
 PassPlan PlanConvolve(const DeformableArgs<T>& args) {
   Arena arena(nullptr);
   ConvolveScratch<T> scratch(args, &arena);
-  PassPlan plan = PlanSample(args);
-  plan.cycles_per_unit += static_cast<int64_t>(
-      static_cast<double>(TileRows(args)) * static_cast<double>(NumTaps(args.geometry)) *
-      static_cast<double>(GroupChannels(args)) * static_cast<double>(args.filters) * sizeof(T) /
-      kVecBytes);
+  const ConvolveUnits units = MakeConvolveUnits(args);
+  const double channels = static_cast<double>(args.geometry.channels);
+  const double products = static_cast<double>(GroupChannels(args)) *
+                          static_cast<double>(units.filters * args.groups) * sizeof(T) / kVecBytes;
+  PassPlan plan;
+  plan.units =
+      args.geometry.channels == 0 ? 0 : CeilDiv(Positions(args), units.rows) * units.parts;
+  plan.cycles_per_unit = static_cast<int64_t>(
+      static_cast<double>(units.rows) * static_cast<double>(NumTaps(args.geometry)) *
+      (20 + SampleCycles<T>() * channels + products));
   plan.scratch_bytes = arena.used();
   return plan;
 }
@@ -137,10 +115,12 @@ void Convolve(const DeformableArgs<T>& args, int64_t begin, int64_t end, void* m
   const int64_t group_size = G::PackedSize(depth, group_filters);
   const bool is_packed = PackedFilterSize(args) > 0;
   const ColumnBlocks blocks = MakeColumnBlocks(args);
-  const int64_t tile_rows = TileRows(args);
+  const ConvolveUnits units = MakeConvolveUnits(args);
   for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t first = unit * tile_rows;
-    const int64_t rows = Min(tile_rows, Positions(args) - first);
+    const int64_t first = unit / units.parts * units.rows;
+    const int64_t rows = Min(units.rows, Positions(args) - first);
+    const int64_t f_begin = unit % units.parts * units.filters;
+    const int64_t f_end = Min(f_begin + units.filters, group_filters);
     s.sampler.StartTile(first, rows, G::kTileStride);
     for (int64_t c = 0, c_end; c < channels; c = c_end) {
       // A block that is shorter than a group ends with it.
@@ -174,8 +154,8 @@ void Convolve(const DeformableArgs<T>& args, int64_t begin, int64_t end, void* m
             const int64_t block = block_taps * product.depth;
             const T* filter = args.filter + filter_row * args.filters + g * group_filters;
             T* y = product.c;
-            for (int64_t f = 0; f < group_filters; f += kMaxColumns) {
-              const int64_t columns = Min(kMaxColumns, group_filters - f);
+            for (int64_t f = f_begin; f < f_end; f += kMaxColumns) {
+              const int64_t columns = Min(kMaxColumns, f_end - f);
               PackPanels(filter + f, args.filters, block, columns, s.packed);
               product.c = y + f;
               Multiply<T, false>(product, rows, s.packed, block, 0, columns);
@@ -184,41 +164,6 @@ void Convolve(const DeformableArgs<T>& args, int64_t begin, int64_t end, void* m
         }
       }
     }
-  }
-}
-
-// Packed transposed filter: for each tap and group a matrix [F / groups, C / groups]; nothing if it
-// is large.
-template <typename T>
-int64_t PackedFilterTransposedSize(const DeformableArgs<T>& args) {
-  const int64_t size = NumTaps(args.geometry) * args.groups *
-                       Gemm<T>::PackedSize(GroupFilters(args), GroupChannels(args));
-  const int64_t tile_rows = Min<int64_t>(ImagePositions(args.geometry), Tile<T>::kRows);
-  return IsPackedOnce<T>(size, tile_rows) ? size : 0;
-}
-
-template <typename T>
-PassPlan PlanPackFilterTransposed(const DeformableArgs<T>& args) {
-  if (PackedFilterTransposedSize(args) == 0) return {0, 1, 0};
-  return {NumTaps(args.geometry) * args.groups * Gemm<T>::NumPanels(GroupChannels(args)),
-          1 + GroupFilters(args) * Gemm<T>::kPanel, 0};
-}
-
-template <typename T>
-void PackFilterTransposed(const DeformableArgs<T>& args, int64_t begin, int64_t end, void*) {
-  using G = Gemm<T>;
-  const int64_t channels = GroupChannels(args);
-  const int64_t filters = GroupFilters(args);
-  const int64_t panels = G::NumPanels(channels);
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t tap = unit / panels / args.groups;
-    const int64_t group = unit / panels % args.groups;
-    const int64_t first = unit % panels * G::kPanel;
-    const int64_t width = G::PanelWidth(channels, unit % panels);
-    const T* filter = args.filter + (tap * channels + first) * args.filters + group * filters;
-    T* panel =
-        args.packed_filter + (unit / panels) * G::PackedSize(filters, channels) + first * filters;
-    PackTransposed(filter, args.filters, filters, Min(width, channels - first), width, panel);
   }
 }
 

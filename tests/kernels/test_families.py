@@ -56,7 +56,7 @@ BLOCKS = {
         Case(Geometry((3, 3), 2), 1, 40, 4, 2, offset_groups=5),
         Case(Geometry((2, 3), 1), 1, 1, 6, 1100),
         Case(Geometry((28, 28), 1), 1, 1, 260, 1030),  # a filter that is packed by blocks
-        Case(Geometry((2, 3), 1), 1, 1, 400, 700),  # one for few rows, which is not
+        Case(Geometry((2, 3), 1), 1, 1, 400, 700),  # the same for few rows
         Case(Geometry((2, 2), 2), 1, 2, 180, 400, offset_groups=3),
     ],
 }

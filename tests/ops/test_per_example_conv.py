@@ -179,7 +179,12 @@ def test_examples_do_not_meet(rng, implementation):
 
 @pytest.mark.parametrize(
     "x, kernels",
-    [([None, 6, 5, 4], [None, 3, 2, 4, 6]), ([None, None, None, 4], [None, 3, 2, 2, 6])],
+    [
+        ([None, 6, 5, 4], [None, 3, 2, 4, 6]),
+        ([None, None, None, 4], [None, 3, 2, 2, 6]),
+        ([None, None, None, 4], [None, 3, 2, 1, 8]),
+        ([None, None, None, 4], [None, 1, 1, 4, 6]),
+    ],
     ids=str,
 )
 def test_unknown_sizes(x, kernels, rng, implementation):

@@ -137,12 +137,23 @@ def _by_groups(x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry, groups: int)
 
 
 def _depthwise(x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry, groups: int) -> tf.Tensor:
+    """`depthwise` with the kernel's channels and filters in one axis."""
+    shape = [*geometry.kernel_size, groups, kernel.shape[-1] // groups]
+    return depthwise(x, tf.reshape(kernel, shape), geometry)
+
+
+def depthwise(x: tf.Tensor, weights: tf.Tensor, geometry: Geometry) -> tf.Tensor:
     """TensorFlow's depthwise convolution of images, for every rank.
 
     It has one stride for both axes, and none beside a dilation: otherwise all outputs are
     computed, which still is many times faster than a product for each tap. A signal is an image
     of one row. Of a volume, the frames are images, and one convolution a tap of its first axis
     is summed.
+
+    Args:
+        x: [N, *spatial, C] tensor; C may be unknown but of volumes.
+        weights: [*kernel_size, C, multiplier] tensor.
+        geometry: Where the taps fall.
     """
     strides, dilations = geometry.strides[-2:], geometry.dilation_rate[-2:]
     plain = len(set(strides)) == 1 and (max(strides) == 1 or max(dilations) == 1)
@@ -153,7 +164,6 @@ def _depthwise(x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry, groups: int)
         padding = "VALID"
     else:
         x, padding = _padded(x, geometry)
-    weights = tf.reshape(kernel, [*geometry.kernel_size, groups, kernel.shape[-1] // groups])
     if not x.shape[0] and not _compat.tracing_for_export():
         # For no examples, TensorFlow leaves the gradient of the weights uninitialised.
         weights = tf.where(tf.shape(x)[0] > 0, weights, tf.zeros_like(weights))
@@ -170,15 +180,15 @@ def _depthwise(x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry, groups: int)
         return tf.squeeze(of_images(x, weights), 1)
     if geometry.rank == 2:
         return of_images(x, weights)
-    _, *sizes = spatial_sizes(x)
+    (_, *sizes), (channels, multiplier) = spatial_sizes(x), weights.shape[-2:]
     stride, dilation = geometry.strides[0], geometry.dilation_rate[0]
     total = None
     for tap in range(geometry.kernel_size[0]):
         first = tap * dilation
         frames = x[:, first : first + (output[0] - 1) * stride + 1 : stride]
-        y = of_images(tf.reshape(frames, [-1, *sizes, groups]), weights[tap])
+        y = of_images(tf.reshape(frames, [-1, *sizes, channels]), weights[tap])
         total = y if total is None else total + y
-    return tf.reshape(total, [-1, *output, kernel.shape[-1]])
+    return tf.reshape(total, [-1, *output, channels * multiplier])
 
 
 def _by_columns(x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry, groups: int) -> tf.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -11,11 +11,12 @@ import tensorflow as tf
 from tfconv import _compat
 from tfconv.ops import native
 from tfconv.ops.channels import in_channels_last
-from tfconv.ops.conv import conv
+from tfconv.ops.conv import conv, depthwise
 from tfconv.ops.dispatch import dispatch, in_float32, invalid_argument
 from tfconv.ops.geometry import Geometry, Padding, spatial_sizes
 from tfconv.ops.windows import Windows, columns, product
 
+MOST_EXAMPLES_APART = 32  # with more, the graph would grow too large
 EXECUTIONS = ("auto", "mix_kernels", "mix_outputs")
 
 
@@ -85,8 +86,7 @@ def per_example_conv(
                 f"{x.shape}: as many kernels as examples, and channels and filters in equal groups"
             )
         output = geometry.output_shape(x.shape.as_list()[1:-1])
-        depthwise = width == 1 and channels > 1
-        form = _depthwise if depthwise else _by_columns
+        form = _form(x, geometry, width)
 
         def portable():
             return in_float32(lambda x, k: form(x, k, geometry), x, kernels)
@@ -94,12 +94,41 @@ def per_example_conv(
         def call(module):
             return module.tfconv_per_example_conv(x=x, filter=kernels, **_attributes(geometry))
 
-        # With one channel a group there is no matrix product for the native op to do.
-        y = portable() if depthwise else dispatch(call, portable, x)
+        # The other forms are TensorFlow's own operations, which the native op does not beat.
+        y = dispatch(call, portable, x) if form is _by_columns else portable()
         y.set_shape([x.shape[0], *output, filters])
         return y
 
     return in_channels_last(channels_last, data_format, x)
+
+
+_Form = Callable[[tf.Tensor, tf.Tensor, Geometry], tf.Tensor]
+
+
+def _form(x: tf.Tensor, geometry: Geometry, width: int) -> _Form:
+    """The fastest formulation for kernels of so many channels a group."""
+    exported = _compat.tracing_for_export()
+    if width > 1 or x.shape[-1] == 1:
+        moved = max(geometry.strides) > 1 or any(map(any, geometry.pads or ()))
+        pointwise = geometry.taps == 1 and width == x.shape[-1] and not moved
+        return _pointwise if pointwise and not exported else _by_columns
+    if geometry.rank == 3 or exported:  # converters want constant kernels
+        return _depthwise
+    known = x.shape[0] is not None and 0 < x.shape[0] <= MOST_EXAMPLES_APART
+    return _depthwise_apart if known else _depthwise_folded
+
+
+def _pointwise(x: tf.Tensor, kernels: tf.Tensor, geometry: Geometry) -> tf.Tensor:
+    """One matrix product per example over its pixels."""
+    channels, filters = kernels.shape[-2:]
+    sizes = spatial_sizes(x)
+    # One product is faster than a batch of one.
+    examples = [] if x.shape[0] == 1 else [tf.shape(x)[0]]
+    y = tf.matmul(
+        tf.reshape(x, [*examples, product(sizes), channels]),
+        tf.reshape(kernels, [*examples, channels, filters]),
+    )
+    return tf.reshape(y, [tf.shape(x)[0], *sizes, filters])
 
 
 def _by_columns(x: tf.Tensor, kernels: tf.Tensor, geometry: Geometry) -> tf.Tensor:
@@ -160,6 +189,29 @@ def _depthwise(x: tf.Tensor, kernels: tf.Tensor, geometry: Geometry) -> tf.Tenso
         term = pixel * weights[:, tap]
         total = term if total is None else total + term
     return tf.reshape(total, [-1, *output, filters])
+
+
+def _depthwise_apart(x: tf.Tensor, kernels: tf.Tensor, geometry: Geometry) -> tf.Tensor:
+    """A depthwise convolution for each example."""
+    count, channels = x.shape[0], x.shape[-1]
+    weights = tf.reshape(kernels, [count, *geometry.kernel_size, channels, -1])
+    pairs = zip(tf.split(x, count), tf.unstack(weights))
+    return tf.concat([depthwise(example, own, geometry) for example, own in pairs], axis=0)
+
+
+def _depthwise_folded(x: tf.Tensor, kernels: tf.Tensor, geometry: Geometry) -> tf.Tensor:
+    """One depthwise convolution of one example, which has the channels of all."""
+    count, channels, filters = tf.shape(x)[0], x.shape[-1], kernels.shape[-1]
+    spatial = [*range(1, geometry.rank + 1)]
+    rest = geometry.rank + 1, geometry.rank + 2
+    together = tf.transpose(x, [*spatial, 0, rest[0]])
+    together = tf.reshape(together, [1, *spatial_sizes(x), count * channels])
+    weights = [count, *geometry.kernel_size, channels, filters // channels]
+    weights = tf.transpose(tf.reshape(kernels, weights), [*spatial, 0, *rest])
+    weights = tf.reshape(weights, [*geometry.kernel_size, count * channels, filters // channels])
+    y = depthwise(together, weights, geometry)
+    y = tf.reshape(y, [*spatial_sizes(y), count, filters])
+    return tf.transpose(y, [geometry.rank, *range(geometry.rank), rest[0]])
 
 
 def _attributes(geometry: Geometry) -> dict[str, Any]:
