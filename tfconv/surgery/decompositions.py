@@ -21,7 +21,7 @@ Rank = tuple[int, ...]
 Factors = dict[str, np.ndarray]
 
 _POINTS = 12  # of a curve whose points take a while to compute
-_ROUGHLY = 1e-3  # the tolerance with which they are
+_ROUGHLY = 50  # iterations for each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,13 +236,13 @@ class LowRank(Form):
         return {"kernel_rank": rank[0]}
 
     def kept(self, rank):
-        return 1 - self.error(self._iterated(rank, tolerance=_ROUGHLY)) ** 2
+        return 1 - self.error(self._iterated(rank, iterations=_ROUGHLY)) ** 2
 
     def decomposed(self, rank):
         return self._iterated(rank)
 
-    def _iterated(self, rank: Rank, **tolerance: float) -> Factors:
-        factors = (factor[0] for factor in polyadic(self.kernel[None], rank[0], **tolerance))
+    def _iterated(self, rank: Rank, **iterations: int) -> Factors:
+        factors = (factor[0] for factor in polyadic(self.kernel[None], rank[0], **iterations))
         *axes, inputs, outputs = factors
         return {
             "input_kernel": self.pointwise(inputs),

@@ -6,12 +6,12 @@ import functools
 
 import numpy as np
 
-_ITERATIONS = 1000
+_TOLERANCE = 1e-5  # the share of the squared error that an iteration has to take away
 _DAMPING = 1e-10  # keeps a factor near what it was where the others do not say what it should be
 _SEED = 0
 
 
-def polyadic(tensors: np.ndarray, rank: int, tolerance: float = 1e-5) -> list[np.ndarray]:
+def polyadic(tensors: np.ndarray, rank: int, iterations: int = 1000) -> list[np.ndarray]:
     """Factors ``[batch, n_a, rank]`` with ``tensors[b, i...] ~ sum_r prod_a factor_a[b, i_a, r]``.
 
     Alternating least squares, begun at the singular vectors of the unfoldings; every third time,
@@ -22,14 +22,13 @@ def polyadic(tensors: np.ndarray, rank: int, tolerance: float = 1e-5) -> list[np
     Args:
         tensors: [batch, n_0, n_1, ...], each to be decomposed by itself.
         rank: Terms in the sum.
-        tolerance: The share of the squared error that an iteration has to take away for another
-            one to follow.
+        iterations: How many there are at most.
     """
     batch, *shape = tensors.shape
     long = [axis for axis, n in enumerate(shape) if n > 1]
     if len(long) > 2:
         reduced = tensors.reshape(batch, *(shape[axis] for axis in long))
-        found = _alternating(reduced, rank, tolerance)
+        found = _alternating(reduced, rank, iterations)
     else:
         long = [*long, *(axis for axis, n in enumerate(shape) if n == 1)][:2]
         found = _svd(tensors.reshape(batch, *(shape[axis] for axis in long)), rank)
@@ -46,14 +45,14 @@ def _svd(matrices: np.ndarray, rank: int) -> list[np.ndarray]:
     return [np.pad(term[:, :, :rank], [(0, 0), (0, 0), (0, missing)]) for term in terms]
 
 
-def _alternating(tensors: np.ndarray, rank: int, tolerance: float) -> list[np.ndarray]:
+def _alternating(tensors: np.ndarray, rank: int, iterations: int) -> list[np.ndarray]:
     batch, *sizes = tensors.shape
     scale = np.linalg.norm(tensors.reshape(batch, -1), axis=1)
     scale = np.where(scale > 0, scale, 1)[:, None, None]  # what is zero stays zero
     matrices = tensors.reshape(batch, -1, sizes[-1]) / scale
     factors = _start(matrices.reshape(tensors.shape), rank)
     last, before = factors, np.inf
-    for iteration in range(_ITERATIONS):
+    for iteration in range(iterations):
         if iteration % 3 == 2:
             step = iteration ** (1 / 3)
             ahead = [now + step * (now - then) for now, then in zip(factors, last)]
@@ -67,7 +66,7 @@ def _alternating(tensors: np.ndarray, rank: int, tolerance: float) -> list[np.nd
         columns = functools.reduce(_outer, factors[:-1])
         factors[-1] = _updated(factors, -1, np.swapaxes(matrices, 1, 2) @ columns)
         error = _error(matrices, factors)
-        if np.all(before - error <= tolerance * error):
+        if np.all(before - error <= _TOLERANCE * error):
             break
         before = error
         factors = _balanced(factors)
