@@ -109,14 +109,15 @@ def is_graph(model) -> bool:
 
 
 def calls_of(model):
-    """The calls that a functional model consists of, in an order in which they can be made.
+    """The calls that a model with a graph consists of, in an order in which they can be made.
 
     Yields:
         The layer (or operation of Keras 3), its arguments and keyword arguments, and the list of
         tensors that it gave.
     """
-    for depth in sorted(model._nodes_by_depth, reverse=True):
-        for node in model._nodes_by_depth[depth]:
+    nodes = getattr(model, "_functional", model)._nodes_by_depth
+    for depth in sorted(nodes, reverse=True):
+        for node in nodes[depth]:
             if node.is_input:
                 continue
             if KERAS_3:
@@ -130,6 +131,16 @@ def source_of(tensor):
     return tensor._keras_history[0]
 
 
+def config_of(layer) -> dict:
+    """A layer's configuration, in which functions that Keras has no name for are themselves."""
+    config = layer.get_config()
+    for name, value in config.items():
+        function = getattr(layer, name, None)
+        if isinstance(value, dict) and inspect.isfunction(function):
+            config[name] = function
+    return config
+
+
 def copy_of(layer):
     """A layer, or operation of Keras 3, with the same configuration and no weights yet."""
     if isinstance(layer, keras.layers.Lambda):  # the configuration holds no function
@@ -141,7 +152,7 @@ def copy_of(layer):
             name=layer.name,
             dtype=layer.dtype_policy if KERAS_3 else layer._dtype_policy,
         )
-    return type(layer).from_config(layer.get_config())
+    return type(layer).from_config(config_of(layer))
 
 
 def tflite_schema():

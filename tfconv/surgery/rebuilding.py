@@ -14,8 +14,9 @@ model's layers stand on:
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from tfconv import _compat
@@ -23,6 +24,45 @@ from tfconv._compat import keras, tree
 
 NewLayer = Callable[[Any], "Any | Sequence[Any] | None"]
 Finish = Callable[[Any, "list[Any]"], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """A call of a layer in a model.
+
+    Attributes:
+        model: The model, or the one inside it, that makes the call.
+        layer: The layer, or operation of Keras 3.
+        args, kwargs: Its arguments.
+        outputs: The list of tensors that it gave.
+    """
+
+    model: Any
+    layer: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outputs: list[Any]
+
+    @property
+    def inputs(self) -> Any:
+        """The first argument."""
+        return (*self.args, *self.kwargs.values())[0]
+
+
+def calls_in(model: Any) -> Iterator[Call]:
+    """All calls in a model and in the models inside it, each of which is looked into once.
+
+    Raises:
+        ValueError: If the model is neither functional nor sequential and built.
+    """
+    require_graph(model)
+    models, seen = [model], {id(model)}
+    for each in models:
+        for call in _compat.calls_of(each):
+            yield Call(each, *call)
+            if _is_model(call[0]) and id(call[0]) not in seen:
+                seen.add(id(call[0]))
+                models.append(call[0])
 
 
 def rebuild(model: keras.Model, new_layer: NewLayer, finish: Finish | None = None) -> keras.Model:
@@ -45,24 +85,33 @@ def rebuild(model: keras.Model, new_layer: NewLayer, finish: Finish | None = Non
         The new model.
 
     Raises:
-        ValueError: If the model is of another kind.
+        ValueError: If the model is of another kind, or a new layer cannot be called as the old one.
     """
     require_graph(model)
     making = _Making(new_layer)
-    made = making.model(model)
+    try:
+        made = making.model(model)
+    except (TypeError, ValueError) as error:
+        making.blame(error)
+        raise
     making.finish(finish)
     return made
 
 
 def require_graph(model: Any) -> None:
     """Raises ValueError unless the calls of a model's layers are known."""
-    if not (isinstance(model, keras.Model) and _compat.is_graph(model)):
+    if not _is_model(model):
         raise ValueError(
             "`model` must be a functional model, or a Sequential model that is built (it begins "
             "with an Input, or was called once), without losses of `add_loss`. In a subclassed "
             "model it is not known how the layers are called. "
             f"Received: model={model!r} of type {type(model).__name__}"
         )
+
+
+def _is_model(layer: Any) -> bool:
+    """Whether a layer is a model that can be looked into."""
+    return isinstance(layer, keras.Model) and _compat.is_graph(layer)
 
 
 class _Making:
@@ -128,12 +177,22 @@ class _Making:
             layers = list(given) if isinstance(given, (list, tuple)) else [given]
             self._replaced.append((layer, layers))
             return layers
-        if isinstance(layer, keras.Model) and _compat.is_graph(layer):
+        if _is_model(layer):
             return [self.model(layer)]
         copy = _compat.copy_of(layer)
         if isinstance(layer, keras.layers.Layer):
             self._kept.append((layer, copy))
         return [copy]
+
+    def blame(self, error: Exception) -> None:
+        """Raises ValueError naming the layer in whose place another could not be built."""
+        for old, layers in self._replaced:
+            for new in layers:
+                if not new.built:
+                    raise ValueError(
+                        f"The layer {old.name!r} ({type(old).__name__}) cannot be replaced with "
+                        f"{type(new).__name__}: {error}"
+                    ) from error
 
     def finish(self, finish: Finish | None) -> None:
         """Gives the layers their flags and weights."""
