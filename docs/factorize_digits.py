@@ -8,7 +8,6 @@ some minutes.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import itertools
 import os
@@ -87,8 +86,8 @@ def train(model: keras.Model, digits: Digits, epochs: int, rate: float) -> None:
 
 def accuracy(model: keras.Model, digits: Digits) -> float:
     """The share of the digits held out that the model knows."""
-    answers = model.predict(digits.test_images, batch_size=256, verbose=0).argmax(-1)
-    return float((answers == digits.test_labels).mean())
+    answers = tf.argmax(model(digits.test_images, training=False), axis=-1)
+    return float((answers.numpy() == digits.test_labels).mean())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,13 +98,14 @@ class Run:
         method: Its form.
         wanted: The speedup that was asked for.
         report: What was done.
-        accuracies: Of the network before, once factorized, and after more training.
+        at_once, later: Its accuracies, before and after more training.
     """
 
     method: str
     wanted: float
     report: FactorizeReport
-    accuracies: tuple[float, float, float]
+    at_once: float
+    later: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,10 +128,11 @@ class Results:
 
 def factorized(model: keras.Model, digits: Digits, method: str, wanted: float, epochs: int) -> Run:
     """Factorizes a trained network and trains the result further."""
-    small, report = factorize(model, method, speedup=wanted)
+    reports: list[FactorizeReport] = []
+    small = factorize(model, method, speedup=wanted, report=reports.append)
     at_once = accuracy(small, digits)
     train(small, digits, epochs, _MORE_RATE)
-    return Run(method, wanted, report, (accuracy(model, digits), at_once, accuracy(small, digits)))
+    return Run(method, wanted, reports[0], at_once, accuracy(small, digits))
 
 
 def measured(seeds: Sequence[int], speedups: Sequence[float], epochs: int, more: int) -> Results:
@@ -213,8 +214,8 @@ def page(results: Results) -> str:
             _counts([report.parameters[1] for report in reports]),
             f"{min(report.speedup for report in reports):.2f}",
             _span([report.error for report in reports]),
-            _span([run.accuracies[1] for run in runs]),
-            _span([run.accuracies[2] for run in runs]),
+            _span([run.at_once for run in runs]),
+            _span([run.later for run in runs]),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     lines += _LAYERS.splitlines()
@@ -236,11 +237,12 @@ def draw(results: Results, path: Path) -> None:
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 2, sharex=True)
-    for axes, place, title in zip(panels, (1, 2), ("factorized", "trained further")):
+    shown = {"at_once": "factorized", "later": "trained further"}
+    for axes, (attribute, title) in zip(panels, shown.items()):
         for method in FORMS:
             groups = [results.of(method, wanted) for wanted in SPEEDUPS]
             x = [statistics.mean(run.report.speedup for run in runs) for runs in groups]
-            values = [[100 * run.accuracies[place] for run in runs] for runs in groups]
+            values = [[100 * getattr(run, attribute) for run in runs] for runs in groups]
             means = [statistics.mean(each) for each in values]
             reach = [
                 [m - min(v) for m, v in zip(means, values)],
@@ -275,16 +277,10 @@ def _span(shares: Sequence[float]) -> str:
     return f"{statistics.mean(shares):.1%} ({low:.1%} to {high:.1%})"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Factorizes a network of digits.")
-    parser.parse_args()
-    tf.config.experimental.enable_op_determinism()
-    results = measured(SEEDS, SPEEDUPS, EPOCHS, MORE_EPOCHS)
-    with replacing(PAGE) as made:
-        made.write_text(page(results), encoding="utf-8")
-    with replacing(PICTURE) as made:
-        draw(results, made)
-
-
 if __name__ == "__main__":
-    main()
+    tf.config.experimental.enable_op_determinism()
+    found = measured(SEEDS, SPEEDUPS, EPOCHS, MORE_EPOCHS)
+    with replacing(PAGE) as path:
+        path.write_text(page(found), encoding="utf-8")
+    with replacing(PICTURE) as path:
+        draw(found, path)

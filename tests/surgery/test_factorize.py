@@ -20,6 +20,13 @@ WIDTH, FILTERS = 6, 8
 METHODS = list(FORMS)
 
 
+def factorized(model, method, **arguments):
+    """The new model and the report."""
+    reports = []
+    made = factorize(model, method, report=reports.append, **arguments)
+    return (made, *reports)
+
+
 def form_of(method, kernel):
     """A form of a kernel that is multiplied at as many pixels of input and output."""
     sizes = (8,) * (kernel.ndim - 2)
@@ -210,7 +217,7 @@ def test_outputs_are_those_of_kernels_of_the_form(method, dtype, bound, rng):
     weights = model.get_weights()
     x = [rng.standard_normal((2, *x.shape[1:])).astype(dtype) for x in model.inputs]
     y = model(x)
-    made, report = factorize(model, method, rank=1 if method == "flattened" else 2)
+    made, report = factorized(model, method, rank=1 if method == "flattened" else 2)
     assert report.left == {}
     assert [row.name for row in report.rows] == [layer.name for layer in convolutions]
     for layer, row in zip(convolutions, report.rows):
@@ -281,7 +288,7 @@ def parts(model):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_speedup_is_reached_and_errors_are_those_measured(method, model, capfd):
-    made, report = factorize(model, method, speedup=2.2)
+    made, report = factorized(model, method, speedup=2.2)
     assert 2.2 <= report.speedup < 3
     assert report.multiply_adds == (profile(model).multiply_adds, profile(made).multiply_adds)
     assert report.left["inner/grouped"] == "it has groups"
@@ -300,13 +307,13 @@ def test_speedup_is_reached_and_errors_are_those_measured(method, model, capfd):
 @pytest.mark.parametrize("method", METHODS)
 def test_energy_is_kept_by_the_smallest_rank(method, model):
     energy = 0.4 if method == "flattened" else 0.8
-    _, report = factorize(model, method, energy=energy)
+    _, report = factorized(model, method, energy=energy)
     assert report.rows
     for row in report.rows:
         assert 1 - row.error**2 >= energy
         if method == "separable" and row.rank > (1,):
             rank = {row.name: row.rank[0] - 1}
-            _, smaller = factorize(model, method, rank=rank)
+            _, smaller = factorized(model, method, rank=rank)
             assert 1 - smaller.rows[0].error ** 2 < energy
     reasons = {f"no rank that saves multiply-adds keeps {energy:g} of it", "it has groups"}
     assert set(report.left.values()) <= {*reasons, "its factors would save no multiply-adds"}
@@ -314,33 +321,33 @@ def test_energy_is_kept_by_the_smallest_rank(method, model):
 
 def test_ranks_are_integers_pairs_shares_and_by_name(model):
     rank = {"shared": 3, "inner/own": (2, 5), "stem": 0.5}
-    _, report = factorize(model, "tucker", rank=rank)
+    _, report = factorized(model, "tucker", rank=rank)
     assert {row.name: row.rank for row in report.rows} == {
         "stem": (2, 8),
         "shared": (3, 3),
         "inner/own": (2, 5),
     }
-    _, report = factorize(model, "separable", rank=100)
+    _, report = factorized(model, "separable", rank=100)
     assert report.rows == []  # cut to the full rank, which saves nothing
     assert report.error == 0 and report.speedup == 1
 
 
 def test_layers_are_chosen_by_name_or_function(model):
-    made, report = factorize(model, "separable", rank=1, layers=["shared"])
+    made, report = factorized(model, "separable", rank=1, layers=["shared"])
     assert [row.name for row in report.rows] == ["shared"]
     assert report.left == dict.fromkeys(["stem", "inner/own", "inner/grouped"], "it was not chosen")
     x = np.ones((1, 12, 10, 3), np.float32)
     np.testing.assert_array_equal(made.get_layer("stem")(x), model.get_layer("stem")(x))
-    _, report = factorize(model, "separable", rank=1, layers=lambda layer: layer.filters == 24)
+    _, report = factorized(model, "separable", rank=1, layers=lambda layer: layer.filters == 24)
     assert [row.name for row in report.rows] == ["inner/own"]
 
 
 def test_what_stays_and_what_is_taken_over(model):
-    made, _ = factorize(model, "low_rank", rank=2)
+    made, _ = factorized(model, "low_rank", rank=2)
     own = parts(made)["inner/own"]
     assert isinstance(own.kernel_regularizer, keras.regularizers.L2)
     assert not made.get_layer("shared").losses and len(own.losses) == 4
-    made, _ = factorize(model, "separable", rank=1)
+    made, _ = factorized(model, "separable", rank=1)
     own = parts(made)["inner/own"]
     assert len(own.losses) == 2
 
@@ -350,7 +357,7 @@ def test_what_stays_and_what_is_taken_over(model):
         keras.layers.Conv2D(16, 3, kernel_initializer="zeros", name="zero"),
         keras.layers.Conv2D(2, 1, name="small"),
     ]
-    _, report = factorize(keras.Sequential(layers), "separable", rank=1)
+    _, report = factorized(keras.Sequential(layers), "separable", rank=1)
     assert report.left == {
         "constrained": "its kernel is constrained",
         "zero": "its kernel is zero",
@@ -362,8 +369,8 @@ def test_unknown_sizes_need_an_input_shape():
     layers = [keras.Input((None, None, 8)), keras.layers.Conv2D(16, 3, name="conv")]
     model = keras.Sequential(layers)
     with pytest.raises(ValueError, match="input_shape"):
-        factorize(model, "separable", rank=1)
-    made, report = factorize(model, "separable", rank=1, input_shape=(10, 10, 8))
+        factorized(model, "separable", rank=1)
+    made, report = factorized(model, "separable", rank=1, input_shape=(10, 10, 8))
     assert report.multiply_adds == (64 * 9 * 8 * 16, 64 * 8 * (9 + 16))
     assert made(np.ones((1, 7, 9, 8), np.float32)).shape == (1, 5, 7, 16)
 
@@ -397,10 +404,10 @@ def test_kernels_must_be_finite():
     model = keras.Sequential([keras.Input((8, 8, 4)), keras.layers.Conv2D(8, 3, name="broken")])
     model.layers[0].kernel.assign(np.full((3, 3, 4, 8), np.nan))
     with pytest.raises(ValueError, match="finite.*'broken'"):
-        factorize(model, "separable", rank=1)
+        factorized(model, "separable", rank=1)
 
 
 def test_tucker_says_that_it_needs_tensorly(model, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorly", None)
     with pytest.raises(ImportError, match=r"pip install 'tfconv\[surgery\]'"):
-        factorize(model, "tucker", rank=1)
+        factorized(model, "tucker", rank=1)

@@ -56,7 +56,8 @@ def factorize(
     speedup: float | None = None,
     layers: Sequence[str] | Callable[[Any], bool] | None = None,
     input_shape: Any = None,
-) -> tuple[keras.Model, FactorizeReport]:
+    report: Callable[[FactorizeReport], Any] | None = None,
+) -> keras.Model:
     """A model with convolutions whose kernels are products of smaller ones, near to the trained.
 
     A kernel K gives way to factors with a product K' that makes ``sum((K - K')**2)`` small:
@@ -87,9 +88,11 @@ def factorize(
             whether to. None: all.
         input_shape: For models whose input's sizes are not known: the shape for which to count
             multiply-adds, as `tfconv.analysis.profile` takes it.
+        report: Called with the `FactorizeReport`, which has the error of each layer and of all:
+            ``print``, or a list's ``append``.
 
     Returns:
-        The new model, not compiled, and a `FactorizeReport`.
+        The new model, not compiled.
 
     Raises:
         ValueError: If an argument is not what is described above, a kernel is not finite, or no
@@ -102,11 +105,10 @@ def factorize(
     Example:
         >>> layers = [tf.keras.Input((8, 8, 16)), tf.keras.layers.Conv2D(32, 3, name="conv")]
         >>> model = tf.keras.Sequential(layers)
-        >>> small, report = tfconv.surgery.factorize(model, "separable", rank=2)
-        >>> report.multiply_adds, report.left
-        ((165888, 47232), {})
-        >>> type(small.get_layer("conv")).__name__
-        'SeparableConv2D'
+        >>> reports = []
+        >>> small = tfconv.surgery.factorize(model, "separable", rank=2, report=reports.append)
+        >>> type(small.get_layer("conv")).__name__, reports[0].multiply_adds
+        ('SeparableConv2D', (165888, 47232))
     """
     require_graph(model)
     _check(method, rank, energy, speedup)
@@ -139,15 +141,17 @@ def factorize(
         rows[name] = _filled(name, layer, made[0], forms[name], ranks[name])
 
     made = rebuild(model, new_layer, finish)
-    saved = sum(row.multiply_adds[0] - row.multiply_adds[1] for row in rows.values())
-    report = FactorizeReport(
-        method=method,
-        rows=[rows[name] for name in found if name in rows],
-        left={name: left[name] for name in found if name in left},
-        multiply_adds=(cost.multiply_adds, cost.multiply_adds - saved),
-        parameters=(model.count_params(), made.count_params()),
-    )
-    return made, report
+    if report is not None:
+        saved = sum(row.multiply_adds[0] - row.multiply_adds[1] for row in rows.values())
+        done = FactorizeReport(
+            method=method,
+            rows=[rows[name] for name in found if name in rows],
+            left={name: left[name] for name in found if name in left},
+            multiply_adds=(cost.multiply_adds, cost.multiply_adds - saved),
+            parameters=(model.count_params(), made.count_params()),
+        )
+        report(done)
+    return made
 
 
 # What is asked for.
