@@ -331,9 +331,7 @@ ROWS: dict[str, list[Row]] = {
     ],
     "DepthwiseCondConv": [
         Row(
-            lambda: tfconv.DepthwiseCondConv2D(
-                (3, 2), (2, 1), "same", 2, num_experts=3, use_bias=False
-            ),
+            lambda: tfconv.DepthwiseCondConv2D((3, 2), 2, "same", 2, num_experts=3, use_bias=False),
             (2, 7, 6, 4),
         ),
         Row(lambda: tfconv.DepthwiseCondConv2D(3, depth_multiplier=3), (2, 3, 3, 2)),
