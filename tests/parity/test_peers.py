@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests.parity import peers
 from tests.parity.cases import CASES, network
 from tests.parity.recorded import record
 from tests.parity.weights import random_image, random_weights
+from tfconv.analysis import profile
 from tfconv.surgery import load_torch_weights
 
 
@@ -29,3 +31,17 @@ def test_logits(name, tmp_path):
     assert not report.missing and not report.unused
     difference = np.abs(model(image, training=False) - logits)
     assert difference.max() <= 1e-4 * np.abs(logits).max()
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("deformable")])
+def test_multiply_adds(name):
+    """As PyTorch counts those of its convolutions and matrix products: two operations each."""
+    model = network(name)
+    size = model.input_shape[1]
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        peers.peer(name).eval()(torch.zeros(1, 3, size, size))
+    found = profile(model)
+    # An involution's own products are a sum over windows there, which PyTorch does not count.
+    sums = [row for row in found.rows if row.kind == "Involution2D"]
+    own = sum(row.multiply_adds - row.weight_products for row in sums)
+    assert found.multiply_adds - own == counter.get_total_flops() // 2
