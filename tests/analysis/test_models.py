@@ -202,7 +202,6 @@ def test_two_layers_of_one_name():
 
 
 def test_pictures_of_little(tmp_path):
-    pytest.importorskip("matplotlib")
     profile(L.Dropout(0.5), (4,)).plot(tmp_path / "nothing.png")
     assert (tmp_path / "nothing.png").stat().st_size > 1000
     found = profile(L.Dense(2), (4,))
