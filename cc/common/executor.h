@@ -165,7 +165,6 @@ class ComputeOutput {
 
   Compute* data() const { return data_; }
   int64_t size() const { return buffer_.size; }
-  void FillZero() { std::fill_n(data_, size(), Compute(0)); }
 
   // Call once all is computed.
   void Finish(Executor* executor) {

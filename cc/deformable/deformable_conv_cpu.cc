@@ -28,11 +28,11 @@ struct ColumnBlocks {
 
 template <typename T>
 ColumnBlocks MakeColumnBlocks(const DeformableArgs<T>& args) {
-  constexpr int64_t kDepth = Gemm<T>::kDepth;
+  constexpr int64_t kDepth = Gemm<Accumulator<T>>::kDepth;
   const int64_t channels = args.geometry.channels;
   const int64_t group = GroupChannels(args);
   if (group > kDepth) {
-    return {1, RoundUp(CeilDiv(group, CeilDiv(group, kDepth)), Simd<T>::kLanes)};
+    return {1, RoundUp(CeilDiv(group, CeilDiv(group, kDepth)), Simd<Accumulator<T>>::kLanes)};
   }
   if (channels > kDepth) return {1, kDepth / group * group};
   const int64_t taps = NumTaps(args.geometry);
@@ -41,23 +41,14 @@ ColumnBlocks MakeColumnBlocks(const DeformableArgs<T>& args) {
 
 template <typename T>
 struct ColumnsScratch {
+  using Number = Accumulator<T>;
+  using G = Gemm<Number>;
+
   ColumnsScratch(const DeformableArgs<T>& args, Arena* arena)
-      : sampler(args, arena), columns(arena->Take<T>(Gemm<T>::kTileRows * Gemm<T>::kTileStride)) {}
+      : sampler(args, arena), columns(arena->Take<Number>(G::kTileRows * G::kTileStride)) {}
 
-  Sampler<T> sampler;
-  T* columns;
-};
-
-template <typename T>
-struct ConvolveScratch : ColumnsScratch<T> {
-  ConvolveScratch(const DeformableArgs<T>& args, Arena* arena) : ColumnsScratch<T>(args, arena) {
-    const ColumnBlocks blocks = MakeColumnBlocks(args);
-    const int64_t depth = blocks.taps * Min(blocks.channels, GroupChannels(args));
-    const int64_t size = Gemm<T>::PackedSize(depth, Min(GroupFilters(args), kMaxColumns));
-    packed = arena->Take<T>(PackedFilterSize(args) == 0 ? size : 0);
-  }
-
-  T* packed;  // a block of one group's filter, if it is not packed once
+  Sampler<T, Number> sampler;
+  Number* columns;
 };
 
 // A unit has a tile of positions and a part of each group's filters. A filter that is packed by
@@ -73,15 +64,36 @@ ConvolveUnits MakeConvolveUnits(const DeformableArgs<T>& args) {
   const int64_t filters = GroupFilters(args);
   const bool whole = PackedFilterSize(args) > 0 || Positions(args) == 0 || filters == 0;
   if (whole) return {TileRows(args), filters, 1};
-  constexpr int64_t kStep = Gemm<T>::kRows;
-  const int64_t tiles = CeilDiv(Positions(args), Tile<T>::kRows / kStep * kStep);
+  using G = Gemm<Accumulator<T>>;
+  constexpr int64_t kStep = G::kRows;
+  const int64_t tiles = CeilDiv(Positions(args), G::kTileRows / kStep * kStep);
   const int64_t parts = Max<int64_t>(1, Min(CeilDiv(kMinUnits, tiles), filters / kMinFilters));
   ConvolveUnits units;
   units.rows = RoundUp(CeilDiv(Positions(args), tiles), kStep);
-  units.filters = RoundUp(CeilDiv(filters, parts), Gemm<T>::kPanel);
+  units.filters = RoundUp(CeilDiv(filters, parts), G::kPanel);
   units.parts = CeilDiv(filters, units.filters);
   return units;
 }
+
+template <typename T>
+struct ConvolveScratch : ColumnsScratch<T> {
+  using Number = Accumulator<T>;
+  using G = Gemm<Number>;
+
+  ConvolveScratch(const DeformableArgs<T>& args, Arena* arena) : ColumnsScratch<T>(args, arena) {
+    const ColumnBlocks blocks = MakeColumnBlocks(args);
+    const int64_t depth = blocks.taps * Min(blocks.channels, GroupChannels(args));
+    const int64_t size = G::PackedSize(depth, Min(GroupFilters(args), kMaxColumns));
+    packed = arena->Take<Number>(PackedFilterSize(args) == 0 ? size : 0);
+    const ConvolveUnits units = MakeConvolveUnits(args);
+    y_stride = RoundUp(args.groups * units.filters, G::kPanel) + G::kPanel;
+    y = arena->Take<Number>(kIsHalf<T> ? units.rows * y_stride : 0);
+  }
+
+  Number* packed;  // a block of one group's filter, if it is not packed once
+  Number* y;       // of a unit, if the tensor has another type
+  int64_t y_stride;
+};
 
 template <typename T>
 PassPlan PlanConvolve(const DeformableArgs<T>& args) {
@@ -90,7 +102,8 @@ PassPlan PlanConvolve(const DeformableArgs<T>& args) {
   const ConvolveUnits units = MakeConvolveUnits(args);
   const double channels = static_cast<double>(args.geometry.channels);
   const double products = static_cast<double>(GroupChannels(args)) *
-                          static_cast<double>(units.filters * args.groups) * sizeof(T) / kVecBytes;
+                          static_cast<double>(units.filters * args.groups) *
+                          sizeof(Accumulator<T>) / kVecBytes;
   PassPlan plan;
   plan.units =
       args.geometry.channels == 0 ? 0 : CeilDiv(Positions(args), units.rows) * units.parts;
@@ -101,9 +114,51 @@ PassPlan PlanConvolve(const DeformableArgs<T>& args) {
   return plan;
 }
 
+// Where the results of a unit, filters [f_begin, f_begin + filters) of each group, are added up: in
+// y itself or, if that has another type, apart.
+template <typename T>
+struct UnitOutput {
+  UnitOutput(const DeformableArgs<T>& args, int64_t first, int64_t f_begin, int64_t filters_,
+             const ConvolveScratch<T>& scratch)
+      : filters(filters_), groups(args.groups), y_stride(args.filters),
+        y_group_stride(GroupFilters(args)), y(args.y + first * args.filters + f_begin) {
+    if constexpr (kIsHalf<T>) {
+      rows = scratch.y;
+      stride = scratch.y_stride;
+      group_stride = filters;
+    } else {
+      rows = y;
+      stride = y_stride;
+      group_stride = y_group_stride;
+    }
+  }
+
+  // Call once they are added up.
+  void Finish(int64_t count) const {
+    if constexpr (kIsHalf<T>) {
+      for (int64_t r = 0; r < count; ++r) {
+        for (int64_t g = 0; g < groups; ++g) {
+          CopyElements(rows + r * stride + g * group_stride,
+                       y + r * y_stride + g * y_group_stride, filters);
+        }
+      }
+    }
+  }
+
+  Accumulator<T>* rows;
+  int64_t stride;
+  int64_t group_stride;
+  int64_t filters;
+  int64_t groups;
+  int64_t y_stride;
+  int64_t y_group_stride;
+  T* y;
+};
+
 template <typename T>
 void Convolve(const DeformableArgs<T>& args, int64_t begin, int64_t end, void* memory) {
-  using G = Gemm<T>;
+  using Number = Accumulator<T>;
+  using G = Gemm<Number>;
   Arena arena(memory);
   ConvolveScratch<T> s(args, &arena);
   s.sampler.Clear();
@@ -121,6 +176,7 @@ void Convolve(const DeformableArgs<T>& args, int64_t begin, int64_t end, void* m
     const int64_t rows = Min(units.rows, Positions(args) - first);
     const int64_t f_begin = unit % units.parts * units.filters;
     const int64_t f_end = Min(f_begin + units.filters, group_filters);
+    const UnitOutput<T> y(args, first, f_begin, f_end - f_begin, s);
     s.sampler.StartTile(first, rows, G::kTileStride);
     for (int64_t c = 0, c_end; c < channels; c = c_end) {
       // A block that is shorter than a group ends with it.
@@ -137,33 +193,33 @@ void Convolve(const DeformableArgs<T>& args, int64_t begin, int64_t end, void* m
         for (int64_t g = c / group_channels; g * group_channels < c_end; ++g) {
           const int64_t g_begin = Max(c, g * group_channels);
           const int64_t g_end = Min(c_end, (g + 1) * group_channels);
-          Product<T> product;
+          Product<Number> product;
           product.a = s.columns + (g_begin - c);
           product.repeats = block_taps;
           product.repeat_stride = c_end - c;
           product.depth = g_end - g_begin;
-          product.c = args.y + first * args.filters + g * group_filters;
-          product.c_stride = args.filters;
+          product.c = y.rows + g * y.group_stride;
+          product.c_stride = y.stride;
           product.accumulate = tap > 0 || g_begin > g * group_channels;
           // Several taps have all channels of the group: the rows of the filter are neighbours.
           const int64_t filter_row = tap * group_channels + (g_begin - g * group_channels);
           if (is_packed) {
-            Multiply<T, false>(product, rows, args.packed_filter + g * group_size, depth,
-                               filter_row, group_filters);
+            Multiply<Number, false>(product, rows, args.packed_filter + g * group_size, depth,
+                                    filter_row, group_filters);
           } else {
             const int64_t block = block_taps * product.depth;
             const T* filter = args.filter + filter_row * args.filters + g * group_filters;
-            T* y = product.c;
             for (int64_t f = f_begin; f < f_end; f += kMaxColumns) {
               const int64_t columns = Min(kMaxColumns, f_end - f);
               PackPanels(filter + f, args.filters, block, columns, s.packed);
-              product.c = y + f;
-              Multiply<T, false>(product, rows, s.packed, block, 0, columns);
+              Multiply<Number, false>(product, rows, s.packed, block, 0, columns);
+              product.c += columns;
             }
           }
         }
       }
     }
+    y.Finish(rows);
   }
 }
 
@@ -172,23 +228,25 @@ constexpr int64_t kGradientChannels = 256;
 
 template <typename T>
 struct ConvolveBackwardScratch {
-  static constexpr int64_t kStride = kGradientChannels + 2 * Gemm<T>::kPanel;
+  using Number = Accumulator<T>;
+  using G = Gemm<Number>;
+  static constexpr int64_t kStride = kGradientChannels + 2 * G::kPanel;
 
   ConvolveBackwardScratch(const DeformableArgs<T>& args, Arena* arena)
       : spreader(args, arena),
-        dcolumns(arena->Take<T>(Gemm<T>::kTileRows * kStride)),
-        dy(arena->Take<T>(CeilDiv(args.filters, Gemm<T>::kTileColumns) * kDyBlock)) {
-    const int64_t size = Gemm<T>::PackedSize(Gemm<T>::kDepth, kStride);
-    packed = arena->Take<T>(PackedFilterTransposedSize(args) == 0 ? size : 0);
+        dcolumns(arena->Take<Number>(G::kTileRows * kStride)),
+        dy(arena->Take<Number>(CeilDiv(args.filters, G::kTileColumns) * kDyBlock)) {
+    const int64_t size = G::PackedSize(G::kDepth, kStride);
+    packed = arena->Take<Number>(PackedFilterTransposedSize(args) == 0 ? size : 0);
   }
 
   // Elements of one block of columns of a tile of dy.
-  static constexpr int64_t kDyBlock = Gemm<T>::kTileRows * Gemm<T>::kTileStride;
+  static constexpr int64_t kDyBlock = G::kTileRows * G::kTileStride;
 
   Spreader<T> spreader;
-  T* dcolumns;
-  T* dy;
-  T* packed;  // a block of the transposed filter, if it is not packed once
+  Number* dcolumns;
+  Number* dy;
+  Number* packed;  // a block of the transposed filter, if it is not packed once
 };
 
 template <typename T>
@@ -197,18 +255,17 @@ PassPlan PlanConvolveBackward(const DeformableArgs<T>& args) {
   ConvolveBackwardScratch<T> scratch(args, &arena);
   return PlanBackward(
       args, arena.used(),
-      static_cast<double>(GroupFilters(args)) * static_cast<double>(sizeof(T)) / kVecBytes);
+      static_cast<double>(GroupFilters(args)) * sizeof(Accumulator<T>) / kVecBytes);
 }
 
 // Copies rows of dy, `stride` apart, into blocks of tile columns.
 template <typename T>
-void CopyTile(const T* dy, int64_t rows, int64_t columns, int64_t stride, T* blocks) {
-  using G = Gemm<T>;
+void CopyTile(const T* dy, int64_t rows, int64_t columns, int64_t stride, Accumulator<T>* blocks) {
+  using G = Gemm<Accumulator<T>>;
   for (int64_t f = 0; f < columns; f += G::kTileColumns) {
-    const size_t bytes =
-        static_cast<size_t>(Min<int64_t>(G::kTileColumns, columns - f)) * sizeof(T);
+    const int64_t count = Min<int64_t>(G::kTileColumns, columns - f);
     for (int64_t r = 0; r < rows; ++r) {
-      memcpy(blocks + r * G::kTileStride, dy + r * stride + f, bytes);
+      CopyElements(dy + r * stride + f, blocks + r * G::kTileStride, count);
     }
     blocks += ConvolveBackwardScratch<T>::kDyBlock;
   }
@@ -217,10 +274,12 @@ void CopyTile(const T* dy, int64_t rows, int64_t columns, int64_t stride, T* blo
 // Gradient of one group's columns: c = dy * filter^T for `columns` channels from the panel
 // boundary `first_channel` of the group. `dy` starts at filter `dy_begin` of all filters.
 template <typename T>
-void MultiplyTransposedFilter(const DeformableArgs<T>& args, const T* dy, int64_t dy_begin,
-                              int64_t rows, int64_t tap, int64_t group, int64_t first_channel,
-                              int64_t columns, T* packed, T* c, int64_t c_stride) {
-  using G = Gemm<T>;
+void MultiplyTransposedFilter(const DeformableArgs<T>& args, const Accumulator<T>* dy,
+                              int64_t dy_begin, int64_t rows, int64_t tap, int64_t group,
+                              int64_t first_channel, int64_t columns, Accumulator<T>* packed,
+                              Accumulator<T>* c, int64_t c_stride) {
+  using Number = Accumulator<T>;
+  using G = Gemm<Number>;
   const bool is_packed = PackedFilterTransposedSize(args) > 0;
   const int64_t channels = GroupChannels(args);
   const int64_t filters = GroupFilters(args);
@@ -232,7 +291,7 @@ void MultiplyTransposedFilter(const DeformableArgs<T>& args, const T* dy, int64_
     const int64_t column = group * filters + f - dy_begin;
     const int64_t in_block = column % G::kTileColumns;
     f_end = Min(filters, f + Min<int64_t>(G::kDepth, G::kTileColumns - in_block));
-    Product<T> product;
+    Product<Number> product;
     product.a = dy + column / G::kTileColumns * ConvolveBackwardScratch<T>::kDyBlock + in_block;
     product.repeats = 1;
     product.repeat_stride = 0;
@@ -241,7 +300,7 @@ void MultiplyTransposedFilter(const DeformableArgs<T>& args, const T* dy, int64_
     product.c_stride = c_stride;
     product.accumulate = f > 0;
     if (is_packed) {
-      Multiply<T, false>(product, rows, args.packed_filter + panels, filters, f, columns);
+      Multiply<Number, false>(product, rows, args.packed_filter + panels, filters, f, columns);
       continue;
     }
     for (int64_t p = 0; p < G::NumPanels(columns); ++p) {
@@ -250,13 +309,13 @@ void MultiplyTransposedFilter(const DeformableArgs<T>& args, const T* dy, int64_
       PackTransposed(filter + first * args.filters + f, args.filters, f_end - f,
                      Min(width, columns - first), width, packed + first * (f_end - f));
     }
-    Multiply<T, false>(product, rows, packed, f_end - f, 0, columns);
+    Multiply<Number, false>(product, rows, packed, f_end - f, 0, columns);
   }
 }
 
 template <typename T>
 void ConvolveBackward(const DeformableArgs<T>& args, int64_t begin, int64_t end, void* memory) {
-  using G = Gemm<T>;
+  using G = Gemm<Accumulator<T>>;
   Arena arena(memory);
   ConvolveBackwardScratch<T> s(args, &arena);
   s.spreader.Clear();
@@ -272,9 +331,9 @@ void ConvolveBackward(const DeformableArgs<T>& args, int64_t begin, int64_t end,
     s.spreader.StartBlock(blocks, block);
     const int64_t f_begin = block.begin / group_channels * group_filters;
     const int64_t f_end = CeilDiv(block.end, group_channels) * group_filters;
-    for (int64_t p = 0; p < positions; p += Tile<T>::kRows) {
+    for (int64_t p = 0; p < positions; p += G::kTileRows) {
       const int64_t first = block.image * positions + p;
-      const int64_t rows = Min<int64_t>(Tile<T>::kRows, positions - p);
+      const int64_t rows = Min<int64_t>(G::kTileRows, positions - p);
       s.spreader.StartTile(first, rows);
       CopyTile(args.dy + first * args.filters + f_begin, rows, f_end - f_begin, args.filters, s.dy);
       for (int64_t tap = 0; tap < taps; ++tap) {
@@ -300,7 +359,7 @@ void ConvolveBackward(const DeformableArgs<T>& args, int64_t begin, int64_t end,
 // Packed dy: for each group a matrix [N * P, F / groups].
 template <typename T>
 int64_t PackedDySize(const DeformableArgs<T>& args) {
-  return args.groups * Gemm<T>::PackedSize(Positions(args), GroupFilters(args));
+  return args.groups * Gemm<Accumulator<T>>::PackedSize(Positions(args), GroupFilters(args));
 }
 
 constexpr int64_t kPackRows = 256;
@@ -312,7 +371,7 @@ PassPlan PlanPackDy(const DeformableArgs<T>& args) {
 
 template <typename T>
 void PackDy(const DeformableArgs<T>& args, int64_t begin, int64_t end, void*) {
-  using G = Gemm<T>;
+  using G = Gemm<Accumulator<T>>;
   const int64_t columns = GroupFilters(args);
   const int64_t positions = Positions(args);
   const int64_t group_size = G::PackedSize(positions, columns);
@@ -339,7 +398,7 @@ struct FilterBlocks {
 
 template <typename T>
 FilterBlocks MakeFilterBlocks(const DeformableArgs<T>& args) {
-  constexpr int64_t kTileColumns = Gemm<T>::kTileColumns;
+  constexpr int64_t kTileColumns = Gemm<Accumulator<T>>::kTileColumns;
   const int64_t channels = GroupChannels(args);
   const int64_t wanted = CeilDiv(kMinUnits, NumTaps(args.geometry));
   FilterBlocks blocks = {0, 1, 1, channels};
@@ -369,14 +428,15 @@ PassPlan PlanBackwardFilter(const DeformableArgs<T>& args) {
       1 + static_cast<int64_t>(static_cast<double>(Positions(args)) *
                                (20 + channels * (SampleCycles<T>() +
                                                  static_cast<double>(GroupFilters(args)) *
-                                                     static_cast<double>(sizeof(T)) / kVecBytes)));
+                                                     sizeof(Accumulator<T>) / kVecBytes)));
   plan.scratch_bytes = arena.used();
   return plan;
 }
 
 template <typename T>
 void BackwardFilter(const DeformableArgs<T>& args, int64_t begin, int64_t end, void* memory) {
-  using G = Gemm<T>;
+  using Number = Accumulator<T>;
+  using G = Gemm<Number>;
   Arena arena(memory);
   ColumnsScratch<T> s(args, &arena);
   s.sampler.Clear();
@@ -394,22 +454,23 @@ void BackwardFilter(const DeformableArgs<T>& args, int64_t begin, int64_t end, v
     const int64_t part_channels = Min(blocks.part_channels, group_channels - part);
     const int64_t c = g_begin * group_channels + part;
     const int64_t c_end = (g_end - 1) * group_channels + part + part_channels;
-    for (int64_t first = 0; first < positions; first += Tile<T>::kRows) {
-      const int64_t rows = Min<int64_t>(Tile<T>::kRows, positions - first);
+    for (int64_t first = 0; first < positions; first += G::kTileRows) {
+      const int64_t rows = Min<int64_t>(G::kTileRows, positions - first);
       s.sampler.StartTile(first, rows, G::kTileStride);
       s.sampler.Add(tap, c, c_end, s.columns);
       s.sampler.Finish();
       for (int64_t g = g_begin; g < g_end; ++g) {
-        Product<T> product;
+        Product<Number> product;
         product.a = s.columns + (g - g_begin) * group_channels;
         product.repeats = 1;
         product.repeat_stride = 0;
         product.depth = rows;
-        product.c = args.dfilter + (tap * group_channels + part) * args.filters + g * group_filters;
+        product.c =
+            args.wide_dfilter + (tap * group_channels + part) * args.filters + g * group_filters;
         product.c_stride = args.filters;
         product.accumulate = first > 0;
-        Multiply<T, true>(product, part_channels, args.packed_dy + g * group_size, positions, first,
-                          group_filters);
+        Multiply<Number, true>(product, part_channels, args.packed_dy + g * group_size, positions,
+                               first, group_filters);
       }
     }
   }
@@ -432,6 +493,8 @@ DeformableConvKernels<T> Table() {
 
 }  // namespace
 
+void GetKernels(DeformableConvKernels<Half>* kernels) { *kernels = Table<Half>(); }
+void GetKernels(DeformableConvKernels<Bfloat16>* kernels) { *kernels = Table<Bfloat16>(); }
 void GetKernels(DeformableConvKernels<float>* kernels) { *kernels = Table<float>(); }
 void GetKernels(DeformableConvKernels<double>* kernels) { *kernels = Table<double>(); }
 

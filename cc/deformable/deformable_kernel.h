@@ -11,6 +11,7 @@
 
 #include <stdint.h>
 
+#include "common/element_types.h"
 #include "common/geometry.h"
 #include "common/isa.h"
 #include "common/pass.h"
@@ -37,10 +38,15 @@ struct DeformableArgs {
   T* doffset;         // [N, P, og, taps, 2]
   T* dmask;           // [N, P, og, taps]; written if there is a mask
   T* dfilter;         // [taps, C / groups, F]
+  // What the CPU's kernels read in place of x, and write in place of dx and dfilter: those tensors
+  // themselves, or of 16-bit elements copies in the type that is computed in.
+  const Accumulator<T>* wide_x;
+  Accumulator<T>* wide_dx;
+  Accumulator<T>* wide_dfilter;
   // Temporary tensors, with the sizes that the kernels give.
-  T* packed_filter;
-  T* packed_dy;
-  T* partial;
+  Accumulator<T>* packed_filter;
+  Accumulator<T>* packed_dy;
+  Accumulator<T>* partial;
 };
 
 template <typename T>
@@ -78,8 +84,12 @@ struct DeformableConvKernels {
   int64_t (*packed_dy_size)(const Args& args);
 };
 
+TFCONV_DECLARE_KERNELS(DeformableSampleKernels<Half>)
+TFCONV_DECLARE_KERNELS(DeformableSampleKernels<Bfloat16>)
 TFCONV_DECLARE_KERNELS(DeformableSampleKernels<float>)
 TFCONV_DECLARE_KERNELS(DeformableSampleKernels<double>)
+TFCONV_DECLARE_KERNELS(DeformableConvKernels<Half>)
+TFCONV_DECLARE_KERNELS(DeformableConvKernels<Bfloat16>)
 TFCONV_DECLARE_KERNELS(DeformableConvKernels<float>)
 TFCONV_DECLARE_KERNELS(DeformableConvKernels<double>)
 

@@ -141,7 +141,7 @@ TYPED_TEST(DeformableTest, MatchesTheDefinition) {
     const std::vector<T> mask = Random<T>(masks);
     const std::vector<T> filter = Random<T>(weights);
     const std::vector<T> dy = Random<T>(outputs);
-    args.x = x.data();
+    args.x = args.wide_x = x.data();
     args.offset = offset.data();
     args.mask = mask.data();
     args.filter = filter.data();
@@ -153,10 +153,10 @@ TYPED_TEST(DeformableTest, MatchesTheDefinition) {
                         Unwritten<T>(2 * masks), Unwritten<T>(masks),   Unwritten<T>(weights)};
         args.columns = r.columns.data();
         args.y = r.y.data();
-        args.dx = r.dx.data();
+        args.wide_dx = r.dx.data();
         args.doffset = r.doffset.data();
         args.dmask = r.dmask.data();
-        args.dfilter = r.dfilter.data();
+        args.wide_dfilter = r.dfilter.data();
         RunAll(args, isa, division);
         return r;
       };

@@ -2,6 +2,7 @@
 // kernels. The numeric part is in deformable_sample_cpu.cc and deformable_conv_cpu.cc.
 #include "deformable/deformable_op.h"
 
+#include <algorithm>
 #include <cstddef>
 
 #include "common/cpu_kernel.h"
@@ -17,7 +18,7 @@ using Kind = DeformableKind;
 template <typename T, Kind kKind>
 class Runner {
  public:
-  using Compute = typename ComputeType<T>::Type;
+  using Element = typename ElementType<T>::Type;
 
   Runner(Executor* executor, const DeformableSizes& sizes) : executor_(executor) {
     args_.geometry = sizes.geometry;
@@ -27,86 +28,80 @@ class Runner {
   }
 
   absl::Status Run(const std::vector<Buffer>& inputs, const std::vector<Buffer>& outputs) {
-    ComputeInput<T> x, offset, mask, filter, dy, dcolumns;
-    const auto read = [&](int input, ComputeInput<T>* in, const Compute** data) {
-      if (input < 0 || input >= static_cast<int>(inputs.size())) return absl::OkStatus();
-      if (auto s = in->Read(executor_, inputs[input]); !s.ok()) return s;
-      *data = in->data();
-      return absl::OkStatus();
+    const auto data = [&](int input) -> const Element* {
+      if (input < 0 || input >= static_cast<int>(inputs.size())) return nullptr;
+      return static_cast<const Element*>(inputs[input].data);
     };
-    if (auto s = read(kX, &x, &args_.x); !s.ok()) return s;
-    if (auto s = read(kOffset, &offset, &args_.offset); !s.ok()) return s;
-    if (auto s = read(MaskInput(kKind), &mask, &args_.mask); !s.ok()) return s;
-    if (auto s = read(FilterInput(kKind), &filter, &args_.filter); !s.ok()) return s;
-    if (auto s = read(DyInput(kKind), &dy, &args_.dy); !s.ok()) return s;
-    if (auto s = read(DcolumnsInput(kKind), &dcolumns, &args_.dcolumns); !s.ok()) return s;
+    args_.offset = data(kOffset);
+    args_.mask = data(MaskInput(kKind));
+    args_.filter = data(FilterInput(kKind));
+    args_.dy = data(DyInput(kKind));
+    args_.dcolumns = data(DcolumnsInput(kKind));
+    ComputeInput<T> x;
+    if (auto s = x.Read(executor_, inputs[kX]); !s.ok()) return s;
+    args_.wide_x = x.data();
     if constexpr (kKind == Kind::kSample) return Sample(outputs[0]);
     if constexpr (kKind == Kind::kConv) return Convolve(outputs[0]);
     return Gradients(outputs);
   }
 
  private:
-  using SampleKernels = DeformableSampleKernels<Compute>;
-  using ConvKernels = DeformableConvKernels<Compute>;
+  using Number = Accumulator<Element>;
+  using SampleKernels = DeformableSampleKernels<Element>;
+  using ConvKernels = DeformableConvKernels<Element>;
 
   absl::Status Sample(const Buffer& output) {
-    ComputeOutput<T> columns;
-    if (auto s = columns.Open(executor_, output); !s.ok()) return s;
-    args_.columns = columns.data();
-    if (auto s = RunPass(executor_, args_, ActiveKernels<SampleKernels>().sample); !s.ok()) {
-      return s;
-    }
-    columns.Finish(executor_);
-    return absl::OkStatus();
+    args_.columns = static_cast<Element*>(output.data);
+    return RunPass(executor_, args_, ActiveKernels<SampleKernels>().sample);
   }
 
   absl::Status Convolve(const Buffer& output) {
-    ComputeOutput<T> y;
-    if (auto s = y.Open(executor_, output); !s.ok()) return s;
-    args_.y = y.data();
-    if (args_.geometry.channels == 0) {
-      y.FillZero();
-    } else if (y.size() > 0) {
-      const auto kernels = ActiveKernels<ConvKernels>();
-      Temporary<Compute> packed_filter;
-      if (auto s = packed_filter.Allocate(executor_, kernels.packed_filter_size(args_)); !s.ok()) {
-        return s;
-      }
-      args_.packed_filter = packed_filter.data();
-      if (auto s = RunPass(executor_, args_, kernels.pack_filter); !s.ok()) return s;
-      if (auto s = RunPass(executor_, args_, kernels.convolve); !s.ok()) return s;
+    args_.y = static_cast<Element*>(output.data);
+    if (args_.geometry.channels == 0) std::fill_n(args_.y, output.size, Element{});
+    if (args_.geometry.channels == 0 || output.size == 0) return absl::OkStatus();
+    const auto kernels = ActiveKernels<ConvKernels>();
+    Temporary<Number> packed_filter;
+    if (auto s = packed_filter.Allocate(executor_, kernels.packed_filter_size(args_)); !s.ok()) {
+      return s;
     }
-    y.Finish(executor_);
-    return absl::OkStatus();
+    args_.packed_filter = packed_filter.data();
+    if (auto s = RunPass(executor_, args_, kernels.pack_filter); !s.ok()) return s;
+    return RunPass(executor_, args_, kernels.convolve);
   }
 
   // All gradients of either op.
   absl::Status Gradients(const std::vector<Buffer>& outputs) {
-    ComputeOutput<T> gradients[4];
-    Compute** const wanted[] = {&args_.dx, &args_.doffset,
-                                HasFilter(kKind) ? &args_.dfilter : &args_.dmask, &args_.dmask};
-    for (size_t i = 0; i < outputs.size(); ++i) {
-      if (auto s = gradients[i].Open(executor_, outputs[i]); !s.ok()) return s;
-      *wanted[i] = gradients[i].data();
+    ComputeOutput<T> dx, dfilter;
+    if (auto s = dx.Open(executor_, outputs[0]); !s.ok()) return s;
+    args_.wide_dx = dx.data();
+    args_.doffset = static_cast<Element*>(outputs[1].data);
+    if constexpr (HasFilter(kKind)) {
+      if (auto s = dfilter.Open(executor_, outputs[2]); !s.ok()) return s;
+      args_.wide_dfilter = dfilter.data();
     }
+    const size_t mask = HasFilter(kKind) ? 3 : 2;
+    if (outputs.size() > mask) args_.dmask = static_cast<Element*>(outputs[mask].data);
     // Without positions, channels or filters nothing is summed.
     const bool empty = outputs[1].size == 0 || args_.geometry.channels == 0 ||
                        (HasFilter(kKind) && args_.filters == 0);
     if (empty) {
-      for (size_t i = 0; i < outputs.size(); ++i) gradients[i].FillZero();
-    } else {
-      if (auto s = SamplingGradients(); !s.ok()) return s;
-      if constexpr (HasFilter(kKind)) {
-        if (auto s = FilterGradient(); !s.ok()) return s;
+      for (const Buffer& output : outputs) {
+        std::fill_n(static_cast<Element*>(output.data), output.size, Element{});
       }
+      return absl::OkStatus();
     }
-    for (size_t i = 0; i < outputs.size(); ++i) gradients[i].Finish(executor_);
+    if (auto s = SamplingGradients(); !s.ok()) return s;
+    dx.Finish(executor_);
+    if constexpr (HasFilter(kKind)) {
+      if (auto s = FilterGradient(); !s.ok()) return s;
+      dfilter.Finish(executor_);
+    }
     return absl::OkStatus();
   }
 
   absl::Status SamplingGradients() {
     const auto sampling = ActiveKernels<SampleKernels>();
-    Temporary<Compute> partial, packed_filter;
+    Temporary<Number> partial, packed_filter;
     if (auto s = partial.Allocate(executor_, sampling.partial_size(args_)); !s.ok()) return s;
     args_.partial = partial.data();
     if constexpr (HasFilter(kKind)) {
@@ -124,7 +119,7 @@ class Runner {
 
   absl::Status FilterGradient() {
     const auto kernels = ActiveKernels<ConvKernels>();
-    Temporary<Compute> packed_dy;
+    Temporary<Number> packed_dy;
     if (auto s = packed_dy.Allocate(executor_, kernels.packed_dy_size(args_)); !s.ok()) return s;
     args_.packed_dy = packed_dy.data();
     if (auto s = RunPass(executor_, args_, kernels.pack_dy); !s.ok()) return s;
@@ -132,7 +127,7 @@ class Runner {
   }
 
   Executor* executor_;
-  DeformableArgs<Compute> args_ = {};
+  DeformableArgs<Element> args_ = {};
 };
 
 }  // namespace

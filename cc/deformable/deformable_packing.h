@@ -30,7 +30,7 @@ constexpr int64_t kMinRowsPerPacking = 48;
 
 template <typename T>
 bool IsSmallFilter(int64_t packed_size) {
-  return packed_size * static_cast<int64_t>(sizeof(T)) <= kMaxPackedBytes;
+  return packed_size * static_cast<int64_t>(sizeof(Accumulator<T>)) <= kMaxPackedBytes;
 }
 
 // Packed filter: for each group a matrix [taps * C / groups, F / groups]; nothing if it is large.
@@ -38,7 +38,7 @@ template <typename T>
 int64_t PackedFilterSize(const DeformableArgs<T>& args) {
   const int64_t size =
       args.groups *
-      Gemm<T>::PackedSize(NumTaps(args.geometry) * GroupChannels(args), GroupFilters(args));
+      Gemm<Accumulator<T>>::PackedSize(NumTaps(args.geometry) * GroupChannels(args), GroupFilters(args));
   return IsSmallFilter<T>(size) ? size : 0;
 }
 
@@ -47,12 +47,12 @@ template <typename T>
 PassPlan PlanPackFilter(const DeformableArgs<T>& args) {
   if (PackedFilterSize(args) == 0) return {0, 1, 0};
   const int64_t depth = NumTaps(args.geometry) * GroupChannels(args);
-  return {args.groups * Gemm<T>::NumPanels(GroupFilters(args)), 1 + depth * 16, 0};
+  return {args.groups * Gemm<Accumulator<T>>::NumPanels(GroupFilters(args)), 1 + depth * 16, 0};
 }
 
 template <typename T>
 void PackFilter(const DeformableArgs<T>& args, int64_t begin, int64_t end, void*) {
-  using G = Gemm<T>;
+  using G = Gemm<Accumulator<T>>;
   const int64_t depth = NumTaps(args.geometry) * GroupChannels(args);
   const int64_t columns = GroupFilters(args);
   const int64_t panels = G::NumPanels(columns);
@@ -70,21 +70,21 @@ void PackFilter(const DeformableArgs<T>& args, int64_t begin, int64_t end, void*
 template <typename T>
 int64_t PackedFilterTransposedSize(const DeformableArgs<T>& args) {
   const int64_t size = NumTaps(args.geometry) * args.groups *
-                       Gemm<T>::PackedSize(GroupFilters(args), GroupChannels(args));
-  const int64_t tile_rows = Min<int64_t>(ImagePositions(args.geometry), Tile<T>::kRows);
+                       Gemm<Accumulator<T>>::PackedSize(GroupFilters(args), GroupChannels(args));
+  const int64_t tile_rows = Min<int64_t>(ImagePositions(args.geometry), Gemm<Accumulator<T>>::kTileRows);
   return IsSmallFilter<T>(size) || tile_rows < kMinRowsPerPacking ? size : 0;
 }
 
 template <typename T>
 PassPlan PlanPackFilterTransposed(const DeformableArgs<T>& args) {
   if (PackedFilterTransposedSize(args) == 0) return {0, 1, 0};
-  return {NumTaps(args.geometry) * args.groups * Gemm<T>::NumPanels(GroupChannels(args)),
-          1 + GroupFilters(args) * Gemm<T>::kPanel, 0};
+  return {NumTaps(args.geometry) * args.groups * Gemm<Accumulator<T>>::NumPanels(GroupChannels(args)),
+          1 + GroupFilters(args) * Gemm<Accumulator<T>>::kPanel, 0};
 }
 
 template <typename T>
 void PackFilterTransposed(const DeformableArgs<T>& args, int64_t begin, int64_t end, void*) {
-  using G = Gemm<T>;
+  using G = Gemm<Accumulator<T>>;
   const int64_t channels = GroupChannels(args);
   const int64_t filters = GroupFilters(args);
   const int64_t panels = G::NumPanels(channels);
@@ -94,7 +94,7 @@ void PackFilterTransposed(const DeformableArgs<T>& args, int64_t begin, int64_t 
     const int64_t first = unit % panels * G::kPanel;
     const int64_t width = G::PanelWidth(channels, unit % panels);
     const T* filter = args.filter + (tap * channels + first) * args.filters + group * filters;
-    T* panel =
+    Accumulator<T>* panel =
         args.packed_filter + (unit / panels) * G::PackedSize(filters, channels) + first * filters;
     PackTransposed(filter, args.filters, filters, Min(width, channels - first), width, panel);
   }

@@ -15,7 +15,7 @@ namespace {
 template <typename T>
 void Sample(const DeformableArgs<T>& args, int64_t begin, int64_t end, void* memory) {
   Arena arena(memory);
-  Sampler<T> sampler(args, &arena);
+  Sampler<T, T> sampler(args, &arena);
   sampler.Clear();
   const int64_t channels = args.geometry.channels;
   const int64_t taps = NumTaps(args.geometry);
@@ -45,13 +45,14 @@ void SampleBackward(const DeformableArgs<T>& args, int64_t begin, int64_t end, v
   const ConvGeometry& g = args.geometry;
   const int64_t taps = NumTaps(g);
   const int64_t positions = ImagePositions(g);
+  constexpr int64_t kRows = Tile<Accumulator<T>>::kRows;
   const ChannelBlocks blocks = MakeChannelBlocks(args);
   for (int64_t unit = begin; unit < end; ++unit) {
     const ChannelBlock block = GetChannelBlock(args, blocks, unit);
     spreader.StartBlock(blocks, block);
-    for (int64_t p = 0; p < positions; p += Tile<T>::kRows) {
+    for (int64_t p = 0; p < positions; p += kRows) {
       const int64_t first = block.image * positions + p;
-      spreader.StartTile(first, Min<int64_t>(Tile<T>::kRows, positions - p));
+      spreader.StartTile(first, Min<int64_t>(kRows, positions - p));
       for (int64_t tap = 0; tap < taps; ++tap) {
         spreader.Spread(tap, block.begin, block.end,
                         args.dcolumns + (first * taps + tap) * g.channels + block.begin,
@@ -71,11 +72,19 @@ PassPlan PlanSumPartial(const DeformableArgs<T>& args) {
 }
 
 template <typename T>
-void SumParts(const T* partial, int64_t parts, int64_t size, int64_t begin, int64_t end, T* out) {
-  for (int64_t i = begin; i < end; ++i) out[i] = partial[i];
-  for (int64_t part = 1; part < parts; ++part) {
-    const T* more = partial + part * size;
-    for (int64_t i = begin; i < end; ++i) out[i] += more[i];
+void SumParts(const Accumulator<T>* partial, int64_t parts, int64_t size, int64_t begin,
+              int64_t end, T* out) {
+  using S = Simd<Accumulator<T>>;
+  int64_t i = begin;
+  for (; i + S::kLanes <= end; i += S::kLanes) {
+    typename S::Vec sum = S::Load(partial + i);
+    for (int64_t part = 1; part < parts; ++part) sum += S::Load(partial + part * size + i);
+    S::Store(out + i, sum);
+  }
+  for (; i < end; ++i) {
+    Accumulator<T> sum = partial[i];
+    for (int64_t part = 1; part < parts; ++part) sum += partial[part * size + i];
+    StoreNumber(out + i, sum);
   }
 }
 
@@ -102,6 +111,8 @@ DeformableSampleKernels<T> Table() {
 
 }  // namespace
 
+void GetKernels(DeformableSampleKernels<Half>* kernels) { *kernels = Table<Half>(); }
+void GetKernels(DeformableSampleKernels<Bfloat16>* kernels) { *kernels = Table<Bfloat16>(); }
 void GetKernels(DeformableSampleKernels<float>* kernels) { *kernels = Table<float>(); }
 void GetKernels(DeformableSampleKernels<double>* kernels) { *kernels = Table<double>(); }
 

@@ -44,8 +44,6 @@ struct Samples {
   Int top[kRows];                // pixel of the top left corner
   Int left[kRows];
   int64_t top_left[kRows];  // its element offset; may lie outside of the tensor
-  T offset_y[kRows];
-  T offset_x[kRows];
 };
 
 // Work is divided at least this finely where the sizes allow it. A constant, not the number of
@@ -64,15 +62,16 @@ int64_t Positions(const DeformableArgs<T>& args) {
 // Tiles of output positions; short ones where there are few positions.
 template <typename T>
 int64_t TileRows(const DeformableArgs<T>& args) {
-  constexpr int64_t kStep = Gemm<T>::kRows;
+  using Number = Accumulator<T>;
+  constexpr int64_t kStep = Gemm<Number>::kRows;
   const int64_t rows = RoundUp(CeilDiv(Positions(args), kMinUnits), kStep);
-  return Max(kStep, Min<int64_t>(rows, Tile<T>::kRows / kStep * kStep));
+  return Max(kStep, Min<int64_t>(rows, Tile<Number>::kRows / kStep * kStep));
 }
 
 // Cycles to sample one channel of one tap, or to spread it, for the scheduler.
 template <typename T>
 constexpr double SampleCycles() {
-  return 4.0 * sizeof(T) / kVecBytes;
+  return 4.0 * sizeof(Accumulator<T>) / kVecBytes;
 }
 
 // Calls visit(offset_group, begin, end) for the parts of channels [begin, end) that share offsets.
@@ -112,11 +111,12 @@ void PlaceTile(const ConvGeometry& g, int64_t first, int64_t rows, Tile<T>* tile
 
 // Finds the corners and weights of one tap of one offset group.
 template <typename T>
-void FindSamples(const DeformableArgs<T>& args, const Tile<T>& tile, int64_t tap,
-                 int64_t offset_group, Samples<T>* s) {
-  using S = Simd<T>;
+void FindSamples(const DeformableArgs<T>& args, const Tile<Accumulator<T>>& tile, int64_t tap,
+                 int64_t offset_group, Samples<Accumulator<T>>* s) {
+  using Number = Accumulator<T>;
+  using S = Simd<Number>;
   using Vec = typename S::Vec;
-  using SInt = Simd<typename Samples<T>::Int>;
+  using SInt = Simd<typename Samples<Number>::Int>;
   using IntVec = typename SInt::Vec;
   using Int = typename SInt::Scalar;
   const ConvGeometry& g = args.geometry;
@@ -125,29 +125,32 @@ void FindSamples(const DeformableArgs<T>& args, const Tile<T>& tile, int64_t tap
   const int64_t stride = args.offset_groups * taps;
   const int64_t first = tile.first * stride + offset_group * taps + tap;
   const T* offset = args.offset + 2 * first;
+  T offset_y[Samples<Number>::kRows];
+  T offset_x[Samples<Number>::kRows];
   for (int64_t r = 0; r < rows; ++r) {
-    s->offset_y[r] = offset[2 * r * stride];
-    s->offset_x[r] = offset[2 * r * stride + 1];
+    offset_y[r] = offset[2 * r * stride];
+    offset_x[r] = offset[2 * r * stride + 1];
   }
   if (args.mask != nullptr) {
-    for (int64_t r = 0; r < rows; ++r) s->mask[r] = args.mask[first + r * stride];
+    for (int64_t r = 0; r < rows; ++r) s->mask[r] = ToNumber(args.mask[first + r * stride]);
   } else {
     for (int64_t r = 0; r < rows; ++r) s->mask[r] = 1;
   }
-  const T tap_y = static_cast<T>(tap / g.axis[2].kernel * g.axis[1].dilation);
-  const T tap_x = static_cast<T>(tap % g.axis[2].kernel * g.axis[2].dilation);
+  const Number tap_y = static_cast<Number>(tap / g.axis[2].kernel * g.axis[1].dilation);
+  const Number tap_x = static_cast<Number>(tap % g.axis[2].kernel * g.axis[2].dilation);
   const Int height = static_cast<Int>(g.axis[1].input);
   const Int width = static_cast<Int>(g.axis[2].input);
-  const Vec height_end = Vec{} + static_cast<T>(height);
-  const Vec width_end = Vec{} + static_cast<T>(width);
+  const Vec height_end = Vec{} + static_cast<Number>(height);
+  const Vec width_end = Vec{} + static_cast<Number>(width);
   const Vec zero = {};
   // Lanes beyond the last row compute something that nobody reads.
   for (int64_t r = 0; r < rows; r += S::kLanes) {
-    const Vec y = S::Load(tile.y + r) + tap_y + S::Load(s->offset_y + r);
-    const Vec x = S::Load(tile.x + r) + tap_x + S::Load(s->offset_x + r);
+    const Vec y = S::Load(tile.y + r) + tap_y + S::Load(offset_y + r);
+    const Vec x = S::Load(tile.x + r) + tap_x + S::Load(offset_x + r);
     // Positions that touch no pixel, infinite ones included, are moved to the origin before they
     // become integers; so is NaN, for which all comparisons are false.
-    const IntVec touches = (y >= T(-1)) & (y < height_end) & (x >= T(-1)) & (x < width_end);
+    const IntVec touches = (y >= Number(-1)) & (y < height_end) & (x >= Number(-1)) &
+                            (x < width_end);
     const Vec safe_y = touches ? y : zero;
     const Vec safe_x = touches ? x : zero;
     IntVec top = __builtin_convertvector(safe_y, IntVec);
@@ -162,9 +165,9 @@ void FindSamples(const DeformableArgs<T>& args, const Tile<T>& tile, int64_t tap
     const Vec mask = S::Load(s->mask + r);
     S::Store(s->dy + r, dy);
     S::Store(s->dx + r, dx);
-    S::Store(s->weight[kTopLeft] + r, (T(1) - dy) * (T(1) - dx) * mask);
-    S::Store(s->weight[kTopRight] + r, (T(1) - dy) * dx * mask);
-    S::Store(s->weight[kBottomLeft] + r, dy * (T(1) - dx) * mask);
+    S::Store(s->weight[kTopLeft] + r, (Number(1) - dy) * (Number(1) - dx) * mask);
+    S::Store(s->weight[kTopRight] + r, (Number(1) - dy) * dx * mask);
+    S::Store(s->weight[kBottomLeft] + r, dy * (Number(1) - dx) * mask);
     S::Store(s->weight[kBottomRight] + r, dy * dx * mask);
     SInt::Store(s->top + r, top);
     SInt::Store(s->left + r, left);
@@ -212,10 +215,10 @@ TFCONV_INLINE void SetWeights(const Samples<T>& s, int64_t r, T* weight) {
   for (int c = 0; c < kNumCorners; ++c) weight[c] = s.weight[c][r];
 }
 
-template <typename S>
+template <typename S, typename Out>
 TFCONV_INLINE int64_t Interpolate(const typename S::Scalar* const* corner,
                                   const typename S::Scalar* weight, int64_t c, int64_t end,
-                                  typename S::Scalar* out) {
+                                  Out* out) {
   for (; c + S::kLanes <= end; c += S::kLanes) {
     typename S::Vec sum = S::Load(corner[kTopLeft] + c) * weight[kTopLeft];
     sum += S::Load(corner[kTopRight] + c) * weight[kTopRight];
@@ -227,50 +230,54 @@ TFCONV_INLINE int64_t Interpolate(const typename S::Scalar* const* corner,
 }
 
 // Channels [begin, end) of one set of samples; row r goes to out + r * out_stride.
-template <typename T>
+template <typename Number, typename Out>
 struct SampleJob {
-  const Samples<T>* samples;
+  const Samples<Number>* samples;
   int64_t begin;
   int64_t end;
-  T* out;
+  Out* out;
 };
 
-template <typename T>
-TFCONV_INLINE void SampleRow(const DeformableArgs<T>& args, const SampleJob<T>& job, int64_t r,
-                             const T* zeros, T* out) {
+template <typename T, typename Out>
+TFCONV_INLINE void SampleRow(const DeformableArgs<T>& args,
+                             const SampleJob<Accumulator<T>, Out>& job, int64_t r,
+                             const Accumulator<T>* zeros, Out* out) {
+  using Number = Accumulator<T>;
   const int64_t pixel_stride = args.geometry.channels;
   const int64_t line_stride = pixel_stride * args.geometry.axis[2].input;
-  const T* corner[kNumCorners];
-  T weight[kNumCorners];
-  FindCorners(*job.samples, r, pixel_stride, line_stride, args.x, zeros, corner);
+  const Number* corner[kNumCorners];
+  Number weight[kNumCorners];
+  FindCorners(*job.samples, r, pixel_stride, line_stride, args.wide_x, zeros, corner);
   SetWeights(*job.samples, r, weight);
   for (int i = 0; i < kNumCorners; ++i) corner[i] += job.begin;
   const int64_t count = job.end - job.begin;
-  int64_t c = Interpolate<Simd<T>>(corner, weight, 0, count, out);
-  if constexpr (kVecBytes > 32) c = Interpolate<Simd<T, 32>>(corner, weight, c, count, out);
-  if constexpr (kVecBytes > 16) c = Interpolate<Simd<T, 16>>(corner, weight, c, count, out);
+  int64_t c = Interpolate<Simd<Number>>(corner, weight, 0, count, out);
+  if constexpr (kVecBytes > 32) c = Interpolate<Simd<Number, 32>>(corner, weight, c, count, out);
+  if constexpr (kVecBytes > 16) c = Interpolate<Simd<Number, 16>>(corner, weight, c, count, out);
   for (; c < count; ++c) {
-    T sum = corner[kTopLeft][c] * weight[kTopLeft];
+    Number sum = corner[kTopLeft][c] * weight[kTopLeft];
     sum += corner[kTopRight][c] * weight[kTopRight];
     sum += corner[kBottomLeft][c] * weight[kBottomLeft];
     sum += corner[kBottomRight][c] * weight[kBottomRight];
-    out[c] = sum;
+    StoreNumber(out + c, sum);
   }
 }
 
 // Samples a tile. A few taps are collected and then sampled together, position by position: taps of
 // one position, and of its neighbours, read the same pixels while the first cache holds them.
-template <typename T>
+template <typename T, typename Out>
 class Sampler {
  public:
   Sampler(const DeformableArgs<T>& args, Arena* arena)
       : args_(args),
-        tile_(arena->Take<Tile<T>>(1)),
-        samples_(arena->Take<Samples<T>>(kMaxJobs)),
-        zeros_(arena->Take<T>(args.geometry.channels)) {}
+        tile_(arena->Take<Tile<Number>>(1)),
+        samples_(arena->Take<Samples<Number>>(kMaxJobs)),
+        zeros_(arena->Take<Number>(args.geometry.channels)) {}
 
   // Before first use.
-  void Clear() { memset(zeros_, 0, static_cast<size_t>(args_.geometry.channels) * sizeof(T)); }
+  void Clear() {
+    memset(zeros_, 0, static_cast<size_t>(args_.geometry.channels) * sizeof(Number));
+  }
 
   void StartTile(int64_t first, int64_t rows, int64_t out_stride) {
     PlaceTile(args_.geometry, first, rows, tile_);
@@ -278,10 +285,10 @@ class Sampler {
   }
 
   // Channels [begin, end) of a tap, to be written to out + row * out_stride by Finish at last.
-  void Add(int64_t tap, int64_t begin, int64_t end, T* out) {
+  void Add(int64_t tap, int64_t begin, int64_t end, Out* out) {
     ForEachOffsetGroup(args_, begin, end, [&](int64_t group, int64_t c, int64_t c_end) {
       if (num_jobs_ == kMaxJobs) Finish();
-      Samples<T>* samples = samples_ + num_jobs_;
+      Samples<Number>* samples = samples_ + num_jobs_;
       FindSamples(args_, *tile_, tap, group, samples);
       jobs_[num_jobs_++] = {samples, c, c_end, out + (c - begin)};
     });
@@ -290,7 +297,7 @@ class Sampler {
   void Finish() {
     for (int64_t r = 0; r < tile_->rows; ++r) {
       for (int i = 0; i < num_jobs_; ++i) {
-        SampleRow(args_, jobs_[i], r, static_cast<const T*>(zeros_),
+        SampleRow(args_, jobs_[i], r, static_cast<const Number*>(zeros_),
                   jobs_[i].out + r * out_stride_);
       }
     }
@@ -298,14 +305,15 @@ class Sampler {
   }
 
  private:
+  using Number = Accumulator<T>;
   static constexpr int kMaxJobs = 4;
 
   const DeformableArgs<T>& args_;
-  Tile<T>* tile_;
-  Samples<T>* samples_;
-  T* zeros_;
+  Tile<Number>* tile_;
+  Samples<Number>* samples_;
+  Number* zeros_;
   int64_t out_stride_ = 0;
-  SampleJob<T> jobs_[kMaxJobs];
+  SampleJob<Number, Out> jobs_[kMaxJobs];
   int num_jobs_ = 0;
 };
 
@@ -313,7 +321,7 @@ class Sampler {
 template <typename T>
 PassPlan PlanSample(const DeformableArgs<T>& args) {
   Arena arena(nullptr);
-  Sampler<T> sampler(args, &arena);
+  Sampler<T, T> sampler(args, &arena);
   const int64_t rows = TileRows(args);
   const double samples = static_cast<double>(rows) * static_cast<double>(NumTaps(args.geometry));
   PassPlan plan;

@@ -19,8 +19,8 @@ namespace TFCONV_ISA_NAMESPACE {
 constexpr int64_t kMinChannels = 32;
 
 // Adds weight * upstream to the corners of dx, and upstream * corner to `sum`.
-template <typename S>
-TFCONV_INLINE int64_t Spread(const typename S::Scalar* upstream,
+template <typename S, typename Upstream>
+TFCONV_INLINE int64_t Spread(const Upstream* upstream,
                              const typename S::Scalar* const* corner,
                              typename S::Scalar* const* target, const typename S::Scalar* weight,
                              int64_t c, int64_t end, typename S::Scalar* sum) {
@@ -42,37 +42,38 @@ TFCONV_INLINE int64_t Spread(const typename S::Scalar* upstream,
 // gradient and corner i, from which the gradients for offset and mask follow. Row r of the upstream
 // gradient, for channels [begin, end), is at upstream + r * upstream_stride. `absent` is written in
 // place of corners that are absent and never read as data.
-template <typename T>
-void SpreadTile(const DeformableArgs<T>& args, const Samples<T>& s, int64_t rows, int64_t begin,
-                int64_t end, const T* zeros, T* absent, const T* upstream, int64_t upstream_stride,
-                T* sums) {
+template <typename T, typename Upstream>
+void SpreadTile(const DeformableArgs<T>& args, const Samples<Accumulator<T>>& s, int64_t rows,
+                int64_t begin, int64_t end, const Accumulator<T>* zeros, Accumulator<T>* absent,
+                const Upstream* upstream, int64_t upstream_stride, Accumulator<T>* sums) {
+  using Number = Accumulator<T>;
   const int64_t pixel_stride = args.geometry.channels;
   const int64_t line_stride = pixel_stride * args.geometry.axis[2].input;
   const int64_t count = end - begin;
   for (int64_t r = 0; r < rows; ++r) {
-    const T* corner[kNumCorners];
-    T* target[kNumCorners];
-    T weight[kNumCorners];
-    FindCorners(s, r, pixel_stride, line_stride, args.x, zeros, corner);
-    FindCorners(s, r, pixel_stride, line_stride, args.dx, absent, target);
+    const Number* corner[kNumCorners];
+    Number* target[kNumCorners];
+    Number weight[kNumCorners];
+    FindCorners(s, r, pixel_stride, line_stride, args.wide_x, zeros, corner);
+    FindCorners(s, r, pixel_stride, line_stride, args.wide_dx, absent, target);
     SetWeights(s, r, weight);
     for (int c = 0; c < kNumCorners; ++c) {
       corner[c] += begin;
       target[c] += begin;
     }
-    const T* row = upstream + r * upstream_stride;
-    T* sum = sums + kNumCorners * r;
-    int64_t c = Spread<Simd<T>>(row, corner, target, weight, 0, count, sum);
+    const Upstream* row = upstream + r * upstream_stride;
+    Number* sum = sums + kNumCorners * r;
+    int64_t c = Spread<Simd<Number>>(row, corner, target, weight, 0, count, sum);
     if constexpr (kVecBytes > 32) {
-      c = Spread<Simd<T, 32>>(row, corner, target, weight, c, count, sum);
+      c = Spread<Simd<Number, 32>>(row, corner, target, weight, c, count, sum);
     }
     if constexpr (kVecBytes > 16) {
-      c = Spread<Simd<T, 16>>(row, corner, target, weight, c, count, sum);
+      c = Spread<Simd<Number, 16>>(row, corner, target, weight, c, count, sum);
     }
     for (; c < count; ++c) {
       for (int i = 0; i < kNumCorners; ++i) {
-        sum[i] += corner[i][c] * row[c];
-        target[i][c] += row[c] * weight[i];
+        sum[i] += corner[i][c] * ToNumber(row[c]);
+        target[i][c] += ToNumber(row[c]) * weight[i];
       }
     }
   }
@@ -80,24 +81,28 @@ void SpreadTile(const DeformableArgs<T>& args, const Samples<T>& s, int64_t rows
 
 // Gradients for offset and mask from the sums of SpreadTile. At integer positions they belong to
 // the square below and to the right, which floor() has chosen.
-template <typename T>
-void FinishTile(const DeformableArgs<T>& args, const Tile<T>& tile, const Samples<T>& s,
-                int64_t tap, int64_t offset_group, const T* sums, T* doffset, T* dmask) {
+template <typename T, typename Out>
+void FinishTile(const DeformableArgs<T>& args, const Tile<Accumulator<T>>& tile,
+                const Samples<Accumulator<T>>& s, int64_t tap, int64_t offset_group,
+                const Accumulator<T>* sums, Out* doffset, Out* dmask) {
+  using Number = Accumulator<T>;
   const int64_t taps = NumTaps(args.geometry);
   const int64_t stride = args.offset_groups * taps;
   const int64_t first = tile.first * stride + offset_group * taps + tap;
   for (int64_t r = 0; r < tile.rows; ++r) {
-    const T* sum = sums + kNumCorners * r;
-    const T dy = s.dy[r];
-    const T dx = s.dx[r];
+    const Number* sum = sums + kNumCorners * r;
+    const Number dy = s.dy[r];
+    const Number dx = s.dx[r];
     const int64_t index = first + r * stride;
-    doffset[2 * index] = s.mask[r] * ((1 - dx) * (sum[kBottomLeft] - sum[kTopLeft]) +
-                                      dx * (sum[kBottomRight] - sum[kTopRight]));
-    doffset[2 * index + 1] = s.mask[r] * ((1 - dy) * (sum[kTopRight] - sum[kTopLeft]) +
-                                          dy * (sum[kBottomRight] - sum[kBottomLeft]));
+    StoreNumber(doffset + 2 * index,
+                s.mask[r] * ((1 - dx) * (sum[kBottomLeft] - sum[kTopLeft]) +
+                             dx * (sum[kBottomRight] - sum[kTopRight])));
+    StoreNumber(doffset + 2 * index + 1,
+                s.mask[r] * ((1 - dy) * (sum[kTopRight] - sum[kTopLeft]) +
+                             dy * (sum[kBottomRight] - sum[kBottomLeft])));
     if (args.mask == nullptr) continue;
-    dmask[index] = (1 - dy) * ((1 - dx) * sum[kTopLeft] + dx * sum[kTopRight]) +
-                   dy * ((1 - dx) * sum[kBottomLeft] + dx * sum[kBottomRight]);
+    StoreNumber(dmask + index, (1 - dy) * ((1 - dx) * sum[kTopLeft] + dx * sum[kTopRight]) +
+                                   dy * ((1 - dx) * sum[kBottomLeft] + dx * sum[kBottomRight]));
   }
 }
 
@@ -118,7 +123,7 @@ ChannelBlocks MakeChannelBlocks(const DeformableArgs<T>& args) {
   if (wanted > args.offset_groups) {
     const int64_t parts =
         Min(CeilDiv(wanted, args.offset_groups), Max<int64_t>(1, size / kMinChannels));
-    blocks.part_channels = RoundUp(CeilDiv(size, parts), Gemm<T>::kPanel);
+    blocks.part_channels = RoundUp(CeilDiv(size, parts), Gemm<Accumulator<T>>::kPanel);
     blocks.parts = Max<int64_t>(1, CeilDiv(size, blocks.part_channels));
     blocks.per_image = args.offset_groups * blocks.parts;
   }
@@ -167,63 +172,69 @@ class Spreader {
  public:
   Spreader(const DeformableArgs<T>& args, Arena* arena)
       : args_(args),
-        tile_(arena->Take<Tile<T>>(1)),
-        samples_(arena->Take<Samples<T>>(1)),
-        zeros_(arena->Take<T>(args.geometry.channels)),
-        absent_(arena->Take<T>(args.geometry.channels)),
-        sums_(arena->Take<T>(kNumCorners * Tile<T>::kRows)) {}
+        tile_(arena->Take<Tile<Number>>(1)),
+        samples_(arena->Take<Samples<Number>>(1)),
+        zeros_(arena->Take<Number>(args.geometry.channels)),
+        absent_(arena->Take<Number>(args.geometry.channels)),
+        sums_(arena->Take<Number>(kNumCorners * Tile<Number>::kRows)) {}
 
   // Before first use.
   void Clear() {
-    memset(zeros_, 0, static_cast<size_t>(args_.geometry.channels) * sizeof(T));
-    memset(absent_, 0, static_cast<size_t>(args_.geometry.channels) * sizeof(T));
+    memset(zeros_, 0, static_cast<size_t>(args_.geometry.channels) * sizeof(Number));
+    memset(absent_, 0, static_cast<size_t>(args_.geometry.channels) * sizeof(Number));
   }
 
   void StartBlock(const ChannelBlocks& blocks, const ChannelBlock& block) {
     block_ = block;
-    doffset_ = args_.doffset;
-    dmask_ = args_.dmask;
+    partial_doffset_ = partial_dmask_ = nullptr;
     if (blocks.parts > 1) {
       const int64_t samples = Positions(args_) * args_.offset_groups * NumTaps(args_.geometry);
-      doffset_ = args_.partial + block.part * 2 * samples;
-      dmask_ = args_.partial + (blocks.parts * 2 + block.part) * samples;
+      partial_doffset_ = args_.partial + block.part * 2 * samples;
+      partial_dmask_ = args_.partial + (blocks.parts * 2 + block.part) * samples;
     }
     const ConvGeometry& g = args_.geometry;
     const int64_t pixels = g.axis[1].input * g.axis[2].input;
-    T* dx = args_.dx + block.image * pixels * g.channels + block.begin;
-    const size_t bytes = static_cast<size_t>(block.end - block.begin) * sizeof(T);
+    Number* dx = args_.wide_dx + block.image * pixels * g.channels + block.begin;
+    const size_t bytes = static_cast<size_t>(block.end - block.begin) * sizeof(Number);
     for (int64_t p = 0; p < pixels; ++p) memset(dx + p * g.channels, 0, bytes);
   }
 
   void StartTile(int64_t first, int64_t rows) { PlaceTile(args_.geometry, first, rows, tile_); }
 
   // Channels [begin, end) of one tap.
-  void Spread(int64_t tap, int64_t begin, int64_t end, const T* upstream, int64_t upstream_stride) {
+  template <typename Upstream>
+  void Spread(int64_t tap, int64_t begin, int64_t end, const Upstream* upstream,
+              int64_t upstream_stride) {
     const int64_t size = args_.geometry.channels / args_.offset_groups;
     const int64_t rows = tile_->rows;
     ForEachOffsetGroup(args_, begin, end, [&](int64_t group, int64_t c, int64_t c_end) {
       FindSamples(args_, *tile_, tap, group, samples_);
       if (c == Max(block_.begin, group * size)) {
-        memset(sums_, 0, static_cast<size_t>(kNumCorners * rows) * sizeof(T));
+        memset(sums_, 0, static_cast<size_t>(kNumCorners * rows) * sizeof(Number));
       }
       SpreadTile<T>(args_, *samples_, rows, c, c_end, zeros_, absent_, upstream + (c - begin),
                     upstream_stride, sums_);
-      if (c_end == Min(block_.end, (group + 1) * size)) {
-        FinishTile<T>(args_, *tile_, *samples_, tap, group, sums_, doffset_, dmask_);
+      if (c_end != Min(block_.end, (group + 1) * size)) return;
+      if (partial_doffset_ != nullptr) {
+        FinishTile(args_, *tile_, *samples_, tap, group, sums_, partial_doffset_, partial_dmask_);
+      } else {
+        FinishTile(args_, *tile_, *samples_, tap, group, sums_, args_.doffset, args_.dmask);
       }
     });
   }
 
  private:
+  using Number = Accumulator<T>;
+
   const DeformableArgs<T>& args_;
-  Tile<T>* tile_;
-  Samples<T>* samples_;
-  T* zeros_;
-  T* absent_;
-  T* sums_;
+  Tile<Number>* tile_;
+  Samples<Number>* samples_;
+  Number* zeros_;
+  Number* absent_;
+  Number* sums_;
   ChannelBlock block_ = {};
-  T* doffset_ = nullptr;
-  T* dmask_ = nullptr;
+  Number* partial_doffset_ = nullptr;
+  Number* partial_dmask_ = nullptr;
 };
 
 template <typename T>

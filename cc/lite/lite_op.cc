@@ -178,7 +178,7 @@ class Deformable : public LiteOp {
 
   Status Run(Executor* executor, const std::vector<Input>& inputs,
              const Output& output) override {
-    args_.x = inputs[0].data;
+    args_.wide_x = inputs[0].data;
     args_.offset = inputs[1].data;
     args_.mask = has_mask_ ? inputs.back().data : nullptr;
     if (!has_filter_) {

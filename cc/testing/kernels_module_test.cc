@@ -473,6 +473,65 @@ py::object InvolutionGradients(const Run& run, const py::array& x, const py::arr
 
 // Deformable sampling and convolution.
 
+// Of a 16-bit tensor, a copy in the type that the kernels on the CPU have it in.
+template <typename T>
+class WideInput {
+ public:
+  WideInput(const char* name, const T* data, int64_t size, const Run& run) : data_(nullptr) {
+    if constexpr (std::is_same_v<T, Accumulator<T>>) {
+      data_ = data;
+    } else {
+      const auto kernels = KernelsOf<ConvertKernels>(run.isa);
+      copy_ = std::make_unique<Output<float>>(name, Shape{size}, run);
+      (std::is_same_v<T, Half> ? kernels.half_to_float : kernels.bfloat16_to_float)(
+          reinterpret_cast<const uint16_t*>(data), copy_->data(), size);
+      data_ = copy_->data();
+    }
+  }
+
+  const Accumulator<T>* data() const { return data_; }
+  void CheckGuards() {
+    if (copy_) copy_->CheckGuards();
+  }
+
+ private:
+  const Accumulator<T>* data_;
+  std::unique_ptr<Output<float>> copy_;
+};
+
+template <typename T>
+class WideOutput {
+ public:
+  WideOutput(const char* name, T* data, int64_t size, const Run& run)
+      : isa_(run.isa), narrow_(data), size_(size) {
+    if constexpr (std::is_same_v<T, Accumulator<T>>) {
+      data_ = data;
+    } else {
+      computed_ = std::make_unique<Output<float>>(name, Shape{size}, run);
+      data_ = computed_->data();
+    }
+  }
+
+  Accumulator<T>* data() const { return data_; }
+
+  // Call once all is computed.
+  void Finish() {
+    if constexpr (!std::is_same_v<T, Accumulator<T>>) {
+      computed_->CheckGuards();
+      const auto kernels = KernelsOf<ConvertKernels>(isa_);
+      (std::is_same_v<T, Half> ? kernels.float_to_half : kernels.float_to_bfloat16)(
+          data_, reinterpret_cast<uint16_t*>(narrow_), size_);
+    }
+  }
+
+ private:
+  Isa isa_;
+  T* narrow_;
+  int64_t size_;
+  Accumulator<T>* data_ = nullptr;
+  std::unique_ptr<Output<float>> computed_;
+};
+
 template <typename T>
 struct Deformable {
   using Args = DeformableArgs<T>;
@@ -487,13 +546,16 @@ struct Deformable {
         columns_shape(sizes.Outputs({sizes.taps, sizes.geometry.channels})),
         in(new Input<T>("x", x, sizes.x, run)),
         offsets(new Input<T>("offset", offset, offset_shape, run)) {
-    if (kIsHalf<T> && !run.cuda) throw py::value_error("tensors must be float32 or float64");
     CheckDivides("offset groups", offset_groups, sizes.geometry.channels);
     if (mask_) mask.reset(new Input<T>("mask", *mask_, mask_shape, run));
     args.geometry = sizes.geometry;
     args.offset_groups = offset_groups;
     args.groups = args.filters = -1;
     args.x = in->data();
+    if (!run.cuda) {
+      wide_in.reset(new WideInput<T>("wide x", args.x, Product(sizes.x), run));
+      args.wide_x = wide_in->data();
+    }
     args.offset = offsets->data();
     args.mask = mask ? mask->data() : nullptr;
   }
@@ -512,8 +574,10 @@ struct Deformable {
     args.filter = filter->data();
   }
 
-  std::unique_ptr<Output<T>> Temporary(const char* name, int64_t size, T** data) const {
-    auto result = std::make_unique<Output<T>>(name, Shape{size}, run);
+  using Number = Accumulator<T>;
+
+  std::unique_ptr<Output<Number>> Temporary(const char* name, int64_t size, Number** data) const {
+    auto result = std::make_unique<Output<Number>>(name, Shape{size}, run);
     *data = result->data();
     return result;
   }
@@ -522,6 +586,7 @@ struct Deformable {
     for (auto* input : {in.get(), offsets.get(), mask.get(), filter.get()}) {
       if (input != nullptr) input->Check();
     }
+    if (wide_in) wide_in->CheckGuards();
   }
 
   // All gradients; that for the filter only if there is one.
@@ -548,9 +613,15 @@ struct Deformable {
     } else if (doffset.size() == 0 || sizes.geometry.channels == 0 ||
                (filter && args.filters == 0)) {
       for (Output<T>* output : {&dx, &doffset, &dmask, &dfilter}) output->Clear();
-    } else if constexpr (!kIsHalf<T>) {
+    } else {
+      WideOutput<T> wide_dx("wide dx", dx.data(), dx.size(), run);
+      WideOutput<T> wide_dfilter("wide dfilter", dfilter.data(), dfilter.size(), run);
+      args.wide_dx = wide_dx.data();
+      args.wide_dfilter = wide_dfilter.data();
       SamplingGradients();
       if (filter) FilterGradient();
+      wide_dx.Finish();
+      if (filter) wide_dfilter.Finish();
     }
     CheckInputs();
     return py::make_tuple(dx.Take(), doffset.Take(),
@@ -591,6 +662,7 @@ struct Deformable {
   Shape columns_shape;
   Shape filter_shape;
   std::unique_ptr<Input<T>> in;
+  std::unique_ptr<WideInput<T>> wide_in;
   std::unique_ptr<Input<T>> offsets;
   std::unique_ptr<Input<T>> mask;
   std::unique_ptr<Input<T>> filter;
@@ -608,7 +680,7 @@ py::object DeformableSample(const Run& run, const py::array& x, const py::array&
 #if TFCONV_CUDA_ON_CPU
       RunCuda(run, 0, [&](void*) { return LaunchDeformableSample<T>(nullptr, op.args); });
 #endif
-    } else if constexpr (!kIsHalf<T>) {
+    } else {
       RunPass(op.args, KernelsOf<DeformableSampleKernels<T>>(run.isa).sample, run);
     }
     op.CheckInputs();
@@ -647,7 +719,7 @@ py::object DeformableConv(const Run& run, const py::array& x, const py::array& o
       y.Clear();
     } else if (y.size() == 0) {
       // Nothing to do, and no memory to do it with.
-    } else if constexpr (!kIsHalf<T>) {
+    } else {
       const auto kernels = KernelsOf<DeformableConvKernels<T>>(run.isa);
       const auto packed = op.Temporary("packed_filter", kernels.packed_filter_size(op.args),
                                        &op.args.packed_filter);

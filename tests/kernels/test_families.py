@@ -135,8 +135,6 @@ def test_half_precision(name, case, dtype, tolerance, rng, kernels):
     if "deformable" in name and not case.masked:
         inputs["mask"] = wide["mask"] = None
     for isa in kernels.available():
-        if isa != "cuda" and "deformable" in name:
-            continue
         results = FAMILIES[name].run(kernels, kernels.Run(isa), case, **inputs)
         of_float = "base" if isa == "cuda" else isa
         expected = FAMILIES[name].run(kernels, kernels.Run(of_float), case, **wide)
@@ -199,8 +197,6 @@ def test_bits_do_not_depend_on_the_division_of_the_work(name, case, dtype, rng, 
     family = FAMILIES[name]
     inputs = cast(family.draw(rng, case), dtype)
     for isa in kernels.available():
-        if isa != "cuda" and dtype == np.float16 and "deformable" in name:
-            continue
         expected = family.run(kernels, kernels.Run(isa), case, **inputs)
         for options in (
             {"slices": 2},

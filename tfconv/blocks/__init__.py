@@ -26,8 +26,10 @@ from tfconv.blocks.residual import (
 from tfconv.blocks.segmentation import Bilinear, fcn_head, upsampled
 from tfconv.blocks.shuffle import ChannelSplit, shuffle_unit_v1, shuffle_unit_v2
 from tfconv.blocks.wavenet import wavenet_stack
+from tfconv.layers.batch_norm import BatchNormalization
 
 __all__ = [
+    "BatchNormalization",
     "Bilinear",
     "ChannelSplit",
     "Convention",

@@ -11,6 +11,7 @@ import tfconv
 from tfconv import _compat
 from tfconv._compat import keras
 from tfconv.layers.base import number, one_of, positive_int, positive_number, register, static_shape
+from tfconv.layers.batch_norm import BatchNormalization
 from tfconv.ops.geometry import standardized_padding
 
 
@@ -176,7 +177,7 @@ def norm(
         >>> tuple(tfconv.blocks.norm(inputs, "relu").shape)
         (None, 8, 8, 4)
     """
-    x = keras.layers.BatchNormalization(
+    x = BatchNormalization(
         channel_axis(), momentum=convention.momentum, epsilon=convention.epsilon, name=name
     )(x)
     return activated(x, activation)

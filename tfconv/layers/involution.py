@@ -18,6 +18,7 @@ from tfconv.layers.base import (
     resolved,
     static_shape,
 )
+from tfconv.layers.batch_norm import BatchNormalization
 from tfconv.ops.geometry import Padding, spatial_sizes
 
 
@@ -141,7 +142,7 @@ class Involution(SpatialLayer):
             name="reduce",
             **shared,
         )
-        self.normalization = keras.layers.BatchNormalization(
+        self.normalization = BatchNormalization(
             momentum=self.batch_norm_momentum,
             epsilon=self.batch_norm_epsilon,
             name="normalization",

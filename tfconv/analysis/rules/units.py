@@ -9,6 +9,7 @@ from tfconv._compat import keras
 from tfconv.analysis.cost import Cost, rule
 from tfconv.analysis.operations import einsum_products
 from tfconv.analysis.rules.sizes import activated, values
+from tfconv.layers.batch_norm import BatchNormalization
 
 
 def _classes(*names: str) -> list[Any]:
@@ -48,7 +49,7 @@ def embedding(layer, inputs, outputs):
     return Cost(field=lambda field: None)
 
 
-@rule(*_classes("BatchNormalization", "Normalization", "Rescaling"))
+@rule(BatchNormalization, *_classes("BatchNormalization", "Normalization", "Rescaling"))
 def scale_and_shift(layer, inputs, outputs):
     """A product and an addition with numbers that are known before, for each value."""
     return Cost(elementwise=2 * values(outputs[0]))
