@@ -228,6 +228,30 @@ def cast(inputs: Arrays, dtype) -> Arrays:
     return {k: None if v is None else np.ascontiguousarray(v, dtype) for k, v in inputs.items()}
 
 
+def narrow(tensor: np.ndarray, dtype) -> np.ndarray:
+    """Rounded to float16, or cut to bfloat16, of which NumPy knows the bits only."""
+    if dtype == np.float16:
+        return np.ascontiguousarray(tensor, dtype)
+    return (np.ascontiguousarray(tensor, np.float32).view(np.uint32) >> 16).astype(np.uint16)
+
+
+def rounded(tensor: np.ndarray, dtype) -> np.ndarray:
+    """Rounded to float16 or bfloat16, to nearest, ties to even."""
+    if dtype == np.float16:
+        with np.errstate(over="ignore"):
+            return tensor.astype(dtype)
+    bits = np.ascontiguousarray(tensor).view(np.uint32).astype(np.uint64)
+    up = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+    return np.where(np.isnan(tensor), np.uint16(0x7FC0), up)
+
+
+def widen(tensor: np.ndarray) -> np.ndarray:
+    """The same numbers in float32."""
+    if tensor.dtype == np.float16:
+        return tensor.astype(np.float32)
+    return (tensor.astype(np.uint32) << 16).view(np.float32)
+
+
 def assert_matches(actual: Arrays, expected: Arrays, dtype, what: str = "") -> None:
     """Equal, up to rounding, wherever the expected values are finite."""
     assert actual.keys() == expected.keys()

@@ -1,4 +1,4 @@
-"""Every family of kernels on every instruction set, in both types, against the references."""
+"""Every family of kernels on every instruction set, in all types, against the references."""
 
 import itertools
 import platform
@@ -6,7 +6,15 @@ import platform
 import numpy as np
 import pytest
 
-from tests.kernels.families import FAMILIES, Case, assert_matches, assert_same_bits, cast
+from tests.kernels.families import (
+    FAMILIES,
+    Case,
+    assert_matches,
+    assert_same_bits,
+    cast,
+    narrow,
+    widen,
+)
 from tests.sliding_windows import GEOMETRIES, Geometry
 
 # Batch, groups, channels of a group, filters of a group, offset groups.
@@ -108,19 +116,6 @@ def test_cuda_is_there(kernels):
     """The rows above have run the CUDA kernels, on the CPU."""
     if platform.machine() == "x86_64" and kernels.sanitizer != "thread":
         assert "cuda" in kernels.available()
-
-
-def narrow(tensor, dtype):
-    """Rounded to float16, or cut to bfloat16, of which NumPy knows the bits only."""
-    if dtype == np.float16:
-        return np.ascontiguousarray(tensor, dtype)
-    return (np.ascontiguousarray(tensor, np.float32).view(np.uint32) >> 16).astype(np.uint16)
-
-
-def widen(tensor):
-    if tensor.dtype == np.float16:
-        return tensor.astype(np.float32)
-    return (tensor.astype(np.uint32) << 16).view(np.float32)
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(np.float16, 2**-10), (np.uint16, 2**-7)])

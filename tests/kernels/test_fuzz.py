@@ -22,7 +22,10 @@ from tests.kernels.families import (
     assert_not_flushed,
     assert_same_bits,
     cast,
+    narrow,
+    rounded,
     tap_positions,
+    widen,
 )
 from tests.sliding_windows import Geometry
 
@@ -140,39 +143,52 @@ def adverse_values(rng, tensor):
         tensor.flat[rng.integers(0, tensor.size, count)] = rng.choice(values, count)
 
 
+OPTIONS = st.fixed_dictionaries(
+    {
+        "slices": st.integers(1, 9),
+        "reversed": st.booleans(),
+        "threads": st.integers(1, 3),
+        "offset": st.integers(0, 17),
+    }
+)
+ODD = st.sets(st.sampled_from(["offset", "x", "upstream", "denormal"]))
+
+
+def drawn_inputs(family, case, dtype, seed, odd):
+    rng = np.random.default_rng(seed)
+    drawn = FAMILIES[family].draw(rng, case)
+    if "denormal" in odd:
+        drawn["x"] *= 2.0**14 * np.finfo(dtype).smallest_subnormal
+    inputs = cast(drawn, dtype)
+    if "offset" in odd and "offset" in inputs:
+        adverse_offsets(rng, case, inputs["offset"])
+    if "x" in odd:
+        adverse_values(rng, inputs["x"])
+    if "upstream" in odd:
+        adverse_values(rng, inputs["dy" if "dy" in inputs else "dcolumns"])
+    return inputs
+
+
+def file_of_last_case():
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    return folder_of(VARIANT) / f"last_case{worker}.txt"
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_fuzz(family, kernels):
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
-    last_case = folder_of(VARIANT) / f"last_case{worker}.txt"
+    last_case = file_of_last_case()
 
     @FUZZ
     @given(
         case=cases(family),
         dtype=st.sampled_from([np.float32, np.float64]),
         seed=st.integers(0, 2**32 - 1),
-        odd=st.sets(st.sampled_from(["offset", "x", "upstream", "denormal"])),
-        options=st.fixed_dictionaries(
-            {
-                "slices": st.integers(1, 9),
-                "reversed": st.booleans(),
-                "threads": st.integers(1, 3),
-                "offset": st.integers(0, 17),
-            }
-        ),
+        odd=ODD,
+        options=OPTIONS,
     )
     def check(case, dtype, seed, odd, options):
         last_case.write_text(f"{family} {case} {dtype.__name__} {seed} {odd} {options}\n")
-        rng = np.random.default_rng(seed)
-        drawn = FAMILIES[family].draw(rng, case)
-        if "denormal" in odd:
-            drawn["x"] *= 2.0**14 * np.finfo(dtype).smallest_subnormal
-        inputs = cast(drawn, dtype)
-        if "offset" in odd and "offset" in inputs:
-            adverse_offsets(rng, case, inputs["offset"])
-        if "x" in odd:
-            adverse_values(rng, inputs["x"])
-        if "upstream" in odd:
-            adverse_values(rng, inputs["dy" if "dy" in inputs else "dcolumns"])
+        inputs = drawn_inputs(family, case, dtype, seed, odd)
         with np.errstate(invalid="ignore"):
             expected = FAMILIES[family].expected(case, **inputs)
         kinds = {}
@@ -187,5 +203,41 @@ def test_fuzz(family, kernels):
             for name, value in plain.items():
                 kind = np.isnan(value) + 2 * np.isposinf(value) + 4 * np.isneginf(value)
                 np.testing.assert_array_equal(kind, kinds.setdefault(name, kind), name)
+
+    check()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fuzz_of_16_bits(family, kernels):
+    """What float32 gives for the same numbers, rounded once at the end."""
+    last_case = file_of_last_case()
+
+    @FUZZ
+    @given(
+        case=cases(family),
+        dtype=st.sampled_from([np.float16, np.uint16]),
+        seed=st.integers(0, 2**32 - 1),
+        odd=st.sets(st.sampled_from(["offset", "x", "upstream"])),
+        options=OPTIONS,
+    )
+    def check(case, dtype, seed, odd, options):
+        last_case.write_text(f"{family} {case} {dtype.__name__} {seed} {odd} {options}\n")
+        drawn = drawn_inputs(family, case, np.float32, seed, odd)
+        with np.errstate(over="ignore"):
+            inputs = {k: None if v is None else narrow(v, dtype) for k, v in drawn.items()}
+        wide = {k: None if v is None else widen(v) for k, v in inputs.items()}
+        for isa in kernels.available():
+            if isa == "cuda":
+                continue  # which adds up in another order
+            note(f"instruction set {isa}")
+            plain = FAMILIES[family].run(kernels, kernels.Run(isa), case, **inputs)
+            of_float = FAMILIES[family].run(kernels, kernels.Run(isa), case, **wide)
+            for name, value in of_float.items():
+                np.testing.assert_array_equal(
+                    widen(plain[name]), widen(rounded(value, dtype)), f"{name} {isa}"
+                )
+            run = kernels.Run(isa, **options)
+            divided = FAMILIES[family].run(kernels, run, case, **inputs)
+            assert_same_bits(divided, plain, "the division of the work")
 
     check()
