@@ -35,6 +35,7 @@ from benchmarks.worker import rest, turn  # noqa: E402
 from tfconv import _compat, analysis  # noqa: E402
 from tfconv._compat import keras  # noqa: E402
 from tfconv.export import to_tflite  # noqa: E402
+from tfconv.surgery import fold_batchnorm  # noqa: E402
 
 ROUNDS = 15
 ROUNDS_QUICK = 3
@@ -55,23 +56,30 @@ def model(name: str) -> keras.Model:
     """A network whose weights do not let out work, as those of a trained one.
 
     Zero offsets of batch normalizations would be dropped from graphs; zero offsets of deformable
-    convolutions would always hit the same pixels. These are of about half a pixel.
+    convolutions would always hit the same pixels. These are of about half a pixel. The moving
+    averages are those of a batch, with which no activation grows from block to block.
     """
     made, rng = NETWORKS[name](), np.random.default_rng(0)
+    norms = []
     for layer in _compat.all_layers(made):
         if isinstance(layer, keras.layers.BatchNormalization):
-            gamma, beta, mean, variance = (weight.shape for weight in layer.get_weights())
-            layer.set_weights(
-                [
-                    rng.uniform(0.8, 1.2, gamma),
-                    rng.normal(0, 0.1, beta),
-                    rng.normal(0, 0.1, mean),
-                    rng.uniform(0.8, 1.2, variance),
-                ]
-            )
+            layer.gamma.assign(rng.uniform(0.8, 1.2, tuple(layer.gamma.shape)))
+            layer.beta.assign(rng.normal(0, 0.1, tuple(layer.beta.shape)))
+            norms.append((layer, layer.momentum))
+            layer.momentum = 0.0
         elif isinstance(layer, tfconv.DeformableConv2D):
             layer.offset_kernel.assign(rng.normal(0, 0.01, tuple(layer.offset_kernel.shape)))
+    made(_images(4), training=True)
+    for layer, momentum in norms:
+        layer.momentum = momentum
+    assert np.all(np.isfinite(made(_images(1))))
     return made
+
+
+@functools.cache
+def folded(name: str) -> keras.Model:
+    """The network with its normalizations in the layers before them, as far as that is possible."""
+    return fold_batchnorm(model(name))
 
 
 @functools.cache
@@ -113,7 +121,7 @@ def rows() -> list[Row]:
     return [
         *(
             Row(work, *names, batch, target)
-            for work in ("inference", "inference, weights fixed")
+            for work in ("inference", "inference, fixed")
             for *names, targets in pairs
             for batch, target in targets.items()
         ),
@@ -142,7 +150,7 @@ def inference(model: keras.Model, batch: int) -> Callable[[], Any]:
 
 
 def fixed_inference(model: keras.Model, batch: int) -> Callable[[], Any]:
-    """Weights are constants of the graph, as in a model that is served."""
+    """Weights are constants of the graph."""
     return functools.partial(_compat.frozen(_traced(model, batch)), tf.constant(_images(batch)))
 
 
@@ -178,7 +186,7 @@ def lite(model: keras.Model, batch: int) -> Callable[[], Any]:
 
 WORK = {
     "inference": inference,
-    "inference, weights fixed": fixed_inference,
+    "inference, fixed": fixed_inference,
     "training step": training_step,
     "TFLite": lite,
 }
@@ -230,7 +238,8 @@ def take_turns(calls: Sequence[Callable[[], Any]], rounds: int) -> list[list[flo
 
 def measure(row: Row, rounds: int) -> Result:
     both = row.network, row.base
-    calls = [WORK[row.work](model(name), row.batch) for name in both]
+    network = folded if WORK[row.work] is fixed_inference else model
+    calls = [WORK[row.work](network(name), row.batch) for name in both]
     more, less = (multiply_adds(name) for name in both)
     result = Result(row, *take_turns(calls, rounds), more / less)
     del calls
@@ -274,7 +283,9 @@ _HEAD = """# Results of `make networks-bench`
 {summary}. A time is the median of {rounds} turns, taken in rounds with those of the other side; a
 ratio is the median of the rounds' ratios, and beside it stand their middle half and the ratio of
 the least times. Multiply-adds are those of the network over those of the other side. Images have
-224 x 224 pixels; float32, {threads} threads. docs/networks_speed.md says more.
+224 x 224 pixels; float32, {threads} threads. "Fixed": `fold_batchnorm` has put the
+normalizations of both sides into the layers before them, and weights are constants of the graph.
+docs/networks_speed.md says more.
 """
 
 

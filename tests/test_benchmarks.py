@@ -347,20 +347,21 @@ def small_networks():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(networks, "SIZE", 9)
         patch.setattr(networks, "NETWORKS", dict.fromkeys(networks.NETWORKS, small_network))
-        networks.model.cache_clear()
-        networks.multiply_adds.cache_clear()
+        for cached in (networks.model, networks.folded, networks.multiply_adds):
+            cached.cache_clear()
         yield
-    networks.model.cache_clear()
-    networks.multiply_adds.cache_clear()
+    for cached in (networks.model, networks.folded, networks.multiply_adds):
+        cached.cache_clear()
 
 
 def test_networks_do_the_work(small_networks):
     model = networks.model("RedNet50")
     images = networks._images(2)
     expected = model(images, training=False)
-    for work in ("inference", "inference, weights fixed"):
-        (actual,) = tf.nest.flatten(networks.WORK[work](model, 2)())
-        np.testing.assert_allclose(actual, expected, rtol=1e-4)
+    for work in ("inference", "inference, fixed"):
+        for same in (model, networks.folded("RedNet50")):
+            (actual,) = tf.nest.flatten(networks.WORK[work](same, 2)())
+            np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-6)
     step = networks.training_step(model, 2)
     before = model.get_weights()
     losses = [step().numpy() for _ in range(20)]
