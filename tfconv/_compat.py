@@ -119,7 +119,11 @@ def is_graph(model) -> bool:
     """Whether the calls of a model's layers are known: it is functional, or sequential and built.
 
     Keras 2 keeps the calls that make losses of `add_loss` apart; a model with such has no graph.
+    Nor has one whose class has a `call` of its own.
     """
+    known = "keras", "tf_keras"
+    if type(model).call.__module__.partition(".")[0] not in known:
+        return False
     graph = getattr(model, "_functional", model)  # what is in a sequential model of Keras 3
     return min(getattr(graph, "_nodes_by_depth", [-1])) >= 0
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import tfconv
-from tfconv._compat import all_layers, keras
+from tfconv._compat import KERAS_3, all_layers, keras
 from tfconv.surgery import Folded, fold_batchnorm
 
 layers = keras.layers
@@ -190,7 +190,29 @@ def in_model_in_training(x):
     return inner(x, training=True)
 
 
+class Doubled(layers.BatchNormalization):
+    def call(self, inputs, training=None, mask=None):
+        return 2 * super().call(inputs, training=training)
+
+
+class Doubling(layers.Conv2D):
+    def call(self, inputs):
+        return 2 * super().call(inputs)
+
+
 STAYING = {
+    "own normalization": (
+        lambda x: Doubled(name="n")(conv()(x)),
+        "its class Doubled may compute something else",
+    ),
+    "own layer": (
+        lambda x: norm()(Doubling(4, 3, name="c")(x)),
+        "c before it has no kernel for it",
+    ),
+    "another dtype": (
+        lambda x: norm(dtype="float32")(conv(dtype="mixed_float16")(x)),
+        "it computes in another dtype than c",
+    ),
     "activation": (activated, "c has an activation"),
     "activity regularizer": (
         lambda x: norm()(conv(activity_regularizer="l2")(x)),
@@ -221,6 +243,11 @@ STAYING = {
         "the routing weights of c need not add up to 1",
     ),
 }
+if KERAS_3:
+    STAYING["adapters"] = (
+        lambda x: norm()(layers.Dense(4, lora_rank=2, name="c")(x)),
+        "c has low-rank adapters",
+    )
 
 
 @pytest.mark.parametrize("name", list(STAYING))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import tfconv
 from tfconv._compat import KERAS_3, all_layers, keras, tree
 from tfconv.surgery.rebuilding import rebuild
 
@@ -124,6 +125,48 @@ def test_a_subclass_keeps_what_it_changes():
     assert made.train_on_batch(IMAGES, IMAGES) == 7.0
 
 
+def test_subclasses_of_sequential_models():
+    class Changed(keras.Sequential):
+        def train_step(self, data):
+            return {"loss": tf.constant(7.0)}
+
+    class Own(keras.Sequential):
+        def __init__(self):
+            super().__init__([images(), layers.Dense(2)])
+
+    assert type(rebuild(Changed([images(), layers.Dense(2)]), lambda layer: None)) is Changed
+    assert type(rebuild(Own(), lambda layer: None)) is keras.Sequential
+
+
+def test_a_subclass_with_arguments_of_its_own_becomes_a_plain_model():
+    class Scaled(keras.Model):
+        def __init__(self, inputs, outputs, factor, **kwargs):
+            super().__init__(inputs, outputs, **kwargs)
+
+    inputs = images()
+    made = rebuild(Scaled(inputs, layers.Dense(2)(inputs), 3.0), lambda layer: None)
+    assert not isinstance(made, Scaled)
+    assert made(IMAGES).shape == (2, 6, 6, 2)
+
+
+def test_trainable_flags_inside_a_replaced_layer():
+    layer = tfconv.CondConv2D(3, 1, num_experts=2, use_bias=False, name="conv")
+    model = keras.Sequential([images(), layer])
+    layer.routing.trainable = False
+    made = rebuild(model, lambda old: type(old).from_config(old.get_config()))
+    assert len(made.trainable_weights) == len(model.trainable_weights) == 1
+
+
+def test_vocabularies():
+    lookup = layers.StringLookup(name="lookup")
+    lookup.adapt(["a", "b", "c", "a"])
+    inputs = keras.Input((1,), dtype="string")
+    model = keras.Model(inputs, lookup(inputs))
+    made = rebuild(model, lambda layer: None)
+    words = tf.constant([["a"], ["c"], ["never seen"]])
+    np.testing.assert_array_equal(made(words), model(words))
+
+
 def chain():
     inputs = images()
     x = layers.BatchNormalization(name="norm")(inputs, training=False)
@@ -182,6 +225,15 @@ class Subclassed(keras.Model):
         return x
 
 
+class OwnCall(keras.Model):
+    def __init__(self):
+        inputs = images()
+        super().__init__(inputs, layers.Dense(2)(inputs))
+
+    def call(self, inputs, training=None, mask=None):
+        return -super().call(inputs)
+
+
 def with_added_loss():
     model = chain()
     model.add_loss(tf.reduce_mean(model.output))
@@ -190,6 +242,7 @@ def with_added_loss():
 
 REFUSED = [
     lambda: Subclassed(),
+    lambda: OwnCall(),
     lambda: keras.Sequential([layers.Dense(2)]),
     lambda: layers.Dense(2),
     *([] if KERAS_3 else [with_added_loss]),  # Keras 3 has no such losses
@@ -206,3 +259,25 @@ def test_an_error_names_the_layer():
     for model in (chain(), in_a_row()):
         with pytest.raises(ValueError, match=r"'dense' \(Dense\) cannot be replaced with Conv1D"):
             rebuild(model, lambda old: layers.Conv1D(2, 9) if old.name == "dense" else None)
+
+
+class NoConfig(layers.Layer):
+    def __init__(self, width):
+        super().__init__(name="mine")
+
+    def get_config(self):
+        return {"name": "mine"}
+
+    def call(self, inputs):
+        return inputs
+
+
+def test_an_error_names_a_layer_that_cannot_be_copied():
+    model = keras.Sequential([images(), layers.Dense(2, name="dense"), NoConfig(3)])
+
+    def new_layer(layer):
+        return layers.Dense(2, name="dense") if layer.name == "dense" else None
+
+    expected = r"(?s)has the layer 'mine' \(NoConfig\), which cannot be made .*Received: model with"
+    with pytest.raises(ValueError, match=expected):
+        rebuild(model, new_layer)

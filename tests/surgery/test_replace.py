@@ -77,6 +77,14 @@ HELD = {
         (6, 5, 3),
         [tfconv.DepthwiseConv2D, with_experts(tfconv.DepthwiseCondConv2D)],
     ),
+    "DepthwiseConv2D without bias": (
+        lambda: layers.DepthwiseConv2D(3, depth_multiplier=2, use_bias=False),
+        (6, 5, 3),
+        [
+            functools.partial(tfconv.DepthwiseConv2D, use_bias=True),
+            with_experts(tfconv.DepthwiseCondConv2D, use_bias=True),
+        ],
+    ),
     "SeparableConv2D": (
         lambda: layers.SeparableConv2D(4, 3, depth_multiplier=2),
         (6, 5, 3),
@@ -86,6 +94,11 @@ HELD = {
         lambda: layers.Conv2DTranspose(4, 3, strides=2, padding="same"),
         (4, 5, 3),
         [tfconv.Conv2DTranspose],
+    ),
+    "Conv2DTranspose without bias": (
+        lambda: layers.Conv2DTranspose(5, 3, use_bias=False),
+        (4, 5, 3),
+        [functools.partial(tfconv.Conv2DTranspose, use_bias=True)],
     ),
     "Dense": (lambda: layers.Dense(4, activation=doubled), (7,), [with_experts(tfconv.CondDense)]),
     "Conv2D of tfconv": (
@@ -119,6 +132,27 @@ def test_experts_do_not_stay_equal(rng):
     made.train_on_batch(rng.standard_normal([8, 3]), rng.standard_normal([8, 2]))
     kernels = np.asarray(made.layers[-1].condconv_kernel)
     assert np.ptp(kernels, axis=0).min() > 1e-4
+
+
+def test_masks_are_handed_on(rng):
+    """By what takes a Dense's place, as by the Dense."""
+    model = keras.Sequential(
+        [keras.Input((5, 4)), layers.Masking(), layers.Dense(6), layers.GlobalAveragePooling1D()]
+    )
+    made = replace(model, {layers.Dense: with_experts(tfconv.CondDense)})
+    x = rng.standard_normal([2, 5, 4]).astype(np.float32)
+    x[:, 3:] = 0
+    np.testing.assert_allclose(made(x), model(x), rtol=1e-5, atol=1e-5)
+
+
+def test_what_a_subclass_computes_is_not_known():
+    class Thrice(layers.Conv2D):
+        def call(self, inputs):
+            return 3 * super().call(inputs)
+
+    said = []
+    replace(single(Thrice(4, 3, name="c"), (6, 6, 4)), {"c": tfconv.Conv2D}, report=said.append)
+    assert said == [Replaced("c", "Thrice", "Conv2D", kept=False)]
 
 
 NEW_WEIGHTS = {

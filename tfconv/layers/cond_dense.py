@@ -96,6 +96,7 @@ class CondDense(Experts, keras.layers.Layer):
         self.units = positive_int(units, "units")
         self.set_experts(num_experts, routing_activation)
         self.input_spec = keras.layers.InputSpec(min_ndim=2)
+        self.supports_masking = True
 
     def build(self, input_shape):
         features = known_channels(input_shape, -1, self)

@@ -11,7 +11,7 @@ import numpy as np
 
 from tfconv._compat import config_of, convert_variable, keras, tree
 from tfconv.layers.experts import Experts, Mixture
-from tfconv.surgery.kernels import kind, output_weights
+from tfconv.surgery.kernels import is_known, kind, output_weights
 from tfconv.surgery.rebuilding import Call, calls_in, rebuild
 
 
@@ -129,8 +129,14 @@ class _Graph:
             return layer, "it is called several times"
         if id(norm) in self._training:
             return layer, "it is called with training=True"
+        if not is_known(norm):
+            return layer, f"its class {type(norm).__name__} may compute something else"
         if kind(layer) is None:
             return layer, f"{name} before it has no kernel for it"
+        if norm.compute_dtype != layer.compute_dtype:
+            return layer, f"it computes in another dtype than {name}"
+        if getattr(layer, "lora_enabled", False):
+            return layer, f"{name} has low-rank adapters"
         if self._count[id(layer)] > 1:
             return layer, f"{name} is called several times"
         if self._taken[id(call.inputs)] > 1:

@@ -49,9 +49,14 @@ _NAMES = (
 )
 
 
+def is_known(layer: Any) -> bool:
+    """Whether a layer computes what its class says: subclasses of users may not."""
+    return type(layer).__module__.partition(".")[0] in ("keras", "tf_keras", "tfconv")
+
+
 def kind(layer: Any) -> str | None:
     """What a layer's kernel does, one of the keys of ``_KINDS``; None for other layers."""
-    if isinstance(layer, GatedConv):  # has two
+    if isinstance(layer, GatedConv) or not is_known(layer):  # gated ones have two
         return None
     return next((name for name, classes in _KINDS.items() if isinstance(layer, classes)), None)
 
@@ -84,7 +89,7 @@ def take_weights(old: Any, new: Any) -> bool:
         return False
     values = old.get_weights()
     if new.use_bias and not old.use_bias:
-        values.append(np.zeros(values[-1].shape[-1:]))
+        values.append(np.zeros(tuple(output_weights(new)[1].shape)[-1:]))
     if isinstance(new, Mixture):
         return _hold_as_experts(new, *values)
     if isinstance(new, LocallyConnected):

@@ -10,6 +10,9 @@ model's layers stand on:
   have to be unique in a model: one of the new layers should have the old one's.
 - ``finish(layer, layers)`` is called once for every layer that was replaced, when the new model is
   built and all kept layers have their weights: to give the new layers theirs.
+
+A layer inside a layer, as in a TimeDistributed, belongs to that one: what stands elsewhere in the
+model too is not shared with it any more.
 """
 
 from __future__ import annotations
@@ -70,8 +73,9 @@ def rebuild(model: keras.Model, new_layer: NewLayer, finish: Finish | None = Non
 
     Layers that are kept are copies, with the same names, weights and ``trainable``; the models
     have nothing in common afterwards. Models inside the model are made anew likewise, except those
-    that are neither functional nor sequential, which are layers like any other. The new model is
-    not compiled.
+    that are neither functional nor sequential, which are layers like any other. Subclasses that are
+    made as functional or sequential models are stay what they are; those with a constructor of
+    their own become plain models. The new model is not compiled.
 
     Args:
         model: A functional model, or a sequential one that is built.
@@ -85,12 +89,15 @@ def rebuild(model: keras.Model, new_layer: NewLayer, finish: Finish | None = Non
         The new model.
 
     Raises:
-        ValueError: If the model is of another kind, or a new layer cannot be called as the old one.
+        ValueError: If the model is of another kind, a layer cannot be made from its configuration,
+            or a new layer cannot be called as the old one.
     """
     require_graph(model)
     making = _Making(new_layer)
     try:
         made = making.model(model)
+    except _NoCopyError:
+        raise
     except (TypeError, ValueError) as error:
         making.blame(error)
         raise
@@ -103,8 +110,8 @@ def require_graph(model: Any) -> None:
     if not _is_model(model):
         raise ValueError(
             "`model` must be a functional model, or a Sequential model that is built (it begins "
-            "with an Input, or was called once), without losses of `add_loss`. In a subclassed "
-            "model it is not known how the layers are called. "
+            "with an Input, or was called once), without losses of `add_loss`. In a model with a "
+            "`call` of its own it is not known how the layers are called. "
             f"Received: model={model!r} of type {type(model).__name__}"
         )
 
@@ -112,6 +119,10 @@ def require_graph(model: Any) -> None:
 def _is_model(layer: Any) -> bool:
     """Whether a layer is a model that can be looked into."""
     return isinstance(layer, keras.Model) and _compat.is_graph(layer)
+
+
+class _NoCopyError(ValueError):
+    """A layer cannot be made from its configuration."""
 
 
 class _Making:
@@ -133,7 +144,10 @@ class _Making:
     def _sequential(self, model: Any) -> Any:
         source = _compat.copy_of(_compat.source_of(model.inputs[0]))
         layers = [new for layer in model.layers for new in self._layers(layer)]
-        return keras.Sequential([source, *layers], name=model.name)
+        kind = type(model)
+        if kind.__init__ is not keras.Sequential.__init__:
+            kind = keras.Sequential
+        return kind([source, *layers], name=model.name)
 
     def _functional(self, model: Any) -> Any:
         inputs = tree.map_structure(
@@ -148,8 +162,10 @@ class _Making:
             result = self._called(layer, new(args), new(kwargs))
             tensors.update(zip(map(id, outputs), tree.flatten(result)))
         # A subclass keeps what it changes, such as its train_step, if it is made as its base is.
-        arguments = list(inspect.signature(type(model).__init__).parameters)
-        kind = type(model) if arguments[1:3] == ["inputs", "outputs"] else keras.Model
+        _, *arguments = inspect.signature(type(model).__init__).parameters
+        plain = {"args", "kwargs", "name", "trainable"}
+        as_base = arguments[:2] == ["inputs", "outputs"] and plain.issuperset(arguments[2:])
+        kind = type(model) if as_base else keras.Model
         return kind(inputs, new(model.output), name=model.name)
 
     def _called(self, layer: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -179,7 +195,13 @@ class _Making:
             return layers
         if _is_model(layer):
             return [self.model(layer)]
-        copy = _compat.copy_of(layer)
+        try:
+            copy = _compat.copy_of(layer)
+        except (TypeError, ValueError, NotImplementedError) as error:
+            raise _NoCopyError(
+                f"`model` has the layer {layer.name!r} ({type(layer).__name__}), which cannot be "
+                f"made from its configuration: {error} Received: model with layer={layer.name!r}"
+            ) from error
         if isinstance(layer, keras.layers.Layer):
             self._kept.append((layer, copy))
         return [copy]
@@ -200,16 +222,32 @@ class _Making:
         for old, new in reversed(self._models):
             _set_trainable(old, new)
         for old, new in self._kept:
-            for old_part, new_part in zip(_compat.all_layers(old), _compat.all_layers(new)):
-                _set_trainable(old_part, new_part)
-            new.set_weights(old.get_weights())
-            if isinstance(new, keras.layers.Normalization):
-                new.finalize_state()  # which makes of the weights what it computes with
+            _set_all_trainable(old, new)
+            _copy_state(old, new)
         for old, layers in self._replaced:
             for new in layers:
-                _set_trainable(old, new)
+                _set_all_trainable(old, new)
             if finish is not None:
                 finish(old, layers)
+
+
+def _copy_state(old: Any, new: Any) -> None:
+    new.set_weights(old.get_weights())
+    if isinstance(new, keras.layers.Normalization):
+        new.finalize_state()  # which makes of the weights what it computes with
+    if _compat.KERAS_3 and hasattr(new, "set_vocabulary"):  # which no weights hold
+        words = old.get_vocabulary(include_special_tokens=False)
+        weights = getattr(old, "idf_weights", None)
+        if words and weights is None:
+            new.set_vocabulary(words)
+
+
+def _set_all_trainable(old: Any, new: Any) -> None:
+    """The flags of a layer and, if the other one is of the same class, of the layers inside it."""
+    if type(old) is not type(new):
+        return _set_trainable(old, new)
+    for old_part, new_part in zip(_compat.all_layers(old), _compat.all_layers(new)):
+        _set_trainable(old_part, new_part)
 
 
 def _set_trainable(old: Any, new: Any) -> None:
