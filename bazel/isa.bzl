@@ -34,6 +34,15 @@ def isa_library(name, srcs, hdrs, **kwargs):
                 "-ffp-contract=fast",
             ] + COPTS + ["-DTFCONV_ISA=" + isa] + isa_copts,
             linkstatic = True,
+            # Left out by wildcards elsewhere.
+            target_compatible_with = ["@platforms//cpu:x86_64"] if isa_copts else [],
             **kwargs
         )
-    native.cc_library(name = name, deps = parts, **kwargs)
+    native.cc_library(
+        name = name,
+        deps = select({
+            "@platforms//cpu:x86_64": parts,
+            "//conditions:default": [":" + name + "_base"],
+        }),
+        **kwargs
+    )

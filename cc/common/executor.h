@@ -39,20 +39,6 @@ struct Buffer {
   int64_t size;  // in elements
 };
 
-// half and bfloat16 are converted to float32 for the computation and rounded once at its end.
-template <typename T>
-struct ComputeType {
-  using Type = T;
-};
-template <>
-struct ComputeType<Eigen::half> {
-  using Type = float;
-};
-template <>
-struct ComputeType<Eigen::bfloat16> {
-  using Type = float;
-};
-
 // The type of a tensor's elements as the kernels have it.
 template <typename T>
 struct ElementType {
@@ -122,7 +108,7 @@ void ConvertElements(Executor* executor, void (*convert)(const In* in, Out* out,
 template <typename T>
 class ComputeInput {
  public:
-  using Compute = typename ComputeType<T>::Type;
+  using Compute = Accumulator<typename ElementType<T>::Type>;
 
   absl::Status Read(Executor* executor, const Buffer& buffer) {
     if constexpr (std::is_same_v<T, Compute>) {
@@ -150,7 +136,7 @@ class ComputeInput {
 template <typename T>
 class ComputeOutput {
  public:
-  using Compute = typename ComputeType<T>::Type;
+  using Compute = Accumulator<typename ElementType<T>::Type>;
 
   absl::Status Open(Executor* executor, const Buffer& buffer) {
     buffer_ = buffer;

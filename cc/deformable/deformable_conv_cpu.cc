@@ -70,7 +70,7 @@ ConvolveUnits MakeConvolveUnits(const DeformableArgs<T>& args) {
   const int64_t parts = Max<int64_t>(1, Min(CeilDiv(kMinUnits, tiles), filters / kMinFilters));
   ConvolveUnits units;
   units.rows = RoundUp(CeilDiv(Positions(args), tiles), kStep);
-  units.filters = RoundUp(CeilDiv(filters, parts), G::kPanel);
+  units.filters = Min(filters, RoundUp(CeilDiv(filters, parts), G::kPanel));
   units.parts = CeilDiv(filters, units.filters);
   return units;
 }
@@ -118,10 +118,13 @@ PassPlan PlanConvolve(const DeformableArgs<T>& args) {
 // y itself or, if that has another type, apart.
 template <typename T>
 struct UnitOutput {
-  UnitOutput(const DeformableArgs<T>& args, int64_t first, int64_t f_begin, int64_t filters_,
+  UnitOutput(const DeformableArgs<T>& args, int64_t first, int64_t f_begin, int64_t count,
              const ConvolveScratch<T>& scratch)
-      : filters(filters_), groups(args.groups), y_stride(args.filters),
-        y_group_stride(GroupFilters(args)), y(args.y + first * args.filters + f_begin) {
+      : filters(count),
+        groups(args.groups),
+        y_stride(args.filters),
+        y_group_stride(GroupFilters(args)),
+        y(args.y + first * args.filters + f_begin) {
     if constexpr (kIsHalf<T>) {
       rows = scratch.y;
       stride = scratch.y_stride;
@@ -136,10 +139,13 @@ struct UnitOutput {
   // Call once they are added up.
   void Finish(int64_t count) const {
     if constexpr (kIsHalf<T>) {
+      const bool whole = filters == y_group_stride;  // groups follow each other without gaps
+      const int64_t copies = whole ? 1 : groups;
+      const int64_t size = whole ? groups * filters : filters;
       for (int64_t r = 0; r < count; ++r) {
-        for (int64_t g = 0; g < groups; ++g) {
+        for (int64_t g = 0; g < copies; ++g) {
           CopyElements(rows + r * stride + g * group_stride,
-                       y + r * y_stride + g * y_group_stride, filters);
+                       y + r * y_stride + g * y_group_stride, size);
         }
       }
     }

@@ -71,14 +71,7 @@ class Runner {
 
   // All gradients of either op.
   absl::Status Gradients(const std::vector<Buffer>& outputs) {
-    ComputeOutput<T> dx, dfilter;
-    if (auto s = dx.Open(executor_, outputs[0]); !s.ok()) return s;
-    args_.wide_dx = dx.data();
     args_.doffset = static_cast<Element*>(outputs[1].data);
-    if constexpr (HasFilter(kKind)) {
-      if (auto s = dfilter.Open(executor_, outputs[2]); !s.ok()) return s;
-      args_.wide_dfilter = dfilter.data();
-    }
     const size_t mask = HasFilter(kKind) ? 3 : 2;
     if (outputs.size() > mask) args_.dmask = static_cast<Element*>(outputs[mask].data);
     // Without positions, channels or filters nothing is summed.
@@ -90,17 +83,16 @@ class Runner {
       }
       return absl::OkStatus();
     }
-    if (auto s = SamplingGradients(); !s.ok()) return s;
-    dx.Finish(executor_);
-    if constexpr (HasFilter(kKind)) {
-      if (auto s = FilterGradient(); !s.ok()) return s;
-      dfilter.Finish(executor_);
-    }
+    if (auto s = SamplingGradients(outputs[0]); !s.ok()) return s;
+    if constexpr (HasFilter(kKind)) return FilterGradient(outputs[2]);
     return absl::OkStatus();
   }
 
-  absl::Status SamplingGradients() {
+  absl::Status SamplingGradients(const Buffer& output) {
     const auto sampling = ActiveKernels<SampleKernels>();
+    ComputeOutput<T> dx;
+    if (auto s = dx.Open(executor_, output); !s.ok()) return s;
+    args_.wide_dx = dx.data();
     Temporary<Number> partial, packed_filter;
     if (auto s = partial.Allocate(executor_, sampling.partial_size(args_)); !s.ok()) return s;
     args_.partial = partial.data();
@@ -114,16 +106,23 @@ class Runner {
     } else {
       if (auto s = RunPass(executor_, args_, sampling.backward); !s.ok()) return s;
     }
-    return RunPass(executor_, args_, sampling.sum_partial);
+    if (auto s = RunPass(executor_, args_, sampling.sum_partial); !s.ok()) return s;
+    dx.Finish(executor_);
+    return absl::OkStatus();
   }
 
-  absl::Status FilterGradient() {
+  absl::Status FilterGradient(const Buffer& output) {
     const auto kernels = ActiveKernels<ConvKernels>();
+    ComputeOutput<T> dfilter;
+    if (auto s = dfilter.Open(executor_, output); !s.ok()) return s;
+    args_.wide_dfilter = dfilter.data();
     Temporary<Number> packed_dy;
     if (auto s = packed_dy.Allocate(executor_, kernels.packed_dy_size(args_)); !s.ok()) return s;
     args_.packed_dy = packed_dy.data();
     if (auto s = RunPass(executor_, args_, kernels.pack_dy); !s.ok()) return s;
-    return RunPass(executor_, args_, kernels.backward_filter);
+    if (auto s = RunPass(executor_, args_, kernels.backward_filter); !s.ok()) return s;
+    dfilter.Finish(executor_);
+    return absl::OkStatus();
   }
 
   Executor* executor_;

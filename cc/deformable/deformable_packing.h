@@ -36,9 +36,8 @@ bool IsSmallFilter(int64_t packed_size) {
 // Packed filter: for each group a matrix [taps * C / groups, F / groups]; nothing if it is large.
 template <typename T>
 int64_t PackedFilterSize(const DeformableArgs<T>& args) {
-  const int64_t size =
-      args.groups *
-      Gemm<Accumulator<T>>::PackedSize(NumTaps(args.geometry) * GroupChannels(args), GroupFilters(args));
+  const int64_t depth = NumTaps(args.geometry) * GroupChannels(args);
+  const int64_t size = args.groups * Gemm<Accumulator<T>>::PackedSize(depth, GroupFilters(args));
   return IsSmallFilter<T>(size) ? size : 0;
 }
 
@@ -71,15 +70,17 @@ template <typename T>
 int64_t PackedFilterTransposedSize(const DeformableArgs<T>& args) {
   const int64_t size = NumTaps(args.geometry) * args.groups *
                        Gemm<Accumulator<T>>::PackedSize(GroupFilters(args), GroupChannels(args));
-  const int64_t tile_rows = Min<int64_t>(ImagePositions(args.geometry), Gemm<Accumulator<T>>::kTileRows);
+  const int64_t tile_rows =
+      Min<int64_t>(ImagePositions(args.geometry), Gemm<Accumulator<T>>::kTileRows);
   return IsSmallFilter<T>(size) || tile_rows < kMinRowsPerPacking ? size : 0;
 }
 
 template <typename T>
 PassPlan PlanPackFilterTransposed(const DeformableArgs<T>& args) {
   if (PackedFilterTransposedSize(args) == 0) return {0, 1, 0};
-  return {NumTaps(args.geometry) * args.groups * Gemm<Accumulator<T>>::NumPanels(GroupChannels(args)),
-          1 + GroupFilters(args) * Gemm<Accumulator<T>>::kPanel, 0};
+  using G = Gemm<Accumulator<T>>;
+  return {NumTaps(args.geometry) * args.groups * G::NumPanels(GroupChannels(args)),
+          1 + GroupFilters(args) * G::kPanel, 0};
 }
 
 template <typename T>

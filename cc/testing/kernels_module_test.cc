@@ -255,7 +255,7 @@ class Output {
   void CheckGuards() { memory_.Check(); }
 
   // Call once all is computed.
-  py::array Take() {
+  void CheckWritten() {
     memory_.Check();
     T unwritten;
     std::memset(&unwritten, kUnwritten, sizeof(T));
@@ -266,6 +266,10 @@ class Output {
                                  " was not written, or comes from memory that was not");
       }
     }
+  }
+
+  py::array Take() {
+    CheckWritten();
     py::array result(DtypeOf<T>(), shape_);
     std::copy_n(data(), size_, static_cast<T*>(result.mutable_data()));
     return result;
@@ -517,7 +521,7 @@ class WideOutput {
   // Call once all is computed.
   void Finish() {
     if constexpr (!std::is_same_v<T, Accumulator<T>>) {
-      computed_->CheckGuards();
+      computed_->CheckWritten();
       const auto kernels = KernelsOf<ConvertKernels>(isa_);
       (std::is_same_v<T, Half> ? kernels.float_to_half : kernels.float_to_bfloat16)(
           data_, reinterpret_cast<uint16_t*>(narrow_), size_);
@@ -535,6 +539,7 @@ class WideOutput {
 template <typename T>
 struct Deformable {
   using Args = DeformableArgs<T>;
+  using Number = Accumulator<T>;
 
   Deformable(const Run& run_, const py::array& x, const py::array& offset,
              const std::optional<py::array>& mask_, const Axes& axes)
@@ -573,8 +578,6 @@ struct Deformable {
     filter.reset(new Input<T>("filter", filter_, filter_shape, run));
     args.filter = filter->data();
   }
-
-  using Number = Accumulator<T>;
 
   std::unique_ptr<Output<Number>> Temporary(const char* name, int64_t size, Number** data) const {
     auto result = std::make_unique<Output<Number>>(name, Shape{size}, run);

@@ -332,20 +332,21 @@ class Case:
         rng: The generator of all random numbers.
     """
 
-    def __init__(self, row):
+    def __init__(self, row, dtype):
+        self.dtype = dtype
         self.row, self.listed = row, isinstance(row.shapes, list)
         self.shapes = [*(row.shapes if self.listed else [row.shapes]), *row.call.values()]
         count = len(self.shapes) - len(row.call)
         self.names = [f"input {i}" for i in range(count)] + list(row.call)
         self.rng = np.random.default_rng(0)
-        self.layer = getattr(tfconv, row.name)(**row.arguments, dtype="float64")
+        self.layer = getattr(tfconv, row.name)(**row.arguments, dtype=dtype)
         self(self.inputs(1))
         self.layer.set_weights([self._weights(w.name, w.shape) for w in self.layer.weights])
 
     def inputs(self, batch):
         """Random inputs and call arguments, in one list."""
         return [
-            tf.constant(self._values(name, (batch, *shape)))
+            tf.constant(self._values(name, (batch, *shape)), self.dtype)
             for name, shape in zip(self.names, self.shapes)
         ]
 
@@ -385,8 +386,8 @@ class Case:
 
 
 @functools.cache
-def case_of(number):
-    return Case(ROWS[number])
+def case_of(number, dtype="float64"):
+    return Case(ROWS[number], dtype)
 
 
 @over_rows
@@ -404,7 +405,7 @@ def test_batches(number, implementation):
 
 @over_rows
 def test_batch_of_none(number, implementation):
-    case = case_of(number)
+    case = case_of(number, "float32")  # TensorFlow's convolutions are others then
     inputs = case.inputs(0)
     y, gradients = case.outputs_and_gradients(inputs)
     assert y.shape == case.computed_shape(0)
@@ -446,3 +447,26 @@ def test_gradients(number, implementation):
         assert abs((gradient * direction).sum() - numeric) <= tolerance, name
     # Behind a ReLU or a softmax of one element, a weight may rightly have no slope.
     assert max(sizes[: len(inputs)]) > 1e-3
+
+
+AVERAGING = {
+    "CondConv2D": lambda: tfconv.CondConv2D(4, 3, dtype="mixed_float16"),
+    "CondDense": lambda: tfconv.CondDense(4, dtype="mixed_float16"),
+    "DepthwiseCondConv2D": lambda: tfconv.DepthwiseCondConv2D(3, dtype="mixed_float16"),
+    "DynamicConv2D": lambda: tfconv.DynamicConv2D(4, 3, temperature=1, dtype="mixed_float16"),
+    "SqueezeExcite": lambda: tfconv.SqueezeExcite(1, dtype="mixed_float16"),
+}
+
+
+@pytest.mark.parametrize("name", AVERAGING)
+def test_means_of_large_maps_in_float16(name):
+    """Their sums are beyond float16's range."""
+    layer = AVERAGING[name]()
+    x = np.random.default_rng(0).uniform(0, 12, (2, 112, 112, 3)).astype(np.float32)
+    y = layer(x).numpy()
+    config = {**layer.get_config(), "dtype": "float32"}
+    wide = type(layer).from_config(config)
+    wide.build(x.shape)
+    wide.set_weights(layer.get_weights())
+    expected = wide(x).numpy()
+    np.testing.assert_allclose(y, expected, rtol=0, atol=0.01 * np.abs(expected).max())

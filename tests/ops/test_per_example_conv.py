@@ -222,3 +222,24 @@ def test_bad_batch_known_only_at_run_time(native_module):
     )
     with pytest.raises(tf.errors.InvalidArgumentError, match="one filter for each of the 2"):
         function(tf.ones([2, 6, 5, 4]), tf.ones([3, 3, 3, 4, 6]))
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_depthwise_with_a_batch_that_is_not_known_before(rng, count):
+    x = rng.standard_normal((count, 5, 6, 4)).astype(np.float32)
+    kernels = rng.standard_normal((count, 3, 3, 1, 8)).astype(np.float32)
+    signature = [tf.TensorSpec([None, *each.shape[1:]]) for each in (x, kernels)]
+
+    @tf.function(input_signature=signature)
+    def run(x, kernels):
+        with tf.GradientTape() as tape:
+            tape.watch([x, kernels])
+            y = tfconv.ops.per_example_conv(x, kernels, padding="valid")
+            loss = tf.reduce_sum(y**2)
+        return y, tape.gradient(loss, [x, kernels])
+
+    y, (dx, dkernels) = run(x, kernels)
+    assert (y.shape, dx.shape, dkernels.shape) == ((count, 3, 4, 8), x.shape, kernels.shape)
+    window = tfconv.ops.per_example_conv
+    expected = [window(x[i : i + 1], kernels[i : i + 1], padding="valid")[0] for i in range(count)]
+    np.testing.assert_allclose(y, np.reshape(expected, y.shape), rtol=1e-5, atol=1e-5)

@@ -14,6 +14,7 @@ import tensorflow as tf
 from tfconv import _compat
 from tfconv._compat import keras
 from tfconv.ops import channels
+from tfconv.ops.dispatch import in_float32
 from tfconv.ops.geometry import Geometry, Padding, is_int, per_axis, standardized_padding
 
 register = keras.utils.register_keras_serializable(package="tfconv")
@@ -48,6 +49,11 @@ def positive_number(value: Any, name: str) -> float:
     if not 0 < result < math.inf:
         raise _refused(value, name, "a positive number")
     return result
+
+
+def global_mean(x: tf.Tensor, axes: Sequence[int]) -> tf.Tensor:
+    """Mean over axes; sums of half types are formed in float32, where they do not overflow."""
+    return in_float32(lambda x: tf.reduce_mean(x, axis=list(axes)), x)
 
 
 def one_of(value: Any, name: str, choices: Sequence[str | None]) -> Any:

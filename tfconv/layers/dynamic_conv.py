@@ -7,9 +7,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfconv._compat import keras
-from tfconv.layers.base import ConvLayer, positive_int, positive_number, register
+from tfconv._compat import convert_variable, keras
+from tfconv.layers.base import ConvLayer, global_mean, positive_int, positive_number, register
 from tfconv.layers.experts import MixedConv, Mixture, mean_axes
+from tfconv.ops.dispatch import in_float32
 from tfconv.ops.geometry import Padding
 
 
@@ -136,9 +137,13 @@ class DynamicConv(MixedConv, Mixture, ConvLayer):
         return self._attention(self.channels_last(inputs))
 
     def _attention(self, x: tf.Tensor) -> tf.Tensor:
-        pooled = tf.reduce_mean(x, axis=mean_axes(x.shape, -1))
+        pooled = global_mean(x, mean_axes(x.shape, -1))
         logits = tf.convert_to_tensor(self.attend(self.squeeze(pooled)))
-        return tf.nn.softmax(logits / self.weight(self.temperature))
+
+        def softmax(logits):
+            return tf.nn.softmax(logits / convert_variable(self.temperature, logits.dtype))
+
+        return in_float32(softmax, logits)
 
     def call(self, inputs):
         x = self.fitting(inputs)

@@ -17,6 +17,7 @@ from tfconv.layers.base import (
     OptionalInputs,
     checked,
     dtype_policy_of,
+    global_mean,
     independent_copies,
     known_channels,
     one_of,
@@ -147,7 +148,7 @@ class Experts(Mixture, OptionalInputs):
         """
         if routing_weights is None:
             self.require_own("routing_weights")
-            pooled = tf.reduce_mean(inputs, axis=list(axes)) if axes else inputs
+            pooled = global_mean(inputs, axes) if axes else inputs
             return tf.convert_to_tensor(self.routing(pooled))
         routing = convert_variable(routing_weights, self.compute_dtype)
         if not routing.shape.is_compatible_with([inputs.shape[0], self.num_experts]):

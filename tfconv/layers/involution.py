@@ -19,6 +19,7 @@ from tfconv.layers.base import (
     static_shape,
 )
 from tfconv.layers.batch_norm import BatchNormalization
+from tfconv.ops.dispatch import with_an_example
 from tfconv.ops.geometry import Padding, spatial_sizes
 
 
@@ -175,9 +176,14 @@ class Involution(SpatialLayer):
         return self.restored(self._generated(self.fitting(inputs), training))
 
     def _generated(self, x: tf.Tensor, training: bool | None) -> tf.Tensor:
-        kernel = self.reduce(self._pooled(x))
-        kernel = tf.nn.relu(self.normalization(kernel, training=training))
-        return tf.convert_to_tensor(self.span(kernel))
+        if x.shape[0] == 0:
+            training = False  # no examples, no statistics
+
+        def generated(x):
+            kernel = self.normalization(self.reduce(self._pooled(x)), training=training)
+            return tf.convert_to_tensor(self.span(tf.nn.relu(kernel)))
+
+        return with_an_example(generated, x)
 
     def _pooled(self, x: tf.Tensor) -> tf.Tensor:
         """What the kernels are made from: one position for every output."""

@@ -18,7 +18,7 @@ from tfconv.layers.base import (
     resolved,
     set_kernel_arguments,
 )
-from tfconv.ops.dispatch import in_float32
+from tfconv.ops.dispatch import in_float32, with_an_example
 from tfconv.ops.geometry import spatial_sizes
 from tfconv.ops.windows import Windows
 
@@ -170,7 +170,7 @@ class LocalSelfAttention2D(SpatialLayer):
 
     def call(self, inputs):
         x = self.channels_last(inputs)
-        value = tf.convert_to_tensor(self.value(x))
+        value = tf.convert_to_tensor(with_an_example(self.value, x))
         y = ops.involution(value, self._attention(x), self.kernel_size, **self.geometry_arguments)
         return self.activation(self.restored(y))
 
@@ -184,7 +184,9 @@ class LocalSelfAttention2D(SpatialLayer):
         return self.restored(self._attention(x))
 
     def _attention(self, x: tf.Tensor) -> tf.Tensor:
-        query, key = (tf.convert_to_tensor(layer(x)) for layer in (self.query, self.key))
+        query, key = (
+            tf.convert_to_tensor(with_an_example(layer, x)) for layer in (self.query, self.key)
+        )
         return in_float32(self._weights, query, key, self._embeddings())
 
     def _embeddings(self) -> tf.Tensor:

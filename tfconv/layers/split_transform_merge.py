@@ -19,6 +19,7 @@ from tfconv.layers.base import (
     static_shape,
 )
 from tfconv.layers.weighted_sum import WeightedSum
+from tfconv.ops.dispatch import with_an_example
 
 _MERGES = ("concat", "sum", "mean", "weighted_sum", "shuffle")
 
@@ -129,7 +130,7 @@ class SplitTransformMerge(keras.layers.Layer):
     def call(self, inputs, training=None):
         x = tf.convert_to_tensor(inputs)
         parts = tf.split(x, self.groups, axis=self._channel_axis)
-        outputs = [layer(part) for layer, part in zip(self.transforms, parts)]
+        outputs = [with_an_example(layer, part) for layer, part in zip(self.transforms, parts)]
         outputs = [_compat.convert_variable(y, self.compute_dtype) for y in outputs]
         if self.weighted_sum is not None:
             return tf.convert_to_tensor(self.weighted_sum(outputs))

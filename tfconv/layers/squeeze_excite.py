@@ -11,6 +11,7 @@ from tfconv._compat import keras
 from tfconv.layers.base import (
     boolean,
     dtype_policy_of,
+    global_mean,
     independent_copies,
     known_channels,
     positive_int,
@@ -116,7 +117,7 @@ class SqueezeExcite(keras.layers.Layer):
         x = tf.convert_to_tensor(inputs)
         axis = self._channel_axis(x.shape.rank)
         spatial = [a for a in range(1, x.shape.rank) if a != axis]
-        weights = tf.convert_to_tensor(self.excite(self.squeeze(tf.reduce_mean(x, spatial))))
+        weights = tf.convert_to_tensor(self.excite(self.squeeze(global_mean(x, spatial))))
         shape = [-1] + [1] * (x.shape.rank - 1)
         shape[axis] = x.shape[axis]
         return x * tf.reshape(weights, shape)

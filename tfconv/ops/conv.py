@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfconv import _compat
 from tfconv.ops.channels import in_channels_last
-from tfconv.ops.dispatch import in_float32, invalid_argument
+from tfconv.ops.dispatch import in_float32, invalid_argument, with_an_example
 from tfconv.ops.geometry import Geometry, Padding, spatial_sizes
 from tfconv.ops.windows import columns
 
@@ -72,7 +72,11 @@ def conv(
             )
         output = geometry.output_shape(x.shape.as_list()[1:-1])
         form = _form(geometry, width, groups)
-        y = accumulated_in_float32(lambda x, k: form(x, k, geometry, groups), x, kernel)
+
+        def convolved(x):
+            return accumulated_in_float32(lambda x, k: form(x, k, geometry, groups), x, kernel)
+
+        y = with_an_example(convolved, x)
         y.set_shape([x.shape[0], *output, filters])
         return y
 

@@ -16,7 +16,7 @@ from tfconv.ops.conv import (
     accumulated_in_float32,
     conv,
 )
-from tfconv.ops.dispatch import invalid_argument
+from tfconv.ops.dispatch import invalid_argument, with_an_example
 from tfconv.ops.geometry import (
     Geometry,
     Padding,
@@ -106,7 +106,13 @@ def conv_transpose(
             )
         output = transposed_shape(geometry, crops, x.shape.as_list()[1:-1])
         form = _form(geometry, groups)
-        y = accumulated_in_float32(lambda x, k: form(x, k, geometry, crops, groups), x, kernel)
+
+        def convolved(x):
+            return accumulated_in_float32(
+                lambda x, k: form(x, k, geometry, crops, groups), x, kernel
+            )
+
+        y = with_an_example(convolved, x)
         y.set_shape([x.shape[0], *output, width * groups])
         return y
 

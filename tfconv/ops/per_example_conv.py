@@ -112,7 +112,8 @@ def _form(x: tf.Tensor, geometry: Geometry, width: int) -> _Form:
         moved = max(geometry.strides) > 1 or any(map(any, geometry.pads or ()))
         pointwise = geometry.taps == 1 and width == x.shape[-1] and not moved
         return _pointwise if pointwise and not exported else _by_columns
-    if geometry.rank == 3 or exported:  # converters want constant kernels
+    # Converters want constant kernels, and TensorFlow a channel.
+    if geometry.rank == 3 or exported or x.shape[0] == 0:
         return _depthwise
     known = x.shape[0] is not None and 0 < x.shape[0] <= MOST_EXAMPLES_APART
     return _depthwise_apart if known else _depthwise_folded
@@ -209,8 +210,14 @@ def _depthwise_folded(x: tf.Tensor, kernels: tf.Tensor, geometry: Geometry) -> t
     weights = [count, *geometry.kernel_size, channels, filters // channels]
     weights = tf.transpose(tf.reshape(kernels, weights), [*spatial, 0, *rest])
     weights = tf.reshape(weights, [*geometry.kernel_size, count * channels, filters // channels])
+    if x.shape[0] is None:  # of no examples, a channel that is left out again
+        more = [0, tf.cast(tf.equal(count, 0), tf.int32)]
+        together = tf.pad(together, [[0, 0]] * rest[0] + [more])
+        weights = tf.pad(weights, [[0, 0]] * geometry.rank + [more, [0, 0]])
     y = depthwise(together, weights, geometry)
-    y = tf.reshape(y, [*spatial_sizes(y), count, filters])
+    sizes = spatial_sizes(y)
+    y = tf.reshape(y, [-1])[: product(sizes) * count * filters]
+    y = tf.reshape(y, [*sizes, count, filters])
     return tf.transpose(y, [geometry.rank, *range(geometry.rank), rest[0]])
 
 
