@@ -241,6 +241,7 @@ def test_a_seed_gives_the_same_again(short_run, digits):
         (["Convolution4D"], "must be among keras.Conv2D, .*Received: 'Convolution4D'"),
         (["--png", "missing/made.png"], "must lie in a folder that exists"),
         (["--csv", "."], "there is a folder"),
+        (["--png", "made.xyz"], r"must end with one of .*\.svg.* Received: path=made.xyz"),
     ],
 )
 def test_what_cannot_be_done(capsys, monkeypatch, tmp_path, arguments, message):
@@ -270,6 +271,30 @@ def test_missing_package(capsys, monkeypatch, tmp_path, module, arguments, packa
     assert cli.main(["compare", *arguments]) == 1
     said = capsys.readouterr().err
     assert package in said and "pip install 'tfconv[compare]'" in said
+
+
+def test_a_file_that_cannot_be_written_does_not_cost_the_table(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(evidence, "compare", lambda *_: evidence.Report({}, [row("one")]))
+
+    def full(*_):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(evidence.Report, "plot", full)
+    assert cli.main(["compare", "--png", "made.png", "--markdown", "made.md"]) == 1
+    printed = capsys.readouterr()
+    assert "97.5 (95.0-100.0)" in printed.out and "the disk is full" in printed.err
+    assert [path.name for path in tmp_path.iterdir()] == ["made.md"]
+
+
+def test_bad_arguments(digits):
+    with pytest.raises(ValueError, match="`name` must be one of digits, .*name='cifar'"):
+        evidence.load_images("cifar")
+    with pytest.raises(ValueError, match=r"`chosen` must have candidates. Received: chosen=\[\]"):
+        evidence.compare([], digits)
+    for name in ("epochs", "seeds", "rounds"):
+        with pytest.raises(ValueError, match=f"`{name}` must be a positive integer. Received: "):
+            evidence.compare(EVERYONE[:1], digits, **{name: 0})
 
 
 def test_interrupted(capsys, monkeypatch, tmp_path):

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfconv
 from tfconv._compat import keras
@@ -363,6 +364,34 @@ def test_what_stays_and_what_is_taken_over(model):
         "zero": "its kernel is zero",
         "small": "its factors would save no multiply-adds",
     }
+
+
+def doubled(x):
+    return 2 * x
+
+
+def test_functions_of_ones_own_are_taken_over():
+    own = {"activation": doubled, "kernel_regularizer": tf.nn.l2_loss}
+    layers = [keras.Input((8, 8, 8)), keras.layers.Conv2D(16, 3, **own, name="conv")]
+    for method, factors in (("separable", 2), ("low_rank", 4)):
+        made, _ = factorized(keras.Sequential(layers), method, rank=1)
+        assert made.get_layer("conv").activation is doubled
+        assert len(made.losses) == factors
+
+
+def test_a_convolution_that_is_never_called_stays_out():
+    inputs = keras.Input((8, 8, 8))
+    model = keras.Model(inputs, keras.layers.Conv2D(16, 3, name="conv")(inputs))
+    model.extra = keras.layers.Conv2D(16, 3, name="extra")
+    model.extra.build((None, 8, 8, 8))
+    _, report = factorized(model, "separable", rank=1)
+    assert [row.name for row in report.rows] == ["conv"] and report.left == {}
+
+
+def test_a_model_without_multiply_adds():
+    model = keras.Sequential([keras.Input((8,)), keras.layers.ReLU()])
+    _, report = factorized(model, "separable", rank=1)
+    assert report.speedup == 1 and "the model" in str(report)
 
 
 def test_unknown_sizes_need_an_input_shape():

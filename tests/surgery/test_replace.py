@@ -273,6 +273,34 @@ def test_resnet_with_involutions():
         np.testing.assert_array_equal(given, expected)
 
 
+def test_layers_of_several_inputs_or_outputs(rng):
+    first, second = keras.Input((5, 4)), keras.Input((5, 4))
+    inner = keras.Model([first, second], layers.Subtract()([first, second]), name="inner")
+    x = layers.Add(name="add")([first, inner([first, second])])
+    x = layers.MultiHeadAttention(2, 4, name="attention")(x, second)
+    x, *states = layers.LSTM(4, return_sequences=True, return_state=True, name="lstm")(x)
+    model = keras.Model([first, second], [x, *states])
+    said = []
+    rules = {
+        "add": tfconv.WeightedSum,
+        "inner": lambda old: layers.Average(name=old.name),
+        "attention": functools.partial(layers.MultiHeadAttention, num_heads=4),
+        "lstm": functools.partial(layers.LSTM, activation="relu"),
+    }
+    made = replace(model, rules, report=said.append)
+    kinds = {row.name: row.new for row in said}
+    assert kinds == {
+        "add": "WeightedSum",
+        "inner": "Average",
+        "attention": "MultiHeadAttention",
+        "lstm": "LSTM",
+    }
+    a, b = rng.standard_normal([2, 1, 5, 4]).astype(np.float32)
+    assert [x.shape for x in made([a, b])] == [x.shape for x in model([a, b])]
+    with pytest.raises(ValueError, match=r"from \(None, 5, 4\), \(None, 5, 4\) it makes"):
+        replace(model, {"add": layers.Concatenate})
+
+
 REFUSED = {
     "no layer fits": ({"c*t": tfconv.Conv2D}, "must fit a layer .* Received: rule 'c.t'"),
     "no layer is left": (
@@ -280,6 +308,9 @@ REFUSED = {
         "Received: rule 'c'",
     ),
     "no rule": ({3: tfconv.Conv2D}, "which layers are replaced. Received: 3"),
+    "no pairs": ((layers.Conv2D, tfconv.Conv2D), "must be pairs .* Received: <class .*Conv2D"),
+    "half a pair": ([(layers.Conv2D,)], "must be pairs .* Received: "),
+    "nothing": (None, "must be pairs .* Received: None in rules=None"),
     "no layer": ({"c": "Conv2D"}, "a class of layers.*Received: 'Conv2D' for 'c'"),
     "a layer": ({"c": layers.ReLU()}, "a class of layers, .*Received"),
     "positional arguments": ({"c": functools.partial(tfconv.Conv2D, 4)}, "arguments by name"),

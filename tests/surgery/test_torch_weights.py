@@ -90,6 +90,33 @@ def test_separable(rng):
     np.testing.assert_allclose(model(x), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_layers_that_have_other_names_for_their_weights(rng):
+    """As PyTorch's LayerNorm, GroupNorm, PReLU (of one slope or more) and Embedding."""
+    layers = keras.layers
+    parts = {
+        "n": [layers.LayerNormalization(name="n"), {"weight": 4, "bias": 4}],
+        "g": [layers.GroupNormalization(2, name="g"), {"weight": 4, "bias": 4}],
+        "p": [layers.PReLU(shared_axes=[1, 2], name="p"), {"weight": 4}],
+        "q": [layers.PReLU(name="q"), {"weight": 1}],
+        "r": [layers.PReLU(shared_axes=[2, 3], name="r"), {"weight": 2}],
+    }
+    model = keras.Sequential([keras.Input((2, 3, 4)), *(layer for layer, _ in parts.values())])
+    state = {
+        f"{name}.{weight}": rng.standard_normal(size)
+        for name, (_, sizes) in parts.items()
+        for weight, size in sizes.items()
+    }
+    assert load_torch_weights(model, state) == LoadReport(list(state), [], [])
+    for name, (layer, sizes) in parts.items():
+        for weight, found in zip(sizes, layer.get_weights()):
+            expected = np.broadcast_to(state[f"{name}.{weight}"], np.squeeze(found).shape)
+            np.testing.assert_allclose(np.squeeze(found), expected, rtol=1e-6)
+    table = rng.standard_normal((5, 3))
+    embedding = model_of(layers.Embedding(5, 3, name="e"), (2,))
+    load_torch_weights(embedding, {"e.weight": table})
+    np.testing.assert_allclose(embedding(np.array([[4, 0]])), table[None, [4, 0]], rtol=1e-6)
+
+
 def test_dense_layers_and_1x1_convolutions_stand_for_each_other():
     weight = np.arange(6.0).reshape(2, 3)
     dense = model_of(keras.layers.Dense(2, name="fc"), (3,))
@@ -234,6 +261,14 @@ def test_pth_files_are_read_by_torch(monkeypatch, tmp_path):
     file = tmp_path / "weights.pth"
     assert load_torch_weights(model, file).used == ["fc.weight"]
     assert given == {"file": file, "map_location": "cpu", "weights_only": True}
+
+
+def test_pth_files_of_something_else(monkeypatch, tmp_path):
+    torch = types.SimpleNamespace(load=lambda file, **arguments: np.ones([2, 3]))
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    model = model_of(keras.layers.Dense(2, name="fc"), (3,))
+    with pytest.raises(ValueError, match="hold a mapping.* Received: .*pth, a file with ndarray"):
+        load_torch_weights(model, tmp_path / "weights.pth")
 
 
 @needs_safetensors

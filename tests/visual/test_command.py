@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -77,7 +79,8 @@ def test_a_picture_is_resized_and_scaled(saved, picture, tmp_path, monkeypatch):
         (["--image", "text.png"], "cannot identify image file"),
         (["--image", "text.npy"], "must be a file of arrays"),
         (["--image", "two.npz"], "must have one array of inputs, beside `labels`.* a, b"),
-        (["--image", "wrong.npy"], "`image` must be .*8, 10, 1.* shape .8, 10, 3"),
+        (["--image", "labels.npz"], "one of `labels` for each of 2 inputs.* shape .3,"),
+        (["--image", "wrong.npy"], "`images` must be .*8, 10, 1.* shape .2, 8, 10, 3"),
         (["--layer", "none"], "`layer` must be one of .* Received: layer='none'"),
         (["--what", "kernels"], "an involution of images.*1 DeformableConv2D"),
         (["--position", "8,0"], "`position` must be"),
@@ -90,6 +93,7 @@ def test_failures(saved, picture, tmp_path, monkeypatch, capsys, options, messag
     for name in ("text.png", "text.npy"):
         (tmp_path / name).write_text("text")
     np.savez(tmp_path / "two.npz", a=np.zeros(3), b=np.zeros(3))
+    np.savez(tmp_path / "labels.npz", x=np.zeros([2, 8, 10, 1]), labels=np.zeros(3))
     np.save(tmp_path / "wrong.npy", np.zeros([2, 8, 10, 3]))
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.setattr(keras.models, "load_model", lambda *args, **kwargs: saved[0])
@@ -105,6 +109,74 @@ def test_model_that_takes_no_pictures(saved, picture, tmp_path, monkeypatch, cap
     monkeypatch.setattr(keras.models, "load_model", lambda *args, **kwargs: model)
     assert run(saved[1], "--image", picture) == 1
     assert "must take images of 1, 3 or 4 channels" in capsys.readouterr().err
+
+
+@pytest.fixture
+def show(saved, tmp_path, monkeypatch):
+    """Shows a picture or an array to a model, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def shown(model, image, *options):
+        if not isinstance(image, Path):
+            np.save("inputs.npy", image)
+            image = "inputs.npy"
+        monkeypatch.setattr(keras.models, "load_model", lambda *args, **kwargs: model)
+        return run(saved[1], "--image", image, *options)
+
+    return shown
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.conv = tfconv.DeformableConv2D(2, 3)
+
+    def call(self, inputs):
+        return self.conv(inputs)
+
+
+def test_a_subclassed_model_takes_the_picture_in_its_size(show, picture, monkeypatch):
+    found = []
+    monkeypatch.setattr(
+        "tfconv.visual.sampling_points",
+        lambda *args, **options: found.append(sampling_points(*args, **options)) or found[0],
+    )
+    assert show(Subclassed(), picture, "--what", "sampling") == 0
+    assert found[0].image.shape == (16, 20, 3)
+
+
+def test_what_the_model_is_not_fit_for_is_left_out(show, capsys):
+    model = keras.Sequential([keras.Input((6,)), tfconv.CondDense(3, num_experts=2)])
+    assert show(model, np.ones([2, 6])) == 0
+    assert capsys.readouterr().out.split() == ["small-pictures/routing.png"]
+    for option, wrong in (("--position", "1,2"), ("--layer", "none")):
+        assert show(model, np.ones([2, 6]), option, wrong) == 1
+    deformable = keras.Sequential([keras.Input((8, 8, 3)), tfconv.DeformableConv2D(2, 3)])
+    assert show(deformable, np.ones([1, 8, 8, 3]), "--levels", "0") == 1
+    assert "`levels` must be" in capsys.readouterr().err
+
+
+def test_models_that_take_integers(show, picture, monkeypatch, capsys):
+    layers = [keras.layers.Rescaling(1 / 255), tfconv.DeformableConv2D(2, 3)]
+    model = keras.Sequential([keras.Input((16, 20, 3), dtype="uint8"), *layers])
+    found = []
+    monkeypatch.setattr(
+        "tfconv.visual.sampling_points",
+        lambda *args, **options: found.append(sampling_points(*args, **options)) or found[0],
+    )
+    assert show(model, picture, "--what", "sampling") == 0
+    np.testing.assert_array_equal(found[0].image, np.asarray(Image.open(picture)))
+    for scale in ("0,1", "0,510"):
+        assert show(model, picture, "--what", "sampling", "--scale", scale) == 1
+        error = " ".join(capsys.readouterr().err.split())
+        assert "must be whole numbers from 0 to 255" in error
+
+
+def test_without_matplotlib_there_is_no_folder(show, saved, picture, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert show(saved[0], picture, "--output", "new") == 1
+    assert "tfconv[viz]" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
 
 
 def test_no_model(picture, tmp_path, capsys):

@@ -12,7 +12,9 @@ import tfconv
 from tfconv._compat import keras
 from tfconv.analysis import profile
 from tfconv.visual import (
+    LayerRouting,
     NoSuchLayer,
+    RoutingWeights,
     effective_receptive_field,
     involution_kernels,
     routing_weights,
@@ -129,6 +131,15 @@ def test_layers_without_a_field():
         effective_receptive_field(model, np.ones([8, 8, 3]), "flat")
     with pytest.raises(ValueError, match="by derivatives. Received: layer='rounded'"):
         effective_receptive_field(model, np.ones([8, 8, 3]))
+
+
+@pytest.mark.parametrize("weights", [[-2.0, -1.0], [-2.0, 1.0]])
+def test_axes_hold_negative_routing_weights(weights):
+    for rows in (1, 2):
+        layer = LayerRouting("own", "CondConv2D", np.array([weights] * rows))
+        axes = RoutingWeights("net", (layer,)).plot().axes[0]
+        low, high = axes.images[0].get_clim() if rows > 1 else axes.get_ylim()
+        assert low <= min(weights) and max(weights) <= high and low < high
 
 
 class Rounded(keras.layers.Layer):

@@ -76,13 +76,13 @@ def run(arguments: argparse.Namespace) -> int:
 
     quiet_tensorflow()
     quick = arguments.quick
-    paths = (arguments.csv, arguments.json, arguments.png, arguments.markdown)
+    paths = (arguments.csv, arguments.json, arguments.markdown, arguments.png)
     try:
         chosen = evidence.candidates(arguments.names)
         for path in filter(None, paths):
             checked_file(path)  # now rather than at the end
         if arguments.png is not None:
-            evidence.require_matplotlib()
+            evidence.check_picture(arguments.png)
         images = evidence.load_images(arguments.data)
         with only_ours() as terminal, progress_bar(terminal, transient=True) as bar:
             task = bar.add_task("", total=None)
@@ -97,16 +97,16 @@ def run(arguments: argparse.Namespace) -> int:
                 ),
             )
         report = dataclasses.replace(report, facts={**report.facts, **_circumstances()})
-        writers = (report.to_csv, report.to_json, report.plot, report.to_markdown)
+        console = Console()
+        if not console.is_terminal:  # a file or a pipe gets the whole table
+            console = Console(width=200)
+        console.print(report)  # whatever becomes of the files
+        writers = (report.to_csv, report.to_json, report.to_markdown, report.plot)
         for path, write in zip(paths, writers):
             if path is not None:
                 write(path)
     except (ExportError, ImportError, OSError, ValueError) as error:
         return fail("the layers could not be compared.", error)
-    console = Console()
-    if not console.is_terminal:  # a file or a pipe gets the whole table
-        console = Console(width=200)
-    console.print(report)
     return 0
 
 

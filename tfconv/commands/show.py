@@ -60,10 +60,9 @@ def add_show(commands: Any) -> None:
     parser.add_argument(
         "--scale",
         type=_pair(float),
-        default=(0.0, 1.0),
         metavar="LOW,HIGH",
         help="what black and white of a picture become for the model, such as --scale=-1,1 "
-        "(default: 0,1)",
+        "(default: 0,1, or 0,255 if the model takes integers)",
     )
     parser.add_argument(
         "--output",
@@ -79,6 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command and returns its exit status."""
     import tfconv  # noqa: F401  (registers its layers)
     from tfconv._compat import keras
+    from tfconv.figures import empty_figure
 
     quiet_tensorflow()
     if not arguments.model.exists():
@@ -103,6 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
         paths = {what: folder / f"{what}.png" for what in found}
     try:
         if not arguments.what:
+            empty_figure(1, 1)  # without Matplotlib there is nothing to make a folder for
             folder.mkdir(exist_ok=True)
         for what, path in paths.items():
             found[what].plot(path)
@@ -129,11 +130,14 @@ def _found(model: Any, images: Any, labels: Any, arguments: argparse.Namespace) 
     }
     if arguments.what:
         return {arguments.what: functions[arguments.what]()}
+    # What was asked for must be there; the model need not be fit for every kind.
+    asked = layer is not None or position is not None or arguments.levels < 1
+    unsuitable = visual.NoSuchLayer if asked else ValueError
     found, missing = {}, None
     for what, function in functions.items():
         try:
             found[what] = function()
-        except visual.NoSuchLayer as error:
+        except unsuitable as error:
             missing = error
     if not found:
         raise missing
@@ -143,7 +147,7 @@ def _found(model: Any, images: Any, labels: Any, arguments: argparse.Namespace) 
 # What the model is shown.
 
 
-def _inputs(path: Path, model: Any, scale: tuple[float, float]) -> tuple[np.ndarray, Any]:
+def _inputs(path: Path, model: Any, scale: tuple[float, float] | None) -> tuple[np.ndarray, Any]:
     """A batch of inputs, and their labels or None.
 
     Raises:
@@ -174,11 +178,18 @@ def _arrays(path: Path) -> tuple[np.ndarray, Any]:
             "--image must have an array [examples, ...] of inputs. "
             f"Received: {path} with one of shape {images.shape}"
         )
+    if labels is not None and labels.shape != images.shape[:1]:
+        raise ValueError(
+            f"--image must have one of `labels` for each of {len(images)} inputs. "
+            f"Received: {path} with labels of shape {labels.shape}"
+        )
     return images, labels
 
 
-def _picture(path: Path, model: Any, scale: tuple[float, float]) -> np.ndarray:
-    """A picture in the size and the colours of the model's input."""
+def _picture(path: Path, model: Any, scale: tuple[float, float] | None) -> np.ndarray:
+    """A picture in the size and the colours of the model's input, if that is known."""
+    import tensorflow as tf
+
     from tfconv.layers.base import static_shape
     from tfconv.visual.places import channels_first
 
@@ -188,7 +199,8 @@ def _picture(path: Path, model: Any, scale: tuple[float, float]) -> np.ndarray:
         raise ImportError(
             f"Pictures need Pillow, which cannot be imported ({error}): pip install 'tfconv[viz]'"
         ) from error
-    shape = static_shape(model.inputs[0].shape) if model.inputs else (None, None, None, 3)
+    inputs = getattr(model, "inputs", None)  # a subclassed model of Keras 3 has none
+    shape = static_shape(inputs[0].shape) if inputs else (None, None, None, 3)
     first = channels_first(model)
     height, width, channels = (*shape[2:], shape[1]) if first else (*shape[1:], None, None)[:3]
     if len(shape) != 4 or channels not in _MODES:
@@ -203,7 +215,8 @@ def _picture(path: Path, model: Any, scale: tuple[float, float]) -> np.ndarray:
         raise ValueError(f"--image must be a picture, a .npy or a .npz file. {error}") from error
     size = (width or picture.width, height or picture.height)
     pixels = np.asarray(picture.resize(size), np.float32).reshape(size[1], size[0], channels)
-    low, high = scale
+    integers = bool(inputs) and tf.as_dtype(inputs[0].dtype).is_integer
+    low, high = scale or (0, 255 if integers else 1)
     pixels = low + (high - low) * pixels / 255
     return pixels.transpose(2, 0, 1) if first else pixels
 

@@ -14,12 +14,13 @@ import numpy as np
 from tfconv.analysis import profile
 from tfconv.evidence.candidates import Candidate, candidates
 from tfconv.evidence.data import BATCH, SETS, Images, load_images
-from tfconv.evidence.picture import require_matplotlib
+from tfconv.evidence.picture import check_picture
 from tfconv.evidence.report import Report, Row, difference
 from tfconv.evidence.timing import take_turns
 from tfconv.evidence.training import LEARNING_RATE, Trainer
 from tfconv.export import to_tflite
 from tfconv.export.verification import RUNTIME, Runner
+from tfconv.layers.base import positive_int
 
 __all__ = [
     "SETS",
@@ -27,9 +28,9 @@ __all__ = [
     "Images",
     "Report",
     "candidates",
+    "check_picture",
     "compare",
     "load_images",
-    "require_matplotlib",
 ]
 
 
@@ -53,7 +54,12 @@ def compare(
 
     Raises:
         ExportError: If a network does not give the same in TensorFlow Lite.
+        ValueError: If there are no candidates, or a number is not positive.
     """
+    if not chosen:
+        raise ValueError(f"`chosen` must have candidates. Received: chosen={chosen!r}")
+    epochs, seeds = positive_int(epochs, "epochs"), positive_int(seeds, "seeds")
+    rounds = positive_int(rounds, "rounds")
     count = itertools.count()
     total = len(chosen) * (seeds * epochs + 1) + 2 * rounds
 

@@ -65,7 +65,10 @@ def load_images(name: str) -> Images:
 
     Raises:
         ImportError: If the package that they come in is not installed.
+        ValueError: If there is no such name.
     """
+    if name not in SETS:
+        raise ValueError(f"`name` must be one of {', '.join(SETS)}. Received: name={name!r}")
     with _needs("scikit-learn"):
         from sklearn import model_selection
     images, labels = SETS[name]()

@@ -76,12 +76,22 @@ def _key(figure: Any, rows: Any) -> None:
         figure.text(0, 0.96 - 0.028 * number, text, color=colour, fontsize=9)
 
 
-def require_matplotlib() -> None:
-    """Raises ImportError when Matplotlib is not installed."""
+def check_picture(path: Path) -> None:
+    """Raises unless a picture can be drawn that is named so.
+
+    Raises:
+        ImportError: If Matplotlib is not installed.
+        ValueError: If it does not know the suffix.
+    """
     try:
-        from matplotlib import figure  # noqa: F401
+        from matplotlib.backend_bases import FigureCanvasBase
     except ImportError as error:
         raise ImportError(
             f"Pictures need Matplotlib, which cannot be imported ({error}): "
             "pip install 'tfconv[compare]'"
         ) from error
+    known = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix[1:].lower() not in known:
+        raise ValueError(
+            f"`path` must end with one of .{', .'.join(sorted(known))}. Received: path={path}"
+        )

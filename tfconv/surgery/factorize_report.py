@@ -65,7 +65,7 @@ class FactorizeReport:
     def speedup(self) -> float:
         """How many times fewer multiply-adds the new model has."""
         before, after = self.multiply_adds
-        return before / after
+        return before / after if before else 1.0
 
     def __str__(self) -> str:
         return as_text(self)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tfconv import layers as our_layers
-from tfconv._compat import is_graph, keras
+from tfconv._compat import config_of, is_graph, keras
 from tfconv.analysis import Row, profile
 from tfconv.analysis.rules.sizes import spatial
 from tfconv.surgery import rank_choice
@@ -232,13 +232,14 @@ class _Convolution:
 
 
 def _convolutions(model: keras.Model, rows: Sequence[Row]) -> dict[str, _Convolution]:
-    """The convolutions of a model, by the first name under which each is called."""
+    """The convolutions that a model calls, by the first name under which each is called."""
     found: dict[int, tuple[str, _Convolution]] = {}
     for name, layer in _named(model):
         calls = [row for row in rows if row.name == name]
         first = found.setdefault(id(layer), (name, _Convolution(layer, [])))
         first[1].rows.extend(calls)
-    return dict(found.values())
+    # Keras 2 also has layers that are a model's attributes, and called by nobody.
+    return {name: convolution for name, convolution in found.values() if convolution.rows}
 
 
 def _named(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -306,7 +307,7 @@ def _within(
 def _new_layer(layer: Any, form: Form, rank: Rank) -> Any:
     """The layer, without weights, that takes a convolution's place."""
     kind = getattr(our_layers, f"{form.family}{len(form.size)}D")
-    config = layer.get_config()
+    config = config_of(layer)
     regularized = ("depthwise", "pointwise") if form.family == "SeparableConv" else ("kernel",)
     return kind.from_config(
         {

@@ -6,12 +6,12 @@ import dataclasses
 import fnmatch
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import tensorflow as tf
 
-from tfconv._compat import config_of, keras
+from tfconv._compat import config_of, keras, tree
 from tfconv.layers.base import static_shape
 from tfconv.replacements import replacements
 from tfconv.surgery.kernels import CONVOLUTIONS, TRANSPOSED, take_weights
@@ -99,7 +99,7 @@ def replace(
         >>> bool(tf.reduce_max(tf.abs(same(x) - model(x))) < 1e-5)
         True
     """
-    pairs = [_Rule(*pair) for pair in (rules.items() if isinstance(rules, Mapping) else rules)]
+    pairs = [_Rule(*pair) for pair in _pairs(rules)]
     made = {}
     for call in calls_in(model):
         layer = call.layer
@@ -120,6 +120,20 @@ def replace(
             report(Replaced(old.name, type(old).__name__, type(new[0]).__name__, kept))
 
     return rebuild(model, lambda layer: made.get(id(layer)), finish)
+
+
+def _pairs(rules: Any) -> list[tuple[Any, Any]]:
+    pairs = rules.items() if isinstance(rules, Mapping) else rules
+    if not isinstance(pairs, Iterable):
+        pairs = [pairs]
+    pairs = list(pairs)
+    for pair in pairs:
+        if not (isinstance(pair, (tuple, list)) and len(pair) == 2):
+            raise ValueError(
+                "`rules` must be pairs (which layers, what instead), or a dict of them. "
+                f"Received: {pair!r} in rules={rules!r}"
+            )
+    return pairs
 
 
 class _Rule:
@@ -207,13 +221,17 @@ def _shared(layer: Any, new_class: type, arguments: Mapping[str, Any]) -> dict[s
 
 def _check_shapes(new: Any, call: Call) -> None:
     """Raises unless a layer gives what another gave, as far as the shape goes."""
-    inputs, outputs = call.inputs.shape, call.outputs[0].shape
+    inputs = tree.flatten(call.inputs)
+    tensors = [x for x in tree.flatten((call.args, call.kwargs)) if hasattr(x, "shape")]
+    if len(call.outputs) != 1 or list(map(id, tensors)) != list(map(id, inputs)):
+        return  # Keras tells the shapes of such layers in ways of their own
     try:
-        given = new.compute_output_shape(tuple(inputs))
+        given = new.compute_output_shape(tree.map_structure(lambda x: tuple(x.shape), call.inputs))
     except NotImplementedError:
         return
+    outputs = call.outputs[0].shape
     if not tf.TensorShape(given).is_compatible_with(outputs):
+        made_from = ", ".join(str(static_shape(x.shape)) for x in inputs)
         raise ValueError(
-            f"from {static_shape(inputs)} it makes {static_shape(given)}, not "
-            f"{static_shape(outputs)}"
+            f"from {made_from} it makes {static_shape(given)}, not {static_shape(outputs)}"
         )

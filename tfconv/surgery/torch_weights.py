@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 PREFIXES = [("module.",), ("backbone.", "head.")]  # of parallel training; of mmpretrain's models
 NOT_WEIGHTS = "num_batches_tracked"
+NORMALIZATIONS = (keras.layers.LayerNormalization, keras.layers.GroupNormalization)
 KERAS_DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
 
 
@@ -120,6 +122,11 @@ def top_module(key: str) -> str:
 def _state_of(given: Any) -> Mapping[str, Any]:
     """The weights by their keys, without wrappers."""
     state = given if isinstance(given, Mapping) else _read(given)
+    if not isinstance(state, Mapping):
+        raise ValueError(
+            "`state_dict_or_file` must hold a mapping of weights. "
+            f"Received: {given}, a file with {type(state).__name__} inside"
+        )
     for wrapper in WRAPPERS:
         if isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
@@ -151,7 +158,7 @@ def _without(key: str, prefixes: Sequence[str]) -> str:
     return key
 
 
-def _read(file: Any) -> Mapping[str, Any]:
+def _read(file: Any) -> Any:
     if not isinstance(file, (str, os.PathLike)) or Path(file).suffix not in SUFFIXES:
         raise ValueError(
             "`state_dict_or_file` must be a mapping of weights or a file that ends with one of "
@@ -218,6 +225,13 @@ def _rows(layer: Any) -> Iterator[Weight]:
         yield layer.beta, ("bias",), _same
         yield layer.moving_mean, ("running_mean",), _same
         yield layer.moving_variance, ("running_var",), _same
+    elif isinstance(layer, NORMALIZATIONS) and all(len(w.shape) == 1 for w in layer.weights):
+        yield layer.gamma, ("weight", "gamma"), _same
+        yield layer.beta, ("bias", "beta"), _same
+    elif isinstance(layer, keras.layers.PReLU):
+        yield layer.alpha, ("weight", "alpha"), _slopes
+    elif isinstance(layer, keras.layers.Embedding):
+        yield layer.embeddings, ("weight", "embeddings"), _same
     elif isinstance(layer, tfconv.SqueezeExcite):
         yield from _inside(layer.squeeze, "conv_reduce", "fc1")
         yield from _inside(layer.excite, "conv_expand", "fc2")
@@ -262,6 +276,13 @@ def _inside(layer: Any, *modules: str) -> Iterator[Weight]:
 
 def _same(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return value
+
+
+def _slopes(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """One for everything, or one of each channel, at whatever axis that is."""
+    if value.size == 1:
+        return np.full(shape, value.item())
+    return np.reshape(value, shape) if value.size == max(shape) == math.prod(shape) else value
 
 
 def _kernel(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

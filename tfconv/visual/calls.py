@@ -160,4 +160,12 @@ def as_batch(model: Any, images: Any, name: str, rank: int | None = None) -> np.
             f"`{name}` must be {expected}. Received: {name} of shape {np.shape(images)} and type "
             f"{batch.dtype}"
         )
-    return batch.astype(tf.as_dtype(inputs[0].dtype).as_numpy_dtype if inputs else np.float32)
+    dtype = tf.as_dtype(inputs[0].dtype if inputs else "float32")
+    if dtype.is_integer:
+        whole = batch.dtype.kind != "f" or (batch == np.floor(batch)).all()
+        if not whole or batch.min() < dtype.min or batch.max() > dtype.max:
+            raise ValueError(
+                f"`{name}` must be whole numbers from {dtype.min} to {dtype.max}, which the model "
+                f"takes. Received: {name} with values from {batch.min()} to {batch.max()}"
+            )
+    return batch.astype(dtype.as_numpy_dtype)

@@ -134,7 +134,8 @@ def draw_routing(found: Any) -> Any:
     figure, panels = _panels(len(layers), columns, (4.2, height), 0.6)
     _title(figure, f"{found.model}: how examples mix kernels", layers, found)
     what = "example" if found.labels is None else "class (mean)"
-    most = max(float(values.max()) for values in rows.values())
+    least = min(0.0, *(float(values.min()) for values in rows.values()))
+    most = max(0.0, *(float(values.max()) for values in rows.values()))
     for axes, layer in zip(panels, layers):
         values = rows[layer.name]
         _name(axes, layer.name, layer.kind)
@@ -142,19 +143,19 @@ def draw_routing(found: Any) -> Any:
         axes.set_xlabel("kernel", fontsize=9)
         if len(values) == 1:
             axes.bar(range(values.shape[1]), values[0], color=_HUES[1])
-            axes.set_ylim(0, 1.08 * most)
+            axes.set_ylim(1.08 * least, 1.08 * most)
             axes.set_ylabel("routing weight", fontsize=9)
             axes.spines[["top", "right"]].set_visible(False)
             continue
         drawn = axes.imshow(
-            values, cmap="viridis", aspect="auto", vmin=0, vmax=most, interpolation="nearest"
+            values, cmap="viridis", aspect="auto", vmin=least, vmax=most, interpolation="nearest"
         )
         axes.set_ylabel(what, fontsize=9)
         if found.labels is not None:
             axes.set_yticks(range(len(values)), np.unique(found.labels))
         if values.size <= _TEXTS:
             for (row, column), value in np.ndenumerate(values):
-                colour = "white" if value < 0.6 * most else "black"
+                colour = "white" if value < least + 0.6 * (most - least) else "black"
                 axes.text(
                     column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=7
                 )
