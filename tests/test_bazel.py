@@ -29,6 +29,7 @@ class Bazel:
             "Label": lambda label: SimpleNamespace(workspace_root=""),
             "attr": SimpleNamespace(string_list=lambda **attributes: None),
             "repository_rule": lambda **attributes: None,
+            "select": lambda choices: choices["@platforms//cpu:x86_64"],
         }
         names = {**self.builtins, "glob": self.glob, "load": lambda *args: self.load(names, *args)}
         exec((self.folder / "BUILD").read_text(), names)
