@@ -10,7 +10,15 @@ import tensorflow as tf
 import tfconv
 from tfconv import _compat
 from tfconv._compat import keras
-from tfconv.layers.base import number, one_of, positive_int, positive_number, register, static_shape
+from tfconv.layers.base import (
+    number,
+    one_of,
+    positive_int,
+    positive_number,
+    register,
+    resolved,
+    static_shape,
+)
 from tfconv.layers.batch_norm import BatchNormalization
 from tfconv.ops.geometry import standardized_padding
 
@@ -141,6 +149,7 @@ def activated(x: Any, activation: Any) -> Any:
         return HardSwish()(x)
     if activation == "relu6":
         return keras.layers.ReLU(6.0)(x)
+    resolved(activation, "activation")  # raises
     return keras.layers.Activation(activation)(x)
 
 

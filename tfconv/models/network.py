@@ -11,7 +11,7 @@ from typing import Any
 
 from tfconv._compat import keras
 from tfconv.blocks.convolution import PYTORCH, Convention
-from tfconv.layers.base import boolean, one_of, positive_int
+from tfconv.layers.base import boolean, one_of, positive_int, resolved
 from tfconv.ops.geometry import is_int
 from tfconv.surgery.torch_weights import SUFFIXES, load_torch_weights, top_module
 
@@ -129,6 +129,7 @@ def network(
             include_top = boolean(include_top, "include_top")
             one_of(pooling, "pooling", (None, "avg", "max"))
             classes = positive_int(classes, "classes")
+            resolved(classifier_activation, "classifier_activation")  # raises
             if weights is not None:
                 _check_file(weights)
             if not isinstance(own.get("convention", PYTORCH), Convention):
