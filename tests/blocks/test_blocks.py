@@ -290,6 +290,8 @@ def images(channels):
         (lambda: blocks.shuffle_unit_v2(images(12), 25, 2), "filters"),
         (lambda: blocks.wavenet_stack(keras.Input((8, 4)), 4, 4, ()), "dilations"),
         (lambda: blocks.fcn_head([], 3), "features"),
+        (lambda: blocks.norm(images(3), "bogus"), "activation"),
+        (lambda: blocks.conv_norm(images(3), 4, activation=7), "activation"),
     ],
 )
 def test_refused(make, name):
@@ -318,9 +320,15 @@ def test_upsampled_starts_as_bilinear_interpolation(factor):
     np.testing.assert_allclose(given, expected[inner], rtol=1e-5)
 
 
-def test_bilinear_has_a_size_for_each_axis():
-    kernel = blocks.Bilinear()((4, 2, 1, 1))[..., 0, 0]
-    np.testing.assert_array_equal(kernel, np.outer([0.25, 0.75, 0.75, 0.25], [0.5, 0.5]))
+@pytest.mark.parametrize("sizes", [(4,), (4, 2), (4, 2, 3)])
+def test_bilinear_has_a_size_for_each_axis(sizes):
+    tents = {4: [0.25, 0.75, 0.75, 0.25], 2: [0.5, 0.5], 3: [0.5, 1, 0.5]}
+    kernel = blocks.Bilinear()((*sizes, 1, 2))
+    expected = np.ones(())
+    for size in sizes:
+        expected = np.multiply.outer(expected, tents[size])
+    for channel in range(2):
+        np.testing.assert_array_equal(kernel[..., 0, channel], expected)
 
 
 def test_fewer_groups_have_more_parameters():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ class Bilinear(keras.initializers.Initializer):
     """Initializer of transposed convolutions, one a channel: bilinear interpolation.
 
     ``kernel[i, j, 0, c] = (1 - |i - m| / s) (1 - |j - m| / s)`` with s half the kernel's size
-    along an axis, rounded up, and m its centre.
+    along an axis, rounded up, and m its centre. In one and in three axes linear and trilinear.
 
     Source: Long et al., Fully Convolutional Networks, arXiv:1411.4038, section 3.3.
 
@@ -29,8 +30,9 @@ class Bilinear(keras.initializers.Initializer):
     """
 
     def __call__(self, shape: Sequence[int], dtype: Any = None, **kwargs: Any) -> tf.Tensor:
-        tents = [1 - np.abs(np.arange(n) - (n - 1) / 2) / ((n + 1) // 2) for n in shape[:2]]
-        kernel = np.broadcast_to(np.outer(*tents)[..., None, None], tuple(shape))
+        tents = [1 - np.abs(np.arange(n) - (n - 1) / 2) / ((n + 1) // 2) for n in shape[:-2]]
+        kernel = functools.reduce(np.multiply.outer, tents)[..., None, None]
+        kernel = np.broadcast_to(kernel, tuple(shape))
         return tf.convert_to_tensor(kernel, dtype or "float32")
 
     def get_config(self):
