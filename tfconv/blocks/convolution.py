@@ -20,7 +20,7 @@ from tfconv.layers.base import (
     static_shape,
 )
 from tfconv.layers.batch_norm import BatchNormalization
-from tfconv.ops.geometry import standardized_padding
+from tfconv.ops.geometry import is_int, standardized_padding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +58,33 @@ class Convention:
 
 
 PYTORCH = Convention()
+
+
+def checked_convention(value: Any) -> Convention:
+    """``value`` if it is a convention; ValueError names the argument otherwise."""
+    if not isinstance(value, Convention):
+        raise ValueError(
+            f"`convention` must be a tfconv.blocks.Convention. Received: convention={value!r}"
+        )
+    return value
+
+
+def positive_ints(values: Any, name: str, count: int | None = None) -> tuple[int, ...]:
+    """``values`` as a tuple of ``count`` ints, or of one or more; ValueError names them."""
+    try:
+        result = tuple(values)
+    except TypeError:
+        result = ()
+    if not result or count not in (None, len(result)) or not all(_is_positive(n) for n in result):
+        raise ValueError(
+            f"`{name}` must be {count or 'one or more'} positive integers. "
+            f"Received: {name}={values!r}"
+        )
+    return result
+
+
+def _is_positive(value: Any) -> bool:
+    return is_int(value) and value > 0
 
 
 @register
@@ -179,6 +206,9 @@ def norm(
     Returns:
         A Keras tensor of the same shape.
 
+    Raises:
+        ValueError: If an argument is not what is described above.
+
     Source: Ioffe and Szegedy, Batch Normalization, arXiv:1502.03167.
 
     Example:
@@ -186,6 +216,7 @@ def norm(
         >>> tuple(tfconv.blocks.norm(inputs, "relu").shape)
         (None, 8, 8, 4)
     """
+    checked_convention(convention)
     x = BatchNormalization(
         channel_axis(), momentum=convention.momentum, epsilon=convention.epsilon, name=name
     )(x)
@@ -222,6 +253,9 @@ def conv_norm(
     Returns:
         A Keras tensor of images with ``filters`` channels.
 
+    Raises:
+        ValueError: If an argument is not what is described above.
+
     Source: Ioffe and Szegedy, Batch Normalization, arXiv:1502.03167, section 3.2.
 
     Example:
@@ -229,6 +263,7 @@ def conv_norm(
         >>> tuple(tfconv.blocks.conv_norm(inputs, 6, 3, strides=2).shape)
         (None, 4, 4, 6)
     """
+    checked_convention(convention)
     x = tfconv.Conv2D(
         filters,
         kernel_size,
@@ -266,6 +301,9 @@ def depthwise_norm(
     Returns:
         A Keras tensor of images with the channels of ``x``.
 
+    Raises:
+        ValueError: If an argument is not what is described above.
+
     Source: Howard et al., MobileNets, arXiv:1704.04861, section 3.1.
 
     Example:
@@ -276,7 +314,7 @@ def depthwise_norm(
     x = tfconv.DepthwiseConv2D(
         kernel_size,
         strides,
-        convention.padding_of(kernel_size, strides),
+        checked_convention(convention).padding_of(kernel_size, strides),
         use_bias=False,
         depthwise_initializer=initializer(),
         name=names[0],

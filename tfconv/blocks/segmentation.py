@@ -12,7 +12,7 @@ import tensorflow as tf
 import tfconv
 from tfconv._compat import keras
 from tfconv.blocks.convolution import named
-from tfconv.layers.base import register
+from tfconv.layers.base import positive_int, register
 
 
 @register
@@ -51,6 +51,9 @@ def upsampled(x: Any, classes: int, factor: int, *, name: str | None = None) -> 
     Returns:
         A Keras tensor of images.
 
+    Raises:
+        ValueError: If an argument is not what is described above.
+
     Source: Long et al., arXiv:1411.4038, section 3.3.
 
     Example:
@@ -58,6 +61,7 @@ def upsampled(x: Any, classes: int, factor: int, *, name: str | None = None) -> 
         >>> tuple(tfconv.blocks.upsampled(inputs, 3, factor=8).shape)
         (None, 32, 32, 3)
     """
+    factor = positive_int(factor, "factor")
     return tfconv.Conv2DTranspose(
         classes,
         2 * factor - factor % 2,  # with as many outputs on both sides of an input's centre
@@ -90,7 +94,7 @@ def fcn_head(
         A Keras tensor of [N, H, W, classes] logits.
 
     Raises:
-        ValueError: If there are no features.
+        ValueError: If there are no features, or ``factor`` is not a positive integer.
 
     Source: Long et al., Fully Convolutional Networks, arXiv:1411.4038, figure 3.
 
@@ -99,9 +103,10 @@ def fcn_head(
         >>> tuple(tfconv.blocks.fcn_head([deep, shallow], classes=5, factor=16).shape)
         (None, 128, 128, 5)
     """
-    features = list(features)
-    if not features:
-        raise ValueError("`features` must be one tensor or more. Received: features=[]")
+    if not isinstance(features, (list, tuple)) or not features:
+        raise ValueError(
+            f"`features` must be a list of one tensor or more. Received: features={features!r}"
+        )
     scores = None
     for number, x in enumerate(features):
         score = tfconv.PointwiseConv2D(classes, name=named(name, f"score{number}"))(x)
