@@ -393,6 +393,30 @@ def test_another_number_of_inputs():
         layer.call([tf.ones([1, 2])] * 2)
 
 
+@pytest.mark.parametrize(
+    "name, arguments, method",
+    [
+        ("SelfAttention2D", (2, 4), "attention"),
+        ("LocalSelfAttention2D", (16, 3), "attention"),
+        ("DynamicConv2D", (2, 3), "attention"),
+        ("CondConv2D", (2, 3), "routing_weights"),
+        ("CondDense", (2,), "routing_weights"),
+        ("Involution2D", (3,), "kernels"),
+        ("GatedConv2D", (2, 3), "gates"),
+        ("DeformableConv2D", (2, 3), "offsets_and_mask"),
+    ],
+)
+def test_methods_before_there_are_weights(name, arguments, method):
+    layer = getattr(tfconv, name)(*arguments)
+    with pytest.raises(ValueError, match=f"{name} has no weights.*Received: "):
+        getattr(layer, method)(tf.ones([1, 4, 4, 16]))
+
+
+def test_weights_of_a_sum_before_there_are_any():
+    with pytest.raises(ValueError, match="WeightedSum has no weights.*Received: "):
+        tfconv.WeightedSum().normalized_weights()
+
+
 @pytest.mark.parametrize("name", ["CondDense", "ChannelShuffle", "SplitTransformMerge"])
 def test_inputs_without_channels(name):
     with pytest.raises(ValueError, match="min_ndim=2"):
