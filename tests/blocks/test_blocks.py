@@ -280,6 +280,7 @@ def images(channels):
     "make, name",
     [
         (lambda: blocks.Convention("valid"), "padding"),
+        (lambda: blocks.MirrorPadding2D((1, -1)), "padding"),
         (lambda: blocks.Convention(epsilon="x"), "epsilon"),
         (lambda: blocks.Convention(momentum=2), "momentum"),
         (lambda: blocks.max_pool(images(3), 3, 3, ceil=True, nonnegative=False), "strides"),
@@ -369,6 +370,11 @@ def test_fewer_groups_have_more_parameters():
 
 def test_mirror_padding():
     check_layer(blocks.MirrorPadding2D, (6, 5, 4), padding=(2, 1))
+
+
+def test_mirror_padding_says_what_it_takes():
+    with pytest.raises(ValueError, match=r"must be a pair \(before, after\).*Received: padding=1"):
+        blocks.MirrorPadding2D(1)
 
 
 def test_channel_split(rng):

@@ -382,8 +382,13 @@ def test_inputs_that_do_not_add_up(shapes):
     for method in ("build", "compute_output_shape"):
         with pytest.raises(ValueError, match="a list of inputs of one shape.*Received: "):
             getattr(tfconv.WeightedSum(), method)(shapes)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="a list of inputs of one shape.*Received: "):
         tfconv.WeightedSum()(inputs)
+
+
+def test_inputs_by_name_do_not_add_up():
+    with pytest.raises(ValueError, match="a list of inputs of one shape.*Received: "):
+        tfconv.WeightedSum()({"a": tf.ones([2, 3]), "b": tf.ones([2, 3])})
 
 
 def test_another_number_of_inputs():

@@ -349,7 +349,13 @@ class MirrorPadding2D(keras.layers.Layer):
 
     def __init__(self, padding: tuple[int, int] = (1, 1), data_format: str | None = None, **kwargs):
         super().__init__(**kwargs)
-        (self.padding,) = standardized_padding([padding], 1)
+        try:
+            (self.padding,) = standardized_padding([padding], 1)
+        except ValueError as error:
+            raise ValueError(
+                "`padding` must be a pair (before, after) of ints of at least 0. "
+                f"Received: padding={padding!r}"
+            ) from error
         self.data_format = _compat.standardized_data_format(data_format)
         self.input_spec = keras.layers.InputSpec(ndim=4)
 

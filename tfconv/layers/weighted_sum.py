@@ -126,8 +126,7 @@ def _shapes(input_shape: Any) -> list[tuple[int | None, ...]]:
         isinstance(shape, (list, tuple, tf.TensorShape)) for shape in input_shape
     ):
         raise ValueError(
-            "WeightedSum needs a list of inputs of one shape. "
-            f"Received: input_shape={static_shape(input_shape)}"
+            f"WeightedSum needs a list of inputs of one shape. Received: input_shape={input_shape}"
         )
     shapes = [static_shape(shape) for shape in input_shape]
     if not shapes or not all(_fit(shape, shapes[0]) for shape in shapes):
