@@ -130,8 +130,11 @@ def test_configurations_as_transforms():
     assert tfconv.SplitTransformMerge(config["transform"], 2)(tf.ones([1, 4, 4, 4])).shape[-1] == 4
 
 
-class Mine(keras.layers.Layer):
-    """A layer that is not registered."""
+class NotConfigured(keras.layers.Layer):
+    """A layer without a configuration of its own: Keras keeps plain arguments only."""
+
+    def __init__(self, units):
+        super().__init__()
 
 
 @pytest.mark.parametrize(
@@ -139,10 +142,10 @@ class Mine(keras.layers.Layer):
     [
         keras.layers.Lambda(lambda x: 2 * x),
         [keras.layers.Dense(2), keras.Sequential([keras.layers.Lambda(lambda x: 2 * x)])],
-        Mine(),
+        NotConfigured(object()),
         {"class_name": "Dense"},
     ],
-    ids=["lambda", "lambda in a model", "not registered", "no configuration"],
+    ids=["lambda", "lambda in a model", "not configured", "no configuration"],
 )
 def test_what_cannot_be_copied(transform):
     with pytest.raises(ValueError, match="`transform` must be .*Received: transform="):
