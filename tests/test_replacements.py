@@ -48,6 +48,12 @@ def test_arguments_rule_some_out(layer, name, expected):
     assert (name in names(layer())) is expected
 
 
+def test_layers_without_groups_are_not_offered_for_grouped_convolutions():
+    found = names(keras.layers.Conv2D(4, 3, groups=2, padding="same"))
+    assert not {"SelfAttention2D", "LocalSelfAttention2D", "Involution2D"} & set(found)
+    assert "GroupConv2D" in found
+
+
 def test_own_subclasses():
     class Mine(keras.layers.Conv2D):
         pass
@@ -87,7 +93,7 @@ def test_reads_well():
     )
     assert repr(replacement) == (
         "Involution2D: a kernel for each position, made from the input there "
-        "(if it has as many filters as channels)"
+        "(if it has no groups and as many filters as channels)"
     )
 
 

@@ -79,19 +79,20 @@ _CONV = (
     _Row(
         "Involution{}",
         "a kernel for each position, made from the input there",
-        "it has as many filters as channels",
+        "it has no groups and as many filters as channels",
+        _ungrouped,
     ),
     _Row(
         "SelfAttention{}",
         "attention of each position to all",
-        'strides are 1 and padding is "same"',
-        lambda layer: _unstrided(layer) and layer.padding == "same",
+        'strides are 1, padding is "same", and it has no groups',
+        lambda layer: _unstrided(layer) and layer.padding == "same" and _ungrouped(layer),
     ),
     _Row(
         "LocalSelfAttention{}",
         "attention of each position to a window around it",
-        'strides are 1 and padding is "same"',
-        lambda layer: _unstrided(layer) and layer.padding == "same",
+        'strides are 1, padding is "same", and it has no groups',
+        lambda layer: _unstrided(layer) and layer.padding == "same" and _ungrouped(layer),
     ),
 )
 _DEPTHWISE = (

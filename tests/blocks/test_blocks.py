@@ -280,6 +280,7 @@ def images(channels):
     "make, name",
     [
         (lambda: blocks.Convention("valid"), "padding"),
+        (lambda: blocks.MirrorPadding2D((1, -1)), "padding"),
         (lambda: blocks.Convention(epsilon="x"), "epsilon"),
         (lambda: blocks.Convention(momentum=2), "momentum"),
         (lambda: blocks.max_pool(images(3), 3, 3, ceil=True, nonnegative=False), "strides"),
@@ -290,6 +291,38 @@ def images(channels):
         (lambda: blocks.shuffle_unit_v2(images(12), 25, 2), "filters"),
         (lambda: blocks.wavenet_stack(keras.Input((8, 4)), 4, 4, ()), "dilations"),
         (lambda: blocks.fcn_head([], 3), "features"),
+        (lambda: blocks.fcn_head(images(3), 3), "features"),
+        (lambda: blocks.fcn_head([images(3)], 3, 0), "factor"),
+        (lambda: blocks.wavenet_stack(keras.Input((8, 4)), 4, 4, 3), "dilations"),
+        (lambda: blocks.wavenet_stack(keras.Input((8, 4)), 4, 4, (1, 0)), "dilations"),
+        (lambda: blocks.bottleneck(images(8), 2, middle="involution"), "middle"),
+        (lambda: blocks.bottleneck(images(8), 2, expansion=0.5), "expansion"),
+        (lambda: blocks.bottleneck(images(8), 2, convention="same"), "convention"),
+        (lambda: blocks.basic_block(images(8), 8, (1, 1)), "strides"),
+        (lambda: blocks.basic_block(images(8), 8, convention="same"), "convention"),
+        (lambda: blocks.convolution(8, convention="same"), "convention"),
+        (lambda: blocks.involution(8, convention=None), "convention"),
+        (lambda: blocks.conv_norm(images(8), 8, padding=0, convention="same"), "convention"),
+        (lambda: blocks.depthwise_norm(images(8), convention="same"), "convention"),
+        (lambda: blocks.norm(images(8), convention="same"), "convention"),
+        (lambda: blocks.inverted_residual(images(8), 8, 16, convention="same"), "convention"),
+        (lambda: blocks.inverted_residual(images(8), 8, 16, num_experts=0), "num_experts"),
+        (lambda: blocks.inverted_residual(images(8), 8, 16, strides=(2, 2)), "strides"),
+        (lambda: blocks.depthwise_separable(images(8), 8, strides=(2, 2)), "strides"),
+        (lambda: blocks.divisible(8, 0), "divisor"),
+        (lambda: blocks.divisible("8"), "channels"),
+        (lambda: blocks.inception(images(8), (1, 2)), "filters"),
+        (lambda: blocks.inception(images(8), 5), "filters"),
+        (lambda: blocks.xception_module(images(8), ()), "widths"),
+        (lambda: blocks.xception_module(images(8), (8,), "2"), "strides"),
+        (lambda: blocks.dense_block(images(8), -1), "layers"),
+        (lambda: blocks.dense_block(images(8), 1, growth="4"), "growth"),
+        (lambda: blocks.dense_block(images(8), 1, squeeze=0), "squeeze"),
+        (lambda: blocks.transition(images(8), "a"), "compression"),
+        (lambda: blocks.shuffle_unit_v2(images(8), "8", 2), "filters"),
+        (lambda: blocks.weighted_skip(images(8), None), "transform"),
+        (lambda: blocks.norm(images(3), "bogus"), "activation"),
+        (lambda: blocks.conv_norm(images(3), 4, activation=7), "activation"),
     ],
 )
 def test_refused(make, name):
@@ -318,9 +351,15 @@ def test_upsampled_starts_as_bilinear_interpolation(factor):
     np.testing.assert_allclose(given, expected[inner], rtol=1e-5)
 
 
-def test_bilinear_has_a_size_for_each_axis():
-    kernel = blocks.Bilinear()((4, 2, 1, 1))[..., 0, 0]
-    np.testing.assert_array_equal(kernel, np.outer([0.25, 0.75, 0.75, 0.25], [0.5, 0.5]))
+@pytest.mark.parametrize("sizes", [(4,), (4, 2), (4, 2, 3)])
+def test_bilinear_has_a_size_for_each_axis(sizes):
+    tents = {4: [0.25, 0.75, 0.75, 0.25], 2: [0.5, 0.5], 3: [0.5, 1, 0.5]}
+    kernel = blocks.Bilinear()((*sizes, 1, 2))
+    expected = np.ones(())
+    for size in sizes:
+        expected = np.multiply.outer(expected, tents[size])
+    for channel in range(2):
+        np.testing.assert_array_equal(kernel[..., 0, channel], expected)
 
 
 def test_fewer_groups_have_more_parameters():
@@ -331,6 +370,11 @@ def test_fewer_groups_have_more_parameters():
 
 def test_mirror_padding():
     check_layer(blocks.MirrorPadding2D, (6, 5, 4), padding=(2, 1))
+
+
+def test_mirror_padding_says_what_it_takes():
+    with pytest.raises(ValueError, match=r"must be a pair \(before, after\).*Received: padding=1"):
+        blocks.MirrorPadding2D(1)
 
 
 def test_channel_split(rng):

@@ -382,8 +382,13 @@ def test_inputs_that_do_not_add_up(shapes):
     for method in ("build", "compute_output_shape"):
         with pytest.raises(ValueError, match="a list of inputs of one shape.*Received: "):
             getattr(tfconv.WeightedSum(), method)(shapes)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="a list of inputs of one shape.*Received: "):
         tfconv.WeightedSum()(inputs)
+
+
+def test_inputs_by_name_do_not_add_up():
+    with pytest.raises(ValueError, match="a list of inputs of one shape.*Received: "):
+        tfconv.WeightedSum()({"a": tf.ones([2, 3]), "b": tf.ones([2, 3])})
 
 
 def test_another_number_of_inputs():
@@ -391,6 +396,40 @@ def test_another_number_of_inputs():
     layer([tf.ones([1, 2])] * 3)
     with pytest.raises(ValueError, match="list of 3 inputs.*Received: "):
         layer.call([tf.ones([1, 2])] * 2)
+
+
+@pytest.mark.parametrize(
+    "name, arguments, method",
+    [
+        ("SelfAttention2D", (2, 4), "attention"),
+        ("LocalSelfAttention2D", (16, 3), "attention"),
+        ("DynamicConv2D", (2, 3), "attention"),
+        ("CondConv2D", (2, 3), "routing_weights"),
+        ("CondDense", (2,), "routing_weights"),
+        ("Involution2D", (3,), "kernels"),
+        ("GatedConv2D", (2, 3), "gates"),
+        ("DeformableConv2D", (2, 3), "offsets_and_mask"),
+    ],
+)
+def test_methods_before_there_are_weights(name, arguments, method):
+    layer = getattr(tfconv, name)(*arguments)
+    with pytest.raises(ValueError, match=f"{name} has no weights.*Received: "):
+        getattr(layer, method)(tf.ones([1, 4, 4, 16]))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [tfconv.FlattenedConv2D(2, 3), tfconv.LowRankConv2D(2, 3), tfconv.TuckerConv2D(2, 3, ranks=2)],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_kernels_before_there_are_weights(layer):
+    with pytest.raises(ValueError, match=f"{type(layer).__name__} has no weights.*Received: "):
+        layer.effective_kernel()
+
+
+def test_weights_of_a_sum_before_there_are_any():
+    with pytest.raises(ValueError, match="WeightedSum has no weights.*Received: "):
+        tfconv.WeightedSum().normalized_weights()
 
 
 @pytest.mark.parametrize("name", ["CondDense", "ChannelShuffle", "SplitTransformMerge"])

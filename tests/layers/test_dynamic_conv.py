@@ -162,6 +162,15 @@ def test_temperature_is_saved(tmp_path):
     assert layer.get_config()["temperature"] == 2.5
 
 
+def test_configuration_has_the_temperature_of_loaded_weights():
+    layers = [tfconv.DynamicConv2D(3, 3, temperature=value) for value in (2.5, 0.1)]
+    for layer in layers:
+        layer.build((None, 5, 5, 4))
+    assert layers[1].get_config()["temperature"] == 0.1
+    layers[1].set_weights(layers[0].get_weights())
+    assert layers[1].get_config()["temperature"] == 2.5
+
+
 def test_temperature_before_the_layer_is_built():
     layer = tfconv.DynamicConv2D(3, 3)
     layer.set_temperature(5)

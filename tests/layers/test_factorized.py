@@ -107,6 +107,14 @@ def test_parameter_counts(kernel_size, groups, use_bias):
         assert count - filters * use_bias < dense
 
 
+@pytest.mark.parametrize("channels", [0, 3, "a", 2.5])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_channels_that_parameters_cannot_be_counted_for(family, channels):
+    layer = getattr(tfconv, f"{family}Conv2D")(4, 3, groups=2, **FAMILIES[family])
+    with pytest.raises(ValueError, match="`channels` must be .*Received: channels="):
+        layer.parameter_count(channels)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_factors_start_with_different_numbers(family):
     layer = layer_of(family, Geometry((9, 9), 3), filters=8, channels=8)

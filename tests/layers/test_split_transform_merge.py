@@ -130,6 +130,42 @@ def test_configurations_as_transforms():
     assert tfconv.SplitTransformMerge(config["transform"], 2)(tf.ones([1, 4, 4, 4])).shape[-1] == 4
 
 
+class NotConfigured(keras.layers.Layer):
+    """A layer without a configuration of its own: Keras keeps plain arguments only."""
+
+    def __init__(self, units):
+        super().__init__()
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        keras.layers.Lambda(lambda x: 2 * x),
+        [keras.layers.Dense(2), keras.Sequential([keras.layers.Lambda(lambda x: 2 * x)])],
+        NotConfigured(object()),
+        {"class_name": "Dense"},
+    ],
+    ids=["lambda", "lambda in a model", "not configured", "no configuration"],
+)
+def test_what_cannot_be_copied(transform):
+    with pytest.raises(ValueError, match="`transform` must be .*Received: transform="):
+        tfconv.SplitTransformMerge(transform, 2)
+
+
+def test_seeds_differ_between_the_groups_and_repeat_the_weights():
+    """Of layers in layers, and of layers that count on from a seed, too."""
+    initializer = keras.initializers.GlorotUniform(seed=1)
+    gated = tfconv.GatedConv1D(2, 3, kernel_initializer=initializer, use_bias=False)
+    pattern = tfconv.SplitTransformMerge(keras.Sequential([gated]), 2)
+    layer = tfconv.SplitTransformMerge(pattern, 2)
+    layers = [layer, tfconv.SplitTransformMerge.from_config(layer.get_config())]
+    for each in layers:
+        each.build((None, 6, 8))
+    first, second = (each.get_weights() for each in layers)
+    assert len({kernel.tobytes() for kernel in first}) == 8
+    np.testing.assert_array_equal(first, second)
+
+
 @pytest.mark.parametrize("batch", [0, 1, 33])
 def test_batches(batch, rng):
     x = rng.standard_normal((batch, 4, 3, 4))

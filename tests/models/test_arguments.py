@@ -71,6 +71,8 @@ def test_activation_and_name():
         ({"input_shape": (8, 8, None)}, "input_shape"),
         ({"input_shape": 32}, "input_shape"),
         ({"weights": "imagenet"}, "weights"),
+        ({"classifier_activation": "bogus"}, "classifier_activation"),
+        ({"classifier_activation": 7}, "classifier_activation"),
         ({"convention": "same"}, "convention"),
         ({"convention": None}, "convention"),
     ],

@@ -10,9 +10,17 @@ import tensorflow as tf
 import tfconv
 from tfconv import _compat
 from tfconv._compat import keras
-from tfconv.layers.base import number, one_of, positive_int, positive_number, register, static_shape
+from tfconv.layers.base import (
+    number,
+    one_of,
+    positive_int,
+    positive_number,
+    register,
+    resolved,
+    static_shape,
+)
 from tfconv.layers.batch_norm import BatchNormalization
-from tfconv.ops.geometry import standardized_padding
+from tfconv.ops.geometry import is_int, standardized_padding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +58,33 @@ class Convention:
 
 
 PYTORCH = Convention()
+
+
+def checked_convention(value: Any) -> Convention:
+    """``value`` if it is a convention; ValueError names the argument otherwise."""
+    if not isinstance(value, Convention):
+        raise ValueError(
+            f"`convention` must be a tfconv.blocks.Convention. Received: convention={value!r}"
+        )
+    return value
+
+
+def positive_ints(values: Any, name: str, count: int | None = None) -> tuple[int, ...]:
+    """``values`` as a tuple of ``count`` ints, or of one or more; ValueError names them."""
+    try:
+        result = tuple(values)
+    except TypeError:
+        result = ()
+    if not result or count not in (None, len(result)) or not all(_is_positive(n) for n in result):
+        raise ValueError(
+            f"`{name}` must be {count or 'one or more'} positive integers. "
+            f"Received: {name}={values!r}"
+        )
+    return result
+
+
+def _is_positive(value: Any) -> bool:
+    return is_int(value) and value > 0
 
 
 @register
@@ -141,6 +176,7 @@ def activated(x: Any, activation: Any) -> Any:
         return HardSwish()(x)
     if activation == "relu6":
         return keras.layers.ReLU(6.0)(x)
+    resolved(activation, "activation")  # raises
     return keras.layers.Activation(activation)(x)
 
 
@@ -170,6 +206,9 @@ def norm(
     Returns:
         A Keras tensor of the same shape.
 
+    Raises:
+        ValueError: If an argument is not what is described above.
+
     Source: Ioffe and Szegedy, Batch Normalization, arXiv:1502.03167.
 
     Example:
@@ -177,6 +216,7 @@ def norm(
         >>> tuple(tfconv.blocks.norm(inputs, "relu").shape)
         (None, 8, 8, 4)
     """
+    checked_convention(convention)
     x = BatchNormalization(
         channel_axis(), momentum=convention.momentum, epsilon=convention.epsilon, name=name
     )(x)
@@ -213,6 +253,9 @@ def conv_norm(
     Returns:
         A Keras tensor of images with ``filters`` channels.
 
+    Raises:
+        ValueError: If an argument is not what is described above.
+
     Source: Ioffe and Szegedy, Batch Normalization, arXiv:1502.03167, section 3.2.
 
     Example:
@@ -220,6 +263,7 @@ def conv_norm(
         >>> tuple(tfconv.blocks.conv_norm(inputs, 6, 3, strides=2).shape)
         (None, 4, 4, 6)
     """
+    checked_convention(convention)
     x = tfconv.Conv2D(
         filters,
         kernel_size,
@@ -257,6 +301,9 @@ def depthwise_norm(
     Returns:
         A Keras tensor of images with the channels of ``x``.
 
+    Raises:
+        ValueError: If an argument is not what is described above.
+
     Source: Howard et al., MobileNets, arXiv:1704.04861, section 3.1.
 
     Example:
@@ -267,7 +314,7 @@ def depthwise_norm(
     x = tfconv.DepthwiseConv2D(
         kernel_size,
         strides,
-        convention.padding_of(kernel_size, strides),
+        checked_convention(convention).padding_of(kernel_size, strides),
         use_bias=False,
         depthwise_initializer=initializer(),
         name=names[0],
@@ -302,7 +349,13 @@ class MirrorPadding2D(keras.layers.Layer):
 
     def __init__(self, padding: tuple[int, int] = (1, 1), data_format: str | None = None, **kwargs):
         super().__init__(**kwargs)
-        (self.padding,) = standardized_padding([padding], 1)
+        try:
+            (self.padding,) = standardized_padding([padding], 1)
+        except ValueError as error:
+            raise ValueError(
+                "`padding` must be a pair (before, after) of ints of at least 0. "
+                f"Received: padding={padding!r}"
+            ) from error
         self.data_format = _compat.standardized_data_format(data_format)
         self.input_spec = keras.layers.InputSpec(ndim=4)
 

@@ -16,6 +16,7 @@ from tfconv.blocks.convolution import (
     norm,
     pooled,
 )
+from tfconv.layers.base import positive_int, positive_number
 
 
 def _norm_conv(x: Any, filters: int, size: int, convention: Convention, names: Any) -> Any:
@@ -55,6 +56,9 @@ def dense_block(
     Returns:
         A Keras tensor of images with ``layers * growth`` more channels than ``x``.
 
+    Raises:
+        ValueError: If an argument is not what is described above.
+
     Source: Huang et al., Densely Connected Convolutional Networks, arXiv:1608.06993, section 3.
 
     Example:
@@ -62,6 +66,8 @@ def dense_block(
         >>> tuple(tfconv.blocks.dense_block(inputs, layers=3, growth=4).shape)
         (None, 8, 8, 28)
     """
+    layers, growth = positive_int(layers, "layers"), positive_int(growth, "growth")
+    squeeze = positive_int(squeeze, "squeeze")
     for number in range(1, layers + 1):
         layer = named(name, f"denselayer{number}")
         names = (named(layer, "norm1"), named(layer, "conv1"))
@@ -90,6 +96,9 @@ def transition(
     Returns:
         A Keras tensor of images of half the size.
 
+    Raises:
+        ValueError: If an argument is not what is described above.
+
     Source: Huang et al., arXiv:1608.06993, section 3.
 
     Example:
@@ -98,5 +107,6 @@ def transition(
         (None, 4, 4, 8)
     """
     names = (named(name, "norm"), named(name, "conv"))
-    x = _norm_conv(x, int(channels_of(x) * compression), 1, convention, names)
+    filters = int(channels_of(x) * positive_number(compression, "compression"))
+    x = _norm_conv(x, filters, 1, convention, names)
     return pooled(x, keras.layers.AveragePooling2D, 2)

@@ -19,7 +19,9 @@ from tfconv.blocks.convolution import (
     named,
     norm,
     pooled,
+    positive_ints,
 )
+from tfconv.layers.base import positive_int
 
 
 def inception(
@@ -46,6 +48,9 @@ def inception(
     Returns:
         A Keras tensor of images.
 
+    Raises:
+        ValueError: If an argument is not what is described above.
+
     Source: Szegedy et al., Going Deeper with Convolutions, arXiv:1409.4842, figure 2b.
 
     Example:
@@ -58,7 +63,7 @@ def inception(
         names = (named(name, f"{part}.conv"), named(name, f"{part}.bn"))
         return conv_norm(x, filters, size, convention=convention, names=names)
 
-    one, reduce3, conv3, reduce5, conv5, behind_pooling = filters
+    one, reduce3, conv3, reduce5, conv5, behind_pooling = positive_ints(filters, "filters", 6)
     branches = [
         conv(x, one, 1, "branch1"),
         conv(conv(x, reduce3, 1, "branch2.0"), conv3, 3, "branch2.1"),
@@ -133,6 +138,9 @@ def xception_module(
     Returns:
         A Keras tensor of images with ``widths[-1]`` channels.
 
+    Raises:
+        ValueError: If an argument is not what is described above.
+
     Source: Chollet, Xception, arXiv:1610.02357, figure 5.
 
     Example:
@@ -140,6 +148,7 @@ def xception_module(
         >>> tuple(tfconv.blocks.xception_module(inputs, (6, 6), strides=2).shape)
         (None, 4, 4, 6)
     """
+    widths, strides = positive_ints(widths, "widths"), positive_int(strides, "strides")
     around, rep = x, named(name, "rep")
     if strides > 1 or channels_of(x) != widths[-1]:
         names = (named(name, "skip"), named(name, "skipbn"))

@@ -11,12 +11,14 @@ from tfconv.blocks.convolution import (
     PYTORCH,
     Convention,
     channels_of,
+    checked_convention,
     conv_norm,
     depthwise_norm,
     initializer,
     named,
     norm,
 )
+from tfconv.layers.base import number, positive_int
 
 
 def divisible(channels: float, divisor: int = 8) -> int:
@@ -29,12 +31,16 @@ def divisible(channels: float, divisor: int = 8) -> int:
     Returns:
         ``max(divisor, round(channels / divisor) * divisor)``, or the next multiple.
 
+    Raises:
+        ValueError: If an argument is not what is described above.
+
     Source: The MobileNets' reference code.
 
     Example:
         >>> [tfconv.blocks.divisible(n) for n in (3, 24 * 0.75, 24 * 3.67)]
         [8, 24, 88]
     """
+    channels, divisor = number(channels, "channels"), positive_int(divisor, "divisor")
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded if rounded >= 0.9 * channels else rounded + divisor
 
@@ -72,6 +78,9 @@ def depthwise_separable(
     Returns:
         A Keras tensor of images with ``filters`` channels.
 
+    Raises:
+        ValueError: If an argument is not what is described above.
+
     Source: Howard et al., MobileNets, arXiv:1704.04861, figure 3.
 
     Example:
@@ -79,7 +88,7 @@ def depthwise_separable(
         >>> tuple(tfconv.blocks.depthwise_separable(inputs, 6, strides=2).shape)
         (None, 4, 4, 6)
     """
-    before = x
+    before, strides = x, positive_int(strides, "strides")
     x = depthwise_norm(
         x,
         kernel_size,
@@ -134,6 +143,9 @@ def inverted_residual(
     Returns:
         A Keras tensor of images with ``filters`` channels.
 
+    Raises:
+        ValueError: If an argument is not what is described above.
+
     Source: Sandler et al., MobileNetV2, arXiv:1801.04381, figure 4; Howard et al., MobileNetV3,
     arXiv:1905.02244, figure 4; with CondConv Yang et al., arXiv:1904.04971, section 4.1.
 
@@ -144,8 +156,10 @@ def inverted_residual(
         (None, 8, 8, 4)
     """
     before, routing, experts = x, {}, {}
+    strides, convention = positive_int(strides, "strides"), checked_convention(convention)
     conv, depthwise = tfconv.Conv2D, tfconv.DepthwiseConv2D
     if num_experts is not None:
+        num_experts = positive_int(num_experts, "num_experts")
         conv, depthwise = tfconv.CondConv2D, tfconv.DepthwiseCondConv2D
         dense = keras.layers.Dense(num_experts, "sigmoid", name=named(name, "routing_fn"))
         routing = {"routing_weights": dense(keras.layers.GlobalAveragePooling2D()(x))}

@@ -14,11 +14,13 @@ from tfconv.blocks.convolution import (
     Convention,
     activated,
     channels_of,
+    checked_convention,
     conv_norm,
     initializer,
     named,
     norm,
 )
+from tfconv.layers.base import positive_int
 
 Middle = Callable[[int, int, "str | None"], Any]
 
@@ -40,6 +42,9 @@ def convolution(
 
     Returns:
         A `tfconv.Conv2D`.
+
+    Raises:
+        ValueError: If an argument is not what is described above.
 
     Source: He et al., Deep Residual Learning, arXiv:1512.03385, figure 5.
 
@@ -70,6 +75,9 @@ def deformable(
     Returns:
         A `tfconv.DeformableConv2D`.
 
+    Raises:
+        ValueError: If an argument is not what is described above.
+
     Source: Zhu et al., Deformable ConvNets v2, arXiv:1811.11168, section 3.1.
 
     Example:
@@ -98,6 +106,9 @@ def involution(
     Returns:
         A `tfconv.Involution2D`.
 
+    Raises:
+        ValueError: If an argument is not what is described above.
+
     Source: Li et al., Involution, arXiv:2103.06255, section 4.1.
 
     Example:
@@ -107,7 +118,7 @@ def involution(
     return tfconv.Involution2D(
         7,
         strides,
-        convention.padding_of(7, strides),
+        checked_convention(convention).padding_of(7, strides),
         batch_norm_epsilon=convention.epsilon,
         batch_norm_momentum=convention.momentum,
         name=name,
@@ -117,7 +128,7 @@ def involution(
 def _middle(kernel_size: int, strides: int, convention: Convention) -> dict[str, Any]:
     """What the convolutions in the middle share."""
     return {
-        "padding": convention.padding_of(kernel_size, strides),
+        "padding": checked_convention(convention).padding_of(kernel_size, strides),
         "use_bias": False,
         "kernel_initializer": initializer(),
     }
@@ -125,10 +136,15 @@ def _middle(kernel_size: int, strides: int, convention: Convention) -> dict[str,
 
 def _shortcut(x: Any, filters: int, strides: int, convention: Convention, name: str | None) -> Any:
     """The way around a block: a projection where the shapes before and behind it differ."""
-    if strides == 1 and channels_of(x) == filters:
+    if positive_int(strides, "strides") == 1 and channels_of(x) == filters:
         return x
     names = (named(name, "downsample.0"), named(name, "downsample.1"))
     return conv_norm(x, filters, 1, strides, activation=None, convention=convention, names=names)
+
+
+def _check_callable(value: Any, name: str) -> None:
+    if not callable(value):
+        raise ValueError(f"`{name}` must be a function. Received: {name}={value!r}")
 
 
 def basic_block(
@@ -150,6 +166,9 @@ def basic_block(
 
     Returns:
         A Keras tensor of images with ``filters`` channels.
+
+    Raises:
+        ValueError: If an argument is not what is described above.
 
     Source: He et al., Deep Residual Learning, arXiv:1512.03385, figure 2.
 
@@ -198,6 +217,9 @@ def bottleneck(
     Returns:
         A Keras tensor of images.
 
+    Raises:
+        ValueError: If an argument is not what is described above.
+
     Source: He et al., arXiv:1512.03385, figure 5; with squeeze-and-excitation Hu et al.,
     arXiv:1709.01507, figure 3; with involution Li et al., arXiv:2103.06255, section 4.1.
 
@@ -207,7 +229,9 @@ def bottleneck(
         >>> tuple(y.shape)
         (None, 4, 4, 64)
     """
-    around = _shortcut(x, filters * expansion, strides, convention, name)
+    filters, expansion = positive_int(filters, "filters"), positive_int(expansion, "expansion")
+    _check_callable(middle, "middle")
+    around = _shortcut(x, filters * expansion, strides, checked_convention(convention), name)
     if "convention" in inspect.signature(middle).parameters:
         middle = functools.partial(middle, convention=convention)
     first, second = (strides, 1) if stride_first else (1, strides)
@@ -234,6 +258,9 @@ def weighted_skip(x: Any, transform: Callable[[Any], Any], normalization: str | 
     Returns:
         A Keras tensor of the same shape.
 
+    Raises:
+        ValueError: If an argument is not what is described above.
+
     Source: Shen and Zeng, Weighted Residuals for Very Deep Networks, arXiv:1605.08831, section 3;
     Tan et al., EfficientDet, arXiv:1911.09070, section 3.3.
 
@@ -243,4 +270,5 @@ def weighted_skip(x: Any, transform: Callable[[Any], Any], normalization: str | 
         >>> tuple(y.shape)
         (None, 8, 8, 4)
     """
+    _check_callable(transform, "transform")
     return tfconv.WeightedSum(normalization)([x, transform(x)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import tensorflow as tf
 import tfconv
 from tfconv._compat import keras
 from tfconv.blocks.convolution import named
-from tfconv.layers.base import register
+from tfconv.layers.base import positive_int, register
 
 
 @register
@@ -19,7 +20,7 @@ class Bilinear(keras.initializers.Initializer):
     """Initializer of transposed convolutions, one a channel: bilinear interpolation.
 
     ``kernel[i, j, 0, c] = (1 - |i - m| / s) (1 - |j - m| / s)`` with s half the kernel's size
-    along an axis, rounded up, and m its centre.
+    along an axis, rounded up, and m its centre. In one and in three axes linear and trilinear.
 
     Source: Long et al., Fully Convolutional Networks, arXiv:1411.4038, section 3.3.
 
@@ -29,8 +30,9 @@ class Bilinear(keras.initializers.Initializer):
     """
 
     def __call__(self, shape: Sequence[int], dtype: Any = None, **kwargs: Any) -> tf.Tensor:
-        tents = [1 - np.abs(np.arange(n) - (n - 1) / 2) / ((n + 1) // 2) for n in shape[:2]]
-        kernel = np.broadcast_to(np.outer(*tents)[..., None, None], tuple(shape))
+        tents = [1 - np.abs(np.arange(n) - (n - 1) / 2) / ((n + 1) // 2) for n in shape[:-2]]
+        kernel = functools.reduce(np.multiply.outer, tents)[..., None, None]
+        kernel = np.broadcast_to(kernel, tuple(shape))
         return tf.convert_to_tensor(kernel, dtype or "float32")
 
     def get_config(self):
@@ -49,6 +51,9 @@ def upsampled(x: Any, classes: int, factor: int, *, name: str | None = None) -> 
     Returns:
         A Keras tensor of images.
 
+    Raises:
+        ValueError: If an argument is not what is described above.
+
     Source: Long et al., arXiv:1411.4038, section 3.3.
 
     Example:
@@ -56,6 +61,7 @@ def upsampled(x: Any, classes: int, factor: int, *, name: str | None = None) -> 
         >>> tuple(tfconv.blocks.upsampled(inputs, 3, factor=8).shape)
         (None, 32, 32, 3)
     """
+    factor = positive_int(factor, "factor")
     return tfconv.Conv2DTranspose(
         classes,
         2 * factor - factor % 2,  # with as many outputs on both sides of an input's centre
@@ -88,7 +94,7 @@ def fcn_head(
         A Keras tensor of [N, H, W, classes] logits.
 
     Raises:
-        ValueError: If there are no features.
+        ValueError: If there are no features, or ``factor`` is not a positive integer.
 
     Source: Long et al., Fully Convolutional Networks, arXiv:1411.4038, figure 3.
 
@@ -97,9 +103,10 @@ def fcn_head(
         >>> tuple(tfconv.blocks.fcn_head([deep, shallow], classes=5, factor=16).shape)
         (None, 128, 128, 5)
     """
-    features = list(features)
-    if not features:
-        raise ValueError("`features` must be one tensor or more. Received: features=[]")
+    if not isinstance(features, (list, tuple)) or not features:
+        raise ValueError(
+            f"`features` must be a list of one tensor or more. Received: features={features!r}"
+        )
     scores = None
     for number, x in enumerate(features):
         score = tfconv.PointwiseConv2D(classes, name=named(name, f"score{number}"))(x)

@@ -87,6 +87,7 @@ class ChannelSplit(keras.layers.Layer):
 
 def _check_filters(x: Any, filters: int, strides: int) -> None:
     """Raises where a unit without strides is asked for other channels than it gets."""
+    positive_int(filters, "filters")
     if positive_int(strides, "strides") == 1 and filters != channels_of(x):
         raise ValueError(
             f"`filters` must be the channels of `x`, {channels_of(x)}, without strides. Received: "

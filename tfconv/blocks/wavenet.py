@@ -8,7 +8,7 @@ from typing import Any
 
 import tfconv
 from tfconv._compat import keras
-from tfconv.blocks.convolution import activated, named
+from tfconv.blocks.convolution import activated, named, positive_ints
 
 
 def wavenet_stack(
@@ -38,7 +38,7 @@ def wavenet_stack(
         A Keras tensor of signals of the same length.
 
     Raises:
-        ValueError: If there are no dilations.
+        ValueError: If an argument is not what is described above.
 
     Source: van den Oord et al., WaveNet, arXiv:1609.03499, section 2 and figure 4.
 
@@ -47,9 +47,7 @@ def wavenet_stack(
         >>> tuple(tfconv.blocks.wavenet_stack(inputs, 8, 16, (1, 2, 4)).shape)
         (None, 32, 16)
     """
-    dilations = tuple(dilations)
-    if not dilations:
-        raise ValueError("`dilations` must be one number or more. Received: dilations=()")
+    dilations = positive_ints(dilations, "dilations")
     pointwise = functools.partial(tfconv.PointwiseConv1D, data_format="channels_last")
     if x.shape[-1] != filters:
         x = pointwise(filters, name=named(name, "start"))(x)

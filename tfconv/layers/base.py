@@ -143,6 +143,15 @@ def checked(x: tf.Tensor, holds: tf.Tensor, message: str, received: tf.Tensor) -
         return tf.identity(x)
 
 
+def require_built(layer: Any) -> None:
+    """Raises ValueError in a layer that has no weights yet."""
+    if not layer.built:
+        raise ValueError(
+            f"{type(layer).__name__} has no weights yet: call or build it first. "
+            "Received: built=False"
+        )
+
+
 def dtype_policy_of(layer: Any) -> Any:
     """The dtype policy of a layer of either Keras, for the layers inside it."""
     return layer.dtype_policy if _compat.KERAS_3 else layer._dtype_policy

@@ -17,6 +17,7 @@ from tfconv.layers.base import (
     positive_int,
     positive_number,
     register,
+    require_built,
     resolved,
     static_shape,
 )
@@ -201,6 +202,7 @@ class DeformableConv2D(OptionalInputs, ConvLayer):
 
         Laid out as the call arguments of the same names.
         """
+        require_built(self)
         self.require_own("offset")
         offset, mask = self._made(self.channels_last(inputs))
         return self.restored(offset), None if mask is None else self.restored(mask)

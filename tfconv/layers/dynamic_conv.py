@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tfconv._compat import convert_variable, keras
-from tfconv.layers.base import ConvLayer, global_mean, positive_int, positive_number, register
+from tfconv.layers.base import (
+    ConvLayer,
+    global_mean,
+    positive_int,
+    positive_number,
+    register,
+    require_built,
+)
 from tfconv.layers.experts import MixedConv, Mixture, mean_axes
 from tfconv.ops.dispatch import in_float32
 from tfconv.ops.geometry import Padding
@@ -134,6 +142,7 @@ class DynamicConv(MixedConv, Mixture, ConvLayer):
 
     def attention(self, inputs: tf.Tensor) -> tf.Tensor:
         """The weights [N, num_kernels] that inputs give the kernels; each row sums to 1."""
+        require_built(self)
         return self._attention(self.channels_last(inputs))
 
     def _attention(self, x: tf.Tensor) -> tf.Tensor:
@@ -151,11 +160,16 @@ class DynamicConv(MixedConv, Mixture, ConvLayer):
         return self.activation(self.restored(y))
 
     def get_config(self):
+        temperature = self._last_temperature
+        if self.temperature is not None and tf.executing_eagerly():
+            value = self.temperature.numpy()  # which loaded weights may have changed
+            if value != np.asarray(temperature, value.dtype):
+                temperature = float(value)
         return {
             **super().get_config(),
             "num_kernels": self.num_kernels,
             "ratio": self.ratio,
-            "temperature": self._last_temperature,
+            "temperature": temperature,
         }
 
 

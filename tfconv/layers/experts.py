@@ -22,6 +22,7 @@ from tfconv.layers.base import (
     known_channels,
     one_of,
     positive_int,
+    require_built,
     resolved,
     static_shape,
 )
@@ -169,6 +170,7 @@ class Experts(Mixture, OptionalInputs):
 
     def routing_weights(self, inputs: tf.Tensor) -> tf.Tensor:
         """The routing weights [N, num_experts] that the layer makes for inputs."""
+        require_built(self)
         x = tf.convert_to_tensor(inputs)
         axis = getattr(self, "channel_axis", -1)
         return self.routed(x, None, mean_axes(x.shape, axis))

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfconv import ops
 from tfconv._compat import convert_variable
-from tfconv.layers.base import ConvLayer, independent_copies
+from tfconv.layers.base import ConvLayer, independent_copies, positive_int
 
 
 class FactorizedConv(ConvLayer):
@@ -38,6 +38,12 @@ class FactorizedConv(ConvLayer):
 
     def parameter_count(self, channels: int) -> int:
         """Weights, bias included, of the layer for an input of ``channels`` channels."""
+        channels = positive_int(channels, "channels")
+        if channels % self.groups:
+            raise ValueError(
+                "`channels` must be divisible by `groups`. "
+                f"Received: channels={channels}, groups={self.groups}"
+            )
         factors = sum(math.prod(shape) for shape in self.factor_shapes(channels).values())
         return factors + (self.filters if self.use_bias else 0)
 

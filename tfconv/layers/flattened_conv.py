@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tfconv.layers.base import register
+from tfconv.layers.base import register, require_built
 from tfconv.layers.factorized import FactorizedConv
 
 
@@ -63,6 +63,7 @@ class FlattenedConv(FactorizedConv):
 
     def effective_kernel(self):
         """The dense kernel [*kernel_size, C / groups, filters] that the filters stand for."""
+        require_built(self)
         across = tf.convert_to_tensor(self.channel_kernel)
         along = tf.reshape(self.axis_product(), [*self.kernel_size, 1, self.filters])
         return across * along

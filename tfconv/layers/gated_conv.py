@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfconv import ops
 from tfconv._compat import keras
-from tfconv.layers.base import independent_copies, one_of, register
+from tfconv.layers.base import independent_copies, one_of, register, require_built
 from tfconv.layers.conv import Conv
 from tfconv.ops.geometry import Padding
 
@@ -111,6 +111,7 @@ class GatedConv(Conv):
 
     def gates(self, inputs: tf.Tensor) -> tf.Tensor:
         """What the layer multiplies its features by: between 0 and 1, in the outputs' shape."""
+        require_built(self)
         _, gate = self._both(self.fitting(inputs))
         return tf.sigmoid(self.restored(gate))
 

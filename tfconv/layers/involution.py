@@ -15,6 +15,7 @@ from tfconv.layers.base import (
     number,
     positive_int,
     register,
+    require_built,
     resolved,
     static_shape,
 )
@@ -173,6 +174,7 @@ class Involution(SpatialLayer):
 
         Channels first if the inputs are; the index is ``group * taps + tap``.
         """
+        require_built(self)
         return self.restored(self._generated(self.fitting(inputs), training))
 
     def _generated(self, x: tf.Tensor, training: bool | None) -> tf.Tensor:

@@ -15,6 +15,7 @@ from tfconv.layers.base import (
     kernel_config,
     positive_int,
     register,
+    require_built,
     resolved,
     set_kernel_arguments,
 )
@@ -180,6 +181,7 @@ class LocalSelfAttention2D(SpatialLayer):
         Channels first if the inputs are; the index is ``head * taps + tap``. A head's weights
         sum to 1; those of pixels outside the image are 0.
         """
+        require_built(self)
         x = self.channels_last(tf.cast(inputs, self.compute_dtype))
         return self.restored(self._attention(x))
 

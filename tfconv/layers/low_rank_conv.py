@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfconv.layers.base import positive_int, register
+from tfconv.layers.base import positive_int, register, require_built
 from tfconv.layers.factorized import FactorizedConv
 from tfconv.ops.geometry import Padding
 
@@ -104,6 +104,7 @@ class LowRankConv(FactorizedConv):
 
     def effective_kernel(self):
         """The dense kernel [*kernel_size, C / groups, filters] that the factors stand for."""
+        require_built(self)
         taps, width = self.geometry.taps, self.input_kernel.shape[-2]
         inner = self.by_group(self.input_kernel)  # [groups, C / groups, ranks of a group]
         along = tf.reshape(self.axis_product(), [taps, self.groups, -1])

@@ -17,6 +17,7 @@ from tfconv.layers.base import (
     kernel_config,
     positive_int,
     register,
+    require_built,
     set_kernel_arguments,
     static_shape,
 )
@@ -181,6 +182,7 @@ class SelfAttention(SpatialLayer):
 
         P counts the positions, in row-major order.
         """
+        require_built(self)
         x = self.channels_last(tf.cast(inputs, self.compute_dtype))
         positions = product(spatial_sizes(x))
         flat = tf.reshape(x, [-1, positions, x.shape[-1]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,7 +35,11 @@ class SplitTransformMerge(keras.layers.Layer):
         transform: A Keras layer, from which every group gets a copy with weights of its own, or
             a list of layers, one for each group. What is given is a pattern and gets no
             weights: the copies are in ``transforms``. They have this layer's data format and
-            compute in its data type.
+            compute in its data type, and seeds of their own where the initializers of a single
+            layer have seeds. Keras makes them from the layer's configuration, so that a Lambda of
+            a Python lambda will not do: write a layer. A network with models as transforms is
+            saved as a .keras file; .h5 files refuse weights of the same name, which the copies
+            may have.
         groups: Groups of neighbouring channels; must divide the input's channels. Has to be
             given for a single layer, and is the number of layers for a list.
         merge: "concat" along the channels; "shuffle": that, then a channel shuffle; "sum" or
@@ -48,8 +53,9 @@ class SplitTransformMerge(keras.layers.Layer):
         together.
 
     Raises:
-        ValueError: If an argument is not what is described above, ``groups`` does not divide the
-            input's channels, or the transforms' outputs cannot be merged.
+        ValueError: If an argument is not what is described above, Keras cannot make a transform
+            from its configuration, ``groups`` does not divide the input's channels, or the
+            transforms' outputs cannot be merged.
 
     Source: Xie et al., Aggregated Residual Transformations for Deep Neural Networks,
     arXiv:1611.05431, section 3; Szegedy et al., Going Deeper with Convolutions,
@@ -87,9 +93,10 @@ class SplitTransformMerge(keras.layers.Layer):
         self.data_format = _compat.standardized_data_format(data_format)
         changes = {"dtype": dtype_policy_of(self).name, "data_format": self.data_format}
         patterns = self._transform.value
-        patterns = [patterns] * self.groups if isinstance(patterns, dict) else patterns
+        if isinstance(patterns, dict):
+            patterns = [_reseeded(patterns, i) for i in range(self.groups)]
         self.transforms = [
-            keras.layers.deserialize(_changed(pattern, {**changes, "name": f"transform_{i}"}))
+            _made(_changed(pattern, {**changes, "name": f"transform_{i}"}), transform)
             for i, pattern in enumerate(patterns)
         ]
         self.weighted_sum = None
@@ -190,13 +197,51 @@ def _serialized(layer: Any, transform: Any) -> dict[str, Any]:
         ValueError: If it is neither; shows the ``transform`` that it is from.
     """
     if isinstance(layer, keras.layers.Layer):
-        return keras.layers.serialize(layer)
-    if isinstance(layer, dict) and "class_name" in layer:
+        try:
+            return keras.layers.serialize(layer)
+        except NotImplementedError as error:
+            raise _not_copied(transform) from error
+    if isinstance(layer, dict) and {"class_name", "config"} <= set(layer):
         return layer
     raise ValueError(
         "`transform` must be a Keras layer or a list of Keras layers. "
         f"Received: transform={transform!r}"
     )
+
+
+def _made(serialized: dict[str, Any], transform: Any) -> Any:
+    """The layer of a configuration, which is from ``transform``."""
+    try:
+        return keras.layers.deserialize(serialized)
+    except Exception as error:  # of several types, which differ between the versions of Keras
+        raise _not_copied(transform) from error
+
+
+def _not_copied(transform: Any) -> ValueError:
+    return ValueError(
+        "`transform` must be made of layers that Keras can make from their configurations: a "
+        "class of your own has to be registered, and a Lambda of a Python lambda cannot be "
+        f"copied: write a layer. Received: transform={transform!r}"
+    )
+
+
+def _reseeded(value: Any, number: int) -> Any:
+    """A configuration whose initializers' seeds, where they are numbers, differ by ``number``.
+
+    They are not neighbours: layers derive those of their weights by counting on from them.
+    """
+    if isinstance(value, (list, tuple)):
+        return type(value)(_reseeded(item, number) for item in value)
+    if not isinstance(value, dict):
+        return value
+    result = {name: _reseeded(item, number) for name, item in value.items()}
+    for name, item in value.items():
+        config = item.get("config") if isinstance(item, dict) else None
+        seed = config.get("seed") if isinstance(config, dict) else None
+        if isinstance(seed, int) and name.endswith("initializer"):
+            seed = random.Random(f"{seed} {number}").randrange(2**30)
+            result[name] = {**item, "config": {**config, "seed": seed}}
+    return result
 
 
 def _changed(serialized: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfconv import ops
-from tfconv.layers.base import register
+from tfconv.layers.base import register, require_built
 from tfconv.layers.factorized import FactorizedConv
 from tfconv.ops.geometry import Padding, per_axis
 
@@ -111,6 +111,7 @@ class TuckerConv(FactorizedConv):
 
     def effective_kernel(self):
         """The dense kernel [*kernel_size, C / groups, filters] that the factors stand for."""
+        require_built(self)
         taps, width = self.geometry.taps, self.input_kernel.shape[-2]
         inner = self.by_group(self.input_kernel)  # [groups, C / groups, inputs of a group]
         core = self.by_group(self.core_kernel)  # [groups, taps * inputs, outputs of a group]

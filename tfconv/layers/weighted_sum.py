@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfconv import _compat
 from tfconv._compat import keras
-from tfconv.layers.base import number, one_of, register, resolved, static_shape
+from tfconv.layers.base import number, one_of, register, require_built, resolved, static_shape
 
 _NORMALIZATIONS = (None, "softmax", "fast")
 
@@ -93,6 +93,7 @@ class WeightedSum(keras.layers.Layer):
 
     def normalized_weights(self) -> tf.Tensor:
         """What the inputs are multiplied by: [number of inputs]."""
+        require_built(self)
         weights = _compat.convert_variable(self.kernel)
         if self.normalization == "softmax":
             return tf.nn.softmax(weights)
@@ -125,8 +126,7 @@ def _shapes(input_shape: Any) -> list[tuple[int | None, ...]]:
         isinstance(shape, (list, tuple, tf.TensorShape)) for shape in input_shape
     ):
         raise ValueError(
-            "WeightedSum needs a list of inputs of one shape. "
-            f"Received: input_shape={static_shape(input_shape)}"
+            f"WeightedSum needs a list of inputs of one shape. Received: input_shape={input_shape}"
         )
     shapes = [static_shape(shape) for shape in input_shape]
     if not shapes or not all(_fit(shape, shapes[0]) for shape in shapes):

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tfconv._compat import keras
-from tfconv.blocks.convolution import PYTORCH, Convention
-from tfconv.layers.base import boolean, one_of, positive_int
+from tfconv.blocks.convolution import PYTORCH, checked_convention
+from tfconv.layers.base import boolean, one_of, positive_int, resolved
 from tfconv.ops.geometry import is_int
 from tfconv.surgery.torch_weights import SUFFIXES, load_torch_weights, top_module
 
@@ -129,13 +129,10 @@ def network(
             include_top = boolean(include_top, "include_top")
             one_of(pooling, "pooling", (None, "avg", "max"))
             classes = positive_int(classes, "classes")
+            resolved(classifier_activation, "classifier_activation")  # raises
             if weights is not None:
                 _check_file(weights)
-            if not isinstance(own.get("convention", PYTORCH), Convention):
-                raise ValueError(
-                    "`convention` must be a tfconv.blocks.Convention. Received: "
-                    f"convention={own['convention']!r}"
-                )
+            checked_convention(own.get("convention", PYTORCH))
             inputs = keras.Input(_checked_shape(input_shape, size))
             x = features(inputs, **own)
             if include_top:
