@@ -419,7 +419,11 @@ def test_methods_before_there_are_weights(name, arguments, method):
 
 @pytest.mark.parametrize(
     "layer",
-    [tfconv.FlattenedConv2D(2, 3), tfconv.LowRankConv2D(2, 3), tfconv.TuckerConv2D(2, 3, ranks=2)],
+    [
+        tfconv.FlattenedConv2D(2, 3),
+        tfconv.LowRankConv2D(2, 3, 2),
+        tfconv.TuckerConv2D(2, 3, ranks=2),
+    ],
     ids=lambda layer: type(layer).__name__,
 )
 def test_kernels_before_there_are_weights(layer):
