@@ -421,7 +421,7 @@ def test_methods_before_there_are_weights(name, arguments, method):
     "layer",
     [
         tfconv.FlattenedConv2D(2, 3),
-        tfconv.LowRankConv2D(2, 3, 2),
+        tfconv.LowRankConv2D(2, 3, kernel_rank=2),
         tfconv.TuckerConv2D(2, 3, ranks=2),
     ],
     ids=lambda layer: type(layer).__name__,
