@@ -163,7 +163,7 @@ class DynamicConv(MixedConv, Mixture, ConvLayer):
         temperature = self._last_temperature
         if self.temperature is not None and tf.executing_eagerly():
             value = self.temperature.numpy()  # which loaded weights may have changed
-            if value != np.asarray(temperature, value.dtype):
+            if value != np.asarray(temperature, value.dtype) and 0 < value < np.inf:
                 temperature = float(value)
         return {
             **super().get_config(),
