@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tfconv.analysis.result import write
 from tfconv.analysis.tables import byte_text, count_text
+from tfconv.export.files import write
 from tfconv.figures import empty_figure
 
 _WEIGHTS, _PRODUCTS, _MAPS, _FIELD = "#00798c", "#d1495b", "#edae49", "#30638e"

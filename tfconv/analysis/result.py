@@ -6,12 +6,12 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tfconv.analysis.receptive_field import Field
-from tfconv.export.files import checked_file, replacing
+from tfconv.export.files import write
 
 Shape = tuple[int, ...]
 
@@ -244,13 +244,3 @@ def written(text: str, path: str | Path | None) -> str:
     if path is not None:
         write(Path(path), lambda made: made.write_text(text, encoding="utf-8"))
     return text
-
-
-def write(path: Path, writer: Callable[[Path], Any]) -> None:
-    """Lets a function write a file that appears when it is complete.
-
-    Raises:
-        ValueError: If there cannot be such a file.
-    """
-    with replacing(checked_file(path)) as made:
-        writer(made)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import tfconv
 from tfconv._compat import keras
 from tfconv.blocks.convolution import initializer, named, pooled
+from tfconv.layers import GroupConv2D
 
 # Filters, kernel size, strides, whether in groups, and whether a max pooling follows.
 _ROWS = [
@@ -41,7 +41,7 @@ def alexnet_convolutions(x: Any, groups: int = 2, *, name: str | None = None) ->
         (None, 6, 6, 256)
     """
     for number, (filters, size, strides, grouped, before_pooling) in enumerate(_ROWS, 1):
-        x = tfconv.GroupConv2D(
+        x = GroupConv2D(
             filters,
             size,
             strides,

@@ -7,9 +7,9 @@ from typing import Any
 
 import tensorflow as tf
 
-import tfconv
 from tfconv import _compat
 from tfconv._compat import keras
+from tfconv.layers import Conv2D, DepthwiseConv2D
 from tfconv.layers.base import (
     number,
     one_of,
@@ -264,7 +264,7 @@ def conv_norm(
         (None, 4, 4, 6)
     """
     checked_convention(convention)
-    x = tfconv.Conv2D(
+    x = Conv2D(
         filters,
         kernel_size,
         strides,
@@ -311,7 +311,7 @@ def depthwise_norm(
         >>> tuple(tfconv.blocks.depthwise_norm(inputs, strides=2).shape)
         (None, 4, 4, 4)
     """
-    x = tfconv.DepthwiseConv2D(
+    x = DepthwiseConv2D(
         kernel_size,
         strides,
         checked_convention(convention).padding_of(kernel_size, strides),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import tfconv
 from tfconv._compat import keras
 from tfconv.blocks.convolution import (
     PYTORCH,
@@ -16,13 +15,14 @@ from tfconv.blocks.convolution import (
     norm,
     pooled,
 )
+from tfconv.layers import Conv2D
 from tfconv.layers.base import positive_int, positive_number
 
 
 def _norm_conv(x: Any, filters: int, size: int, convention: Convention, names: Any) -> Any:
     """``conv(relu(batch_norm(x)))``."""
     x = norm(x, "relu", convention=convention, name=names[0])
-    return tfconv.Conv2D(
+    return Conv2D(
         filters,
         size,
         padding="same",

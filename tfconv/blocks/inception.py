@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import tfconv
 from tfconv._compat import keras
 from tfconv.blocks.convolution import (
     PYTORCH,
@@ -21,6 +20,7 @@ from tfconv.blocks.convolution import (
     pooled,
     positive_ints,
 )
+from tfconv.layers import SeparableConv2D
 from tfconv.layers.base import positive_int
 
 
@@ -102,7 +102,7 @@ def separable_norm(
         >>> tuple(tfconv.blocks.separable_norm(inputs, 6).shape)
         (None, 8, 8, 6)
     """
-    x = tfconv.SeparableConv2D(
+    x = SeparableConv2D(
         filters,
         3,
         padding="same",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import tfconv
 from tfconv._compat import keras
 from tfconv.blocks.convolution import (
     PYTORCH,
@@ -18,6 +17,7 @@ from tfconv.blocks.convolution import (
     named,
     norm,
 )
+from tfconv.layers import CondConv2D, Conv2D, DepthwiseCondConv2D, DepthwiseConv2D, SqueezeExcite
 from tfconv.layers.base import number, positive_int
 
 
@@ -98,7 +98,7 @@ def depthwise_separable(
         names=(named(name, "conv_dw"), named(name, "bn1")),
     )
     if squeeze_excite is not None:
-        x = tfconv.SqueezeExcite(**squeeze_excite, name=named(name, "se"))(x)
+        x = SqueezeExcite(**squeeze_excite, name=named(name, "se"))(x)
     x = conv_norm(
         x,
         filters,
@@ -157,10 +157,10 @@ def inverted_residual(
     """
     before, routing, experts = x, {}, {}
     strides, convention = positive_int(strides, "strides"), checked_convention(convention)
-    conv, depthwise = tfconv.Conv2D, tfconv.DepthwiseConv2D
+    conv, depthwise = Conv2D, DepthwiseConv2D
     if num_experts is not None:
         num_experts = positive_int(num_experts, "num_experts")
-        conv, depthwise = tfconv.CondConv2D, tfconv.DepthwiseCondConv2D
+        conv, depthwise = CondConv2D, DepthwiseCondConv2D
         dense = keras.layers.Dense(num_experts, "sigmoid", name=named(name, "routing_fn"))
         routing = {"routing_weights": dense(keras.layers.GlobalAveragePooling2D()(x))}
         experts = {"num_experts": num_experts}
@@ -188,7 +188,7 @@ def inverted_residual(
     )(x, **routing)
     x = norm(x, activation, convention=convention, name=named(name, "bn2"))
     if squeeze_excite is not None:
-        x = tfconv.SqueezeExcite(**squeeze_excite, name=named(name, "se"))(x)
+        x = SqueezeExcite(**squeeze_excite, name=named(name, "se"))(x)
     x = pointwise(filters, "conv_pwl")(x, **routing)
     x = norm(x, convention=convention, name=named(name, "bn3"))
     return _around(before, x, strides)

@@ -7,7 +7,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import tfconv
 from tfconv._compat import keras
 from tfconv.blocks.convolution import (
     PYTORCH,
@@ -20,6 +19,7 @@ from tfconv.blocks.convolution import (
     named,
     norm,
 )
+from tfconv.layers import Conv2D, DeformableConv2D, Involution2D, SqueezeExcite, WeightedSum
 from tfconv.layers.base import positive_int
 
 Middle = Callable[[int, int, "str | None"], Any]
@@ -52,7 +52,7 @@ def convolution(
         >>> tfconv.blocks.convolution(8, 2)(tf.ones([1, 6, 6, 4])).shape
         TensorShape([1, 3, 3, 8])
     """
-    return tfconv.Conv2D(filters, 3, strides, name=name, **_middle(3, strides, convention))
+    return Conv2D(filters, 3, strides, name=name, **_middle(3, strides, convention))
 
 
 def deformable(
@@ -85,7 +85,7 @@ def deformable(
         TensorShape([1, 3, 3, 8])
     """
     arguments = {**_middle(3, strides, convention), **arguments}
-    return tfconv.DeformableConv2D(filters, 3, strides, name=name, **arguments)
+    return DeformableConv2D(filters, 3, strides, name=name, **arguments)
 
 
 def involution(
@@ -115,7 +115,7 @@ def involution(
         >>> tfconv.blocks.involution(16, 2)(tf.ones([1, 6, 6, 16])).shape
         TensorShape([1, 3, 3, 16])
     """
-    return tfconv.Involution2D(
+    return Involution2D(
         7,
         strides,
         checked_convention(convention).padding_of(7, strides),
@@ -242,7 +242,7 @@ def bottleneck(
     names = (named(name, "conv3"), named(name, "bn3"))
     x = conv_norm(x, filters * expansion, activation=None, convention=convention, names=names)
     if squeeze_ratio is not None:
-        x = tfconv.SqueezeExcite(squeeze_ratio, name=named(name, "se_module"))(x)
+        x = SqueezeExcite(squeeze_ratio, name=named(name, "se_module"))(x)
     return activated(keras.layers.Add()([x, around]), "relu")
 
 
@@ -271,4 +271,4 @@ def weighted_skip(x: Any, transform: Callable[[Any], Any], normalization: str | 
         (None, 8, 8, 4)
     """
     _check_callable(transform, "transform")
-    return tfconv.WeightedSum(normalization)([x, transform(x)])
+    return WeightedSum(normalization)([x, transform(x)])

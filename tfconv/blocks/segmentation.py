@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-import tfconv
 from tfconv._compat import keras
 from tfconv.blocks.convolution import named
+from tfconv.layers import Conv2DTranspose, PointwiseConv2D
 from tfconv.layers.base import positive_int, register
 
 
@@ -62,7 +62,7 @@ def upsampled(x: Any, classes: int, factor: int, *, name: str | None = None) -> 
         (None, 32, 32, 3)
     """
     factor = positive_int(factor, "factor")
-    return tfconv.Conv2DTranspose(
+    return Conv2DTranspose(
         classes,
         2 * factor - factor % 2,  # with as many outputs on both sides of an input's centre
         factor,
@@ -109,7 +109,7 @@ def fcn_head(
         )
     scores = None
     for number, x in enumerate(features):
-        score = tfconv.PointwiseConv2D(classes, name=named(name, f"score{number}"))(x)
+        score = PointwiseConv2D(classes, name=named(name, f"score{number}"))(x)
         if scores is None:
             scores = score
         else:

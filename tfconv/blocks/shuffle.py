@@ -6,7 +6,6 @@ from typing import Any
 
 import tensorflow as tf
 
-import tfconv
 from tfconv import _compat
 from tfconv._compat import keras
 from tfconv.blocks.convolution import (
@@ -18,6 +17,7 @@ from tfconv.blocks.convolution import (
     named,
     pooled,
 )
+from tfconv.layers import ChannelShuffle
 from tfconv.layers.base import known_channels, positive_int, register, static_shape
 
 
@@ -145,7 +145,7 @@ def shuffle_unit_v1(
     x = conv_norm(x, middle, groups=first_groups or groups, names=names)
     names = (named(main, "3"), named(main, "4"))
     x = depthwise_norm(x, 3, strides, activation=None, names=names)
-    x = tfconv.ChannelShuffle(groups)(x) if groups > 1 else x
+    x = ChannelShuffle(groups)(x) if groups > 1 else x
     names = (named(last, "0"), named(last, "1"))
     x = conv_norm(x, made, groups=groups, activation=None, names=names)
     if strides == 1:
@@ -198,4 +198,4 @@ def shuffle_unit_v2(x: Any, filters: int, strides: int = 1, *, name: str | None 
     x = depthwise_norm(x, 3, strides, activation=None, names=names)
     x = conv_norm(x, half, names=(named(branch, "5"), named(branch, "6")))
     x = keras.layers.Concatenate(channel_axis())([first, x])
-    return tfconv.ChannelShuffle(2)(x)
+    return ChannelShuffle(2)(x)

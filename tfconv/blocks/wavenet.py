@@ -6,9 +6,9 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-import tfconv
 from tfconv._compat import keras
 from tfconv.blocks.convolution import activated, named, positive_ints
+from tfconv.layers import GatedConv1D, PointwiseConv1D
 
 
 def wavenet_stack(
@@ -48,13 +48,13 @@ def wavenet_stack(
         (None, 32, 16)
     """
     dilations = positive_ints(dilations, "dilations")
-    pointwise = functools.partial(tfconv.PointwiseConv1D, data_format="channels_last")
+    pointwise = functools.partial(PointwiseConv1D, data_format="channels_last")
     if x.shape[-1] != filters:
         x = pointwise(filters, name=named(name, "start"))(x)
     skips = []
     for number, dilation in enumerate(dilations):
         layer = named(name, str(number))
-        z = tfconv.GatedConv1D(
+        z = GatedConv1D(
             filters,
             kernel_size,
             padding="causal",

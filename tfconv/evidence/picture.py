@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tfconv.analysis.result import write
 from tfconv.analysis.tables import count_text
+from tfconv.export.files import write
 from tfconv.figures import empty_figure
 
 _COLOURS = {

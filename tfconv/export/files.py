@@ -6,8 +6,9 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 
 def checked_file(path: str | os.PathLike[str]) -> Path:
@@ -52,6 +53,16 @@ def replacing(target: Path) -> Iterator[Path]:
             os.replace(made, target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write(path: Path, writer: Callable[[Path], Any]) -> None:
+    """Lets a function write a file that appears when it is complete.
+
+    Raises:
+        ValueError: If there cannot be such a file.
+    """
+    with replacing(checked_file(path)) as made:
+        writer(made)
 
 
 def size_on_disk(path: Path) -> int:

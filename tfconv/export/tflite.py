@@ -10,13 +10,13 @@ from typing import Any, TextIO
 
 from rich.console import Console
 
-import tfconv
 from tfconv.export import quantization, tflite_file, tracing, verification
 from tfconv.export.errors import ExportError
 from tfconv.export.files import checked_file, replacing
 from tfconv.export.quiet import quiet
 from tfconv.export.samples import Samples, given_samples, random_samples, repeatable
 from tfconv.export.tflite_report import TFLiteReport
+from tfconv.ops.dispatch import keep_native as keeping_native
 
 _THREADS = 1
 
@@ -108,7 +108,7 @@ def _converted(model, path, quantize, data, keep_native, verify, step) -> TFLite
     step("tracing the model")
     data = repeatable(data)
     inputs = tracing.model_inputs(model, data)
-    with tfconv.keep_native() if keep_native else contextlib.nullcontext():
+    with keeping_native() if keep_native else contextlib.nullcontext():
         traced = tracing.trace(model, inputs)
     samples = random_samples(traced.inputs)
     if data is not None:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import tfconv
 from tfconv.blocks.convolution import conv_norm, max_pool, norm
 from tfconv.blocks.residual import bottleneck, involution
+from tfconv.layers import Involution2D
 from tfconv.models.network import network, stages
 
 
 def _features(x: Any, depths: tuple[int, ...]) -> Any:
     """A stem with a 3x3 involution between two convolutions, then bottlenecks."""
     x = conv_norm(x, 32, 3, 2, names=("stem.0.conv", "stem.0.bn"))
-    x = norm(tfconv.Involution2D(3, name="stem.1")(x), "relu", name="stem.2")
+    x = norm(Involution2D(3, name="stem.1")(x), "relu", name="stem.2")
     x = max_pool(conv_norm(x, 64, 3, names=("stem.4.conv", "stem.4.bn")))
     block = functools.partial(bottleneck, middle=involution)
     return stages(x, block, (64, 128, 256, 512), depths, (1, 2, 2, 2))

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-import tfconv
 from tfconv import _compat
 from tfconv._compat import keras
+from tfconv.layers import DeformableConv2D, DepthwiseCondConv2D, SqueezeExcite
+from tfconv.layers.experts import Experts
+from tfconv.layers.involution import Involution
 from tfconv.surgery.torch_names import Origin, origins
 
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
@@ -232,14 +234,14 @@ def _rows(layer: Any) -> Iterator[Weight]:
         yield layer.alpha, ("weight", "alpha"), _slopes
     elif isinstance(layer, keras.layers.Embedding):
         yield layer.embeddings, ("weight", "embeddings"), _same
-    elif isinstance(layer, tfconv.SqueezeExcite):
+    elif isinstance(layer, SqueezeExcite):
         yield from _inside(layer.squeeze, "conv_reduce", "fc1")
         yield from _inside(layer.excite, "conv_expand", "fc2")
-    elif isinstance(layer, tfconv.layers.involution.Involution):
+    elif isinstance(layer, Involution):
         yield from _inside(layer.reduce, "conv1.conv")
         yield from _inside(layer.normalization, "conv1.bn")
         yield from _inside(layer.span, "conv2.conv")
-    elif isinstance(layer, tfconv.layers.experts.Experts):
+    elif isinstance(layer, Experts):
         yield layer.condconv_kernel, ("weight",), functools.partial(_experts, layer)
         yield layer.condconv_bias, ("bias",), _same
         if layer.routing is not None:
@@ -260,7 +262,7 @@ def _rows(layer: Any) -> Iterator[Weight]:
     elif hasattr(layer, "kernel"):
         yield layer.kernel, ("weight",), _kernel
         yield layer.bias, ("bias",), _same
-        if isinstance(layer, tfconv.DeformableConv2D):
+        if isinstance(layer, DeformableConv2D):
             yield layer.offset_kernel, ("conv_offset.weight",), _kernel
             yield layer.offset_bias, ("conv_offset.bias",), _same
     else:  # a layer that PyTorch does not have: missing, unless the checkpoint is of its kind
@@ -310,7 +312,7 @@ def _depthwise(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 def _experts(layer: Any, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """[E, O * I * k] as [E, k * I * O]."""
     *size, width, filters = layer.expert_shape
-    if isinstance(layer, tfconv.DepthwiseCondConv2D):
+    if isinstance(layer, DepthwiseCondConv2D):
         width, filters = 1, width * filters
     if value.shape != shape:
         return value

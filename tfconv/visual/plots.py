@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tfconv.analysis.result import write
-from tfconv.export.files import checked_file
+from tfconv.export.files import checked_file, write
 from tfconv.figures import empty_figure
 
 # By position; Okabe and Ito's colours, which colour-blind readers tell apart.
