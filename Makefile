@@ -31,8 +31,9 @@ BUT_LAYERS := $(ONCE) analysis blocks export lite models ops serving surgery tes
   test_build.py test_cli.py test_compare.py test_demo.py test_dispatch.py test_distribute.py \
   test_docs.py test_readme.py visual layers/test_every_layer.py
 
-# Of a test with many cases, Keras 2 and tf_keras run about every THIN-th one; Keras 3 runs all.
-THIN ?= 3
+# Of a test with many cases, Keras 3 runs about every THIN-th one, Keras 2 and tf_keras a third of
+# these; tests/conftest.py chooses.
+THIN ?= 4
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -42,7 +43,7 @@ export TFCONV_REQUIRE_NATIVE ?= 1
 # With nvcc, code for one GPU architecture shows that all compiles. A release takes the default.
 export TFCONV_CUDA_ARCHS ?= 80
 
-.PHONY: help demo test test-sanitize test-gpu bazel-test bazel-tools coverage bench bench-gpu docs
+.PHONY: help demo test test-all test-rest test-sanitize test-gpu bazel-test bazel-tools coverage bench bench-gpu docs
 .PHONY: lint format export-report compare-report networks-bench serving-bench test-parity build
 .PHONY: build-addons build-gpu kernels env env-addons clean
 
@@ -107,22 +108,42 @@ format: $(STAMP) ## Format Python with ruff and C++ with clang-format, if there 
 	  echo "clang-format is not installed: C++ left as it is"
 	fi
 
-test: build build-addons kernels lint ## Lint, then all tests under Keras 3, Keras 2 and tf_keras
-	@mkdir -p $(LOGS)
-	failed=0
-	run() {  # name, python, TF_USE_LEGACY_KERAS, further arguments
-	  echo "== pytest: $$1"
-	  TF_USE_LEGACY_KERAS=$$3 "$$2" -m pytest -q -n $(PYTEST_WORKERS) $(TESTS) $(PYTEST_ARGS) \
-	    --ignore=tests/gpu "$${@:4}" 2>&1 | tee "$(LOGS)/$$1.log" || failed=1
-	}
-	run keras-3 $(VENV)/bin/python 0
-	run keras-2-addons $(VENV_ADDONS)/bin/python 0 --every=$(THIN) $(addprefix --ignore=tests/,$(ONCE))
-	run legacy-keras $(VENV)/bin/python 1 --every=$(THIN) $(addprefix --ignore=tests/,$(BUT_LAYERS)) -k "not xla"
+# name, python, TF_USE_LEGACY_KERAS, further arguments
+define RUN_TESTS
+run() {
+  echo "== pytest: $$1"
+  TF_USE_LEGACY_KERAS=$$3 "$$2" -m pytest -q -n $(PYTEST_WORKERS) --dist worksteal $(TESTS) \
+    $(PYTEST_ARGS) --ignore=tests/gpu "$${@:4}" 2>&1 | tee "$(LOGS)/$$1.log" || failed=1
+}
+mkdir -p $(LOGS)
+failed=0
+endef
+
+# The second environment is made while the tests in the first one run.
+test: build kernels lint ## Lint, then tests under Keras 3, Keras 2 and tf_keras: ten minutes
+	@$(RUN_TESTS)
+	$(MAKE) build-addons > $(LOGS)/build-addons.log 2>&1 &
+	run keras-3 $(VENV)/bin/python 0 --dear=$(THIN)
+	wait $$! || { cat $(LOGS)/build-addons.log; exit 1; }
+	thinner=$$(($(THIN) == 1 ? 1 : 3 * $(THIN)))
+	run keras-2-addons $(VENV_ADDONS)/bin/python 0 --every=$$thinner $(addprefix --ignore=tests/,$(ONCE))
+	run legacy-keras $(VENV)/bin/python 1 --every=$$thinner $(addprefix --ignore=tests/,$(BUT_LAYERS)) -k "not xla"
 	echo "== summary"
 	for name in keras-3 keras-2-addons legacy-keras; do
 	  printf '%-16s %s\n' "$$name" "$$(grep -E '[0-9]+ (passed|failed|error)' "$(LOGS)/$$name.log" | tail -n 1)"
 	done
 	exit $$failed
+
+test-rest: build kernels ## What `make test` leaves out under Keras 3
+	@$(RUN_TESTS)
+	run keras-3-rest $(VENV)/bin/python 0 --dear=$(THIN) --rest
+	exit $$failed
+
+test-all: ## Everything: before a release
+	@$(MAKE) test THIN=1
+	$(MAKE) bazel-test
+	$(MAKE) test-sanitize
+	$(MAKE) docs
 
 # Examples of the fuzzer for each family.
 FUZZ_EXAMPLES ?= 300

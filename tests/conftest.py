@@ -15,13 +15,25 @@ import tensorflow as tf  # noqa: E402
 
 import tfconv  # noqa: E402
 from tfconv._compat import keras  # noqa: E402
+from tfconv.catalog import family_name  # noqa: E402
+from tfconv.testing import layer_cases  # noqa: E402
 
 tf.config.threading.set_intra_op_parallelism_threads(2)
 tf.config.experimental.enable_tensor_float_32_execution(False)  # GPUs: tolerances are of float32
 
+FEW = 4  # cases of a test that always run
+
 collect_ignore = []
 if importlib.util.find_spec("tensorflow_addons") is None:
     collect_ignore.append("test_addons.py")  # TensorFlow Addons exists for TensorFlow 2.15 only
+
+
+def pytest_configure(config):
+    for line in (
+        "dear: a table whose cases take long and mostly find the same faults; --dear thins it",
+        "kind(name): what a case of a table is an example of; thinning leaves no kind out",
+    ):
+        config.addinivalue_line("markers", line)
 
 
 def pytest_addoption(parser):
@@ -30,26 +42,69 @@ def pytest_addoption(parser):
         type=int,
         default=1,
         metavar="N",
-        help="of a test with many cases, run about every N-th: always the same ones",
+        help="of a test with many cases, run about every N-th: always the same ones, in which each "
+        "value of each parameter occurs if so many are run",
+    )
+    parser.addoption(
+        "--dear",
+        type=int,
+        default=1,
+        metavar="N",
+        help="the same, of the tests that are marked `dear` only",
+    )
+    parser.addoption(
+        "--rest", action="store_true", help="run what --every and --dear leave out, and only that"
     )
 
 
 def pytest_collection_modifyitems(config, items):
-    every = config.getoption("every")
-    cases = collections.Counter(map(_function, items))
-    chosen = [
-        item
-        for item in items
-        if cases[_function(item)] < 4 * every or zlib.crc32(item.nodeid.encode()) % every == 0
+    option = config.getoption
+    chosen = _chosen(items, option("every"), max(option("every"), option("dear")))
+    if option("rest"):
+        chosen = set(items) - chosen
+    left_out = [item for item in items if item not in chosen]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item in chosen]
+
+
+def _chosen(items, every, dear):
+    """The cases that stand for all of them."""
+    tables = collections.defaultdict(list)
+    for item in items:
+        tables[item.nodeid.partition("[")[0]].append(item)
+    chosen = set()
+    for cases in tables.values():
+        share = dear if cases[0].get_closest_marker("dear") else every
+        chosen.update(_representatives(cases, max(FEW, -(-len(cases) // share))))
+    return chosen
+
+
+def _representatives(cases, count):
+    """About ``count`` cases, chosen by a hash: with as many values of the parameters as they can
+
+    have, and one of each kind, however many kinds there are.
+    """
+    cases = sorted(cases, key=lambda item: zlib.crc32(item.nodeid.encode()))
+    seen, chosen, others = set(), [], []
+    for item in cases:
+        kinds = {("kind", mark.args) for mark in item.iter_markers("kind")}
+        values = kinds | set(item.callspec.indices.items() if hasattr(item, "callspec") else ())
+        if kinds - seen or (len(chosen) < count and values - seen):
+            seen |= values
+            chosen.append(item)
+        else:
+            others.append(item)
+    return chosen + others[: max(0, count - len(chosen))]
+
+
+def cases_by_family():
+    """The configurations of every layer as parameters, a kind for each family."""
+    return [
+        pytest.param(case, id=f"{number}-{name}", marks=pytest.mark.kind(family_name(name)))
+        for number, case in enumerate(layer_cases())
+        for name in [case.layer_class.__name__]
     ]
-    if len(chosen) < len(items):
-        left_out = set(items).difference(chosen)
-        config.hook.pytest_deselected(items=[item for item in items if item in left_out])
-        items[:] = chosen
-
-
-def _function(item):
-    return item.nodeid.partition("[")[0]
 
 
 @pytest.fixture(autouse=True)

@@ -49,6 +49,7 @@ def test_every_family_has_a_picture():
     assert set(pictures.pictures()) == families | others
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("name", sorted(pictures.pictures()))
 def test_drawing(name, tmp_path):
     """Drawing compares stages and held values with the layer, and fails where they differ."""

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 import tfconv
+from tests.conftest import cases_by_family
 from tfconv._compat import keras
 from tfconv.catalog import family_name
 from tfconv.export import ExportError, onnx, to_onnx
@@ -48,7 +49,8 @@ def test_every_configuration_is_in_the_table():
 
 
 @needs_onnx
-@pytest.mark.parametrize("case", layer_cases(), ids=lambda case: case.layer_class.__name__)
+@pytest.mark.dear
+@pytest.mark.parametrize("case", cases_by_family())
 def test_layers(case):
     assert table.status(case).text == rows()[table.label(case)][0]
 
@@ -62,6 +64,7 @@ ANY_SIZE = {
 
 
 @needs_onnx
+@pytest.mark.dear
 @pytest.mark.parametrize("case", ANY_SIZE.values(), ids=list(ANY_SIZE))
 def test_layers_for_any_size(case):
     assert table.status(case, any_size=True).text == rows()[table.label(case)][1]

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 import tfconv
+from tests.conftest import cases_by_family
 from tfconv.export import quantization, tflite_file, tracing
 from tfconv.export.errors import ExportError
 from tfconv.export.quiet import quiet
 from tfconv.export.samples import given_samples
 from tfconv.export.verification import Runner, compared
-from tfconv.testing import layer_cases
 
 # What integers may ruin; all others have to get through.
 REFUSED = {
@@ -34,7 +34,8 @@ def step(text):
     """Nobody listens."""
 
 
-@pytest.mark.parametrize("case", layer_cases(), ids=lambda case: case.layer_class.__name__)
+@pytest.mark.dear
+@pytest.mark.parametrize("case", cases_by_family())
 def test_formats(case):
     """Traced once: what is in the formats differs, not what is converted."""
     model = case.randomized_model()

@@ -3,19 +3,26 @@
 import pytest
 
 import tfconv
+from tfconv.catalog import family_name
 from tfconv.testing import CHECKS, layer_cases
 
+RUNS = [
+    pytest.param(
+        case,
+        check,
+        id=f"{number}-{case.layer_class.__name__}-{check.run.__name__}",
+        marks=pytest.mark.kind(family_name(case.layer_class.__name__), check.name),
+    )
+    for number, case in enumerate(layer_cases())
+    for check in CHECKS
+]
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.run.__name__)
-@pytest.mark.parametrize("number", range(len(layer_cases())), ids=lambda n: _id(n))
-def test_checks(number, check):
-    case = layer_cases()[number]
+
+@pytest.mark.dear
+@pytest.mark.parametrize("case, check", RUNS)
+def test_checks(case, check):
     if check.applies(case):
         check(case)
-
-
-def _id(number):
-    return f"{number}-{layer_cases()[number].layer_class.__name__}"
 
 
 @pytest.mark.parametrize("name", tfconv.layers.__all__)

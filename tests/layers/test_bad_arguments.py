@@ -296,6 +296,7 @@ def test_channels_that_make_no_groups(name, argument):
     assert f"input_shape={shape}" in str(caught.value)
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("name", WITH_WINDOWS)
 def test_inputs_smaller_than_the_kernel(name):
     """TensorFlow gives an empty output or, in a compiled function, none that makes sense."""

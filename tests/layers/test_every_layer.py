@@ -304,7 +304,9 @@ ROWS = [
 ]
 
 RUNS = [
-    pytest.param(number, implementation, id=f"{implementation}-{row}")
+    pytest.param(
+        number, implementation, id=f"{implementation}-{row}", marks=pytest.mark.kind(row.name)
+    )
     for number, row in enumerate(ROWS)
     for implementation in ("native", "portable")
     if implementation == "native" or row.name.startswith(NATIVE)
@@ -390,6 +392,7 @@ def case_of(number, dtype="float64"):
     return Case(ROWS[number], dtype)
 
 
+@pytest.mark.dear
 @over_rows
 def test_batches(number, implementation):
     case = case_of(number)
@@ -403,6 +406,7 @@ def test_batches(number, implementation):
     np.testing.assert_allclose(alone[0], y[one], rtol=0, atol=1e-12 * np.abs(y).max())
 
 
+@pytest.mark.dear
 @over_rows
 def test_batch_of_none(number, implementation):
     case = case_of(number, "float32")  # TensorFlow's convolutions are others then
@@ -415,6 +419,7 @@ def test_batch_of_none(number, implementation):
         np.testing.assert_array_equal(gradient, np.zeros(variable.shape), err_msg=name)
 
 
+@pytest.mark.dear
 @over_rows
 def test_gradients(number, implementation):
     case, step = case_of(number), 1e-5

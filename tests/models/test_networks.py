@@ -84,6 +84,7 @@ def precision(name):
     keras.mixed_precision.set_global_policy(before)
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("name", NAMES)
 def test_network(name, precision):
     """Its costs, and the logits of the peer with the same weights, at the full size."""

@@ -73,6 +73,7 @@ CASES = [
 ]
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize(
     "case, geometry", CASES, ids=lambda v: getattr(v, "__name__", str(v)).replace("_case", "")
 )
@@ -112,6 +113,7 @@ def test_without_mask(case, compiled_to, rng, native_module):
         assert_close(a, e)
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30, -2.0, -1.0, 7.0])
 def test_odd_offsets(value, compiled_to, rng, native_module):
     function, inputs = deformable_case(rng, Geometry((7, 6), 3))
