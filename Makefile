@@ -31,8 +31,8 @@ BUT_LAYERS := $(ONCE) analysis blocks export lite models ops serving surgery tes
   test_build.py test_cli.py test_compare.py test_demo.py test_dispatch.py test_distribute.py \
   test_docs.py test_readme.py visual layers/test_every_layer.py
 
-# Of a test with many cases, Keras 3 runs about every THIN-th one, Keras 2 and tf_keras a third of
-# these; tests/conftest.py chooses.
+# Of tests that are dear, Keras 3 runs about every THIN-th case; of all tests with many cases, Keras 2
+# and tf_keras run a third as many. tests/conftest.py chooses.
 THIN ?= 4
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
@@ -108,20 +108,15 @@ format: $(STAMP) ## Format Python with ruff and C++ with clang-format, if there 
 	  echo "clang-format is not installed: C++ left as it is"
 	fi
 
-# name, python, TF_USE_LEGACY_KERAS, further arguments
-define RUN_TESTS
-run() {
-  echo "== pytest: $$1"
-  TF_USE_LEGACY_KERAS=$$3 "$$2" -m pytest -q -n $(PYTEST_WORKERS) --dist worksteal $(TESTS) \
-    $(PYTEST_ARGS) --ignore=tests/gpu "$${@:4}" 2>&1 | tee "$(LOGS)/$$1.log" || failed=1
-}
-mkdir -p $(LOGS)
-failed=0
-endef
-
 # The second environment is made while the tests in the first one run.
 test: build kernels lint ## Lint, then tests under Keras 3, Keras 2 and tf_keras: ten minutes
-	@$(RUN_TESTS)
+	@mkdir -p $(LOGS)
+	failed=0
+	run() {  # name, python, TF_USE_LEGACY_KERAS, further arguments
+	  echo "== pytest: $$1"
+	  TF_USE_LEGACY_KERAS=$$3 "$$2" -m pytest -q -n $(PYTEST_WORKERS) --dist worksteal $(TESTS) \
+	    $(PYTEST_ARGS) $(REST) --ignore=tests/gpu "$${@:4}" 2>&1 | tee "$(LOGS)/$$1.log" || failed=1
+	}
 	$(MAKE) build-addons > $(LOGS)/build-addons.log 2>&1 &
 	run keras-3 $(VENV)/bin/python 0 --dear=$(THIN)
 	wait $$! || { cat $(LOGS)/build-addons.log; exit 1; }
@@ -134,10 +129,8 @@ test: build kernels lint ## Lint, then tests under Keras 3, Keras 2 and tf_keras
 	done
 	exit $$failed
 
-test-rest: build kernels ## What `make test` leaves out under Keras 3
-	@$(RUN_TESTS)
-	run keras-3-rest $(VENV)/bin/python 0 --dear=$(THIN) --rest
-	exit $$failed
+test-rest: ## What `make test` leaves out
+	@$(MAKE) test REST=--rest
 
 test-all: ## Everything: before a release
 	@$(MAKE) test THIN=1

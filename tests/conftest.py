@@ -30,7 +30,7 @@ if importlib.util.find_spec("tensorflow_addons") is None:
 
 def pytest_configure(config):
     for line in (
-        "dear: a table whose cases take long and mostly find the same faults; --dear thins it",
+        "dear: takes long and finds what others mostly find too; --dear thins it, or leaves it out",
         "kind(name): what a case of a table is an example of; thinning leaves no kind out",
     ):
         config.addinivalue_line("markers", line)
@@ -50,7 +50,7 @@ def pytest_addoption(parser):
         type=int,
         default=1,
         metavar="N",
-        help="the same, of the tests that are marked `dear` only",
+        help="the same, of the tests that are marked `dear` only; none of fewer than N cases",
     )
     parser.addoption(
         "--rest", action="store_true", help="run what --every and --dear leave out, and only that"
@@ -75,8 +75,11 @@ def _chosen(items, every, dear):
         tables[item.nodeid.partition("[")[0]].append(item)
     chosen = set()
     for cases in tables.values():
-        share = dear if cases[0].get_closest_marker("dear") else every
-        chosen.update(_representatives(cases, max(FEW, -(-len(cases) // share))))
+        if cases[0].get_closest_marker("dear"):
+            count = len(cases) // dear
+        else:
+            count = max(FEW, -(-len(cases) // every))
+        chosen.update(_representatives(cases, count))
     return chosen
 
 

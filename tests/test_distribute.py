@@ -60,6 +60,7 @@ def test_two_replicas_train_as_one_device(loop, one):
     assert one["losses"][2] < one["losses"][0]
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("loop", LOOPS_OF_WORKERS)
 def test_two_workers_train_as_one_device(loop, one):
     workers = [f"127.0.0.1:{port}" for port in free_ports(2)]

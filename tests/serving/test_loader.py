@@ -82,6 +82,7 @@ def models():
     return network(), network()
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("native", [False, True])
 def test_loads_and_answers(loader, models, tmp_path, native):
     if native:
