@@ -23,10 +23,11 @@ PICTURES := build/pictures
 LOGS := build/logs
 # On a machine with a GPU: a Python whose TensorFlow has CUDA, with tfconv installed (-e) and pytest.
 GPU_PYTHON ?= $(VENV)/bin/python
-# What need not run once more: under Keras 2, tests that know neither TensorFlow nor Keras, or only
-# what surrounds the layers; under tf_keras, which has Keras 2's layers on the TensorFlow that the
+# What need not run once more: under Keras 2, tests that know no Keras, or only what surrounds the
+# layers; under tf_keras, which has Keras 2's layers on the TensorFlow that the
 # tests under Keras 3 have, all but the layers.
-ONCE := kernels lite/test_driver.py test_benchmarks.py test_pictures.py
+ONCE := kernels lite/test_driver.py ops/test_determinism.py test_benchmarks.py test_build.py \
+  test_pictures.py
 BUT_LAYERS := $(ONCE) analysis blocks export lite models ops serving surgery test_bazel.py \
   test_build.py test_cli.py test_compare.py test_demo.py test_dispatch.py test_distribute.py \
   test_docs.py test_readme.py visual layers/test_every_layer.py

@@ -30,7 +30,8 @@ if importlib.util.find_spec("tensorflow_addons") is None:
 
 def pytest_configure(config):
     for line in (
-        "dear: takes long and finds what others mostly find too; --dear thins it, or leaves it out",
+        "dear: takes long and mostly finds what others find too; --dear thins its cases",
+        "late: the same, and has no cases to choose from: --dear and --every leave it out",
         "kind(name): what a case of a table is an example of; thinning leaves no kind out",
     ):
         config.addinivalue_line("markers", line)
@@ -50,7 +51,7 @@ def pytest_addoption(parser):
         type=int,
         default=1,
         metavar="N",
-        help="the same, of the tests that are marked `dear` only; none of fewer than N cases",
+        help="the same, of the tests that are marked `dear` only",
     )
     parser.addoption(
         "--rest", action="store_true", help="run what --every and --dear leave out, and only that"
@@ -72,11 +73,13 @@ def _chosen(items, every, dear):
     """The cases that stand for all of them."""
     tables = collections.defaultdict(list)
     for item in items:
+        if item.get_closest_marker("late") and dear > 1:
+            continue
         tables[item.nodeid.partition("[")[0]].append(item)
     chosen = set()
     for cases in tables.values():
         if cases[0].get_closest_marker("dear"):
-            count = len(cases) // dear
+            count = -(-len(cases) // dear)
         else:
             count = max(FEW, -(-len(cases) // every))
         chosen.update(_representatives(cases, count))

@@ -52,7 +52,7 @@ def one():
     return finished(start("one"))
 
 
-@pytest.mark.parametrize("loop", ["fit", "loop"])
+@pytest.mark.parametrize("loop", ["fit", pytest.param("loop", marks=pytest.mark.late)])
 def test_two_replicas_train_as_one_device(loop, one):
     two = finished(start("mirrored", loop))
     assert one["native"] == two["native"] == "native"
@@ -60,7 +60,7 @@ def test_two_replicas_train_as_one_device(loop, one):
     assert one["losses"][2] < one["losses"][0]
 
 
-@pytest.mark.dear
+@pytest.mark.late
 @pytest.mark.parametrize("loop", LOOPS_OF_WORKERS)
 def test_two_workers_train_as_one_device(loop, one):
     workers = [f"127.0.0.1:{port}" for port in free_ports(2)]

@@ -45,7 +45,7 @@ def test_threads(tmp_path, native_module):
         assert said["hashes"] == expected
 
 
-@pytest.mark.dear
+@pytest.mark.late
 def test_instruction_sets(tmp_path, native_module):
     expected = results_here()
     values = np.arange(1024, dtype=np.uint16).view(np.float16)

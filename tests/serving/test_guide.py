@@ -26,7 +26,7 @@ def blocks():
         yield "\n" * text[: block.start(1)].count("\n") + block.group(1)
 
 
-@pytest.mark.dear
+@pytest.mark.late
 def test_guide(tmp_path, monkeypatch):
     require_native()
     monkeypatch.chdir(tmp_path)

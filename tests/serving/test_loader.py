@@ -18,6 +18,8 @@ from tfconv import _build
 from tfconv._compat import keras
 from tfconv.export import to_saved_model
 
+pytestmark = pytest.mark.late
+
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = Path(__file__).with_name("loader.cc")
 LIBRARIES = ("libtensorflow_cc.so.2", "libtensorflow_framework.so.2")
@@ -82,7 +84,6 @@ def models():
     return network(), network()
 
 
-@pytest.mark.dear
 @pytest.mark.parametrize("native", [False, True])
 def test_loads_and_answers(loader, models, tmp_path, native):
     if native:
