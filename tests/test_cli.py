@@ -1,10 +1,13 @@
 """The command line."""
 
+import itertools
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,34 +16,220 @@ import pytest
 import tensorflow as tf
 
 import tfconv
-from tfconv import _build, catalog, catalog_tables, cli, demo, export, testing
+from tfconv import _build, catalog, catalog_tables, cli, demo, evidence, export, testing
 from tfconv._compat import keras
+from tfconv.commands import build, compare, process
+from tfconv.commands import status as status_command
+from tfconv.commands.arguments import check_layers, layer_names
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def run(*arguments, **environment):
-    """Runs `python -m tfconv` in a process of its own."""
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return subprocess.run(
-        [sys.executable, "-m", "tfconv", *arguments],
-        env={**os.environ, "PYTHONPATH": path, **environment},
-        capture_output=True,
+# Processes of their own.
+
+
+def started(command, *folders, **environment):
+    """Starts Python on a command; with what is in folders, and tfconv, to import."""
+    path = map(str, filter(None, [*folders, ROOT, os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path), **environment}
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)  # of the tests
+    return subprocess.Popen(
+        [sys.executable, *command],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=300,
     )
 
 
-def test_status_json():
-    done = run("status", "--json", TFCONV_NATIVE="0")
-    assert done.returncode == 0, done.stderr
-    status = json.loads(done.stdout)
-    assert status["tfconv"] == tfconv.__version__
-    assert status["tensorflow"] == tf.__version__
-    assert status["python"] == sys.version.split()[0]
-    assert int(status["keras"].split(".")[0]) >= 2
-    assert status["native"]["in_force"] == "portable"
-    assert "TFCONV_NATIVE=0" in status["native"]["reason"]
+def ended(program):
+    """Exit status, standard output and standard error of what was started."""
+    printed = program.communicate(timeout=300)
+    return program.returncode, *printed
+
+
+INSTALLED = "import sys, tfconv_command; sys.exit(tfconv_command.main())"
+WAYS = {"installed": ["-c", INSTALLED], "module": ["-m", "tfconv"]}
+
+
+@pytest.fixture(params=WAYS)
+def way(request):
+    """How the command is started."""
+    if request.param == "module" and sys.version_info < (3, 10):
+        pytest.skip("before 3.10, Python does not say what it was started with")
+    return WAYS[request.param]
+
+
+@pytest.fixture
+def fake(tmp_path):
+    """Makes a package tensorflow of some lines, and returns the folder that it is in."""
+
+    def make(lines):
+        package = tmp_path / "fake" / "tensorflow"
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text("import os\n" + textwrap.dedent(lines))
+        return package.parent
+
+    return make
+
+
+def test_status_json(way):
+    """Without a line of TensorFlow's own."""
+    code, out, err = ended(started([*way, "status", "--json"], TFCONV_NATIVE="0"))
+    assert (code, err) == (0, "")
+    told = json.loads(out)
+    assert told["tfconv"] == tfconv.__version__
+    assert told["tensorflow"] == tf.__version__
+    assert told["python"] == sys.version.split()[0]
+    assert int(told["keras"].split(".")[0]) >= 2
+    assert told["native"]["in_force"] == "portable"
+    assert "TFCONV_NATIVE=0" in told["native"]["reason"]
+
+
+ANSWERED_AT_ONCE = [
+    ["--version"],
+    ["--help"],
+    *([name, "--help"] for name in ("convert", "layers", "show", "compare", "build", "demo")),
+    [],
+    ["paint"],
+    ["layers", "Convolution4D"],
+    ["compare", "Conv2D", "Convolution4D"],
+    ["compare", "--csv", "nowhere/made.csv"],
+    ["convert", "net.keras", "--to", "pdf"],
+    ["convert", "nothing.keras", "--to", "onnx"],
+    ["convert", __file__, "--to", "onnx"],
+    ["convert", __file__, "--to", "onnx", "--keep-native"],
+    ["inspect", "nothing.tflite"],
+    ["profile", "nothing.keras"],
+    ["profile", __file__],
+    ["show", __file__, "--image", "nothing.png"],
+    ["build"],
+    ["demo", "--output", __file__],
+]
+
+
+def test_answers_that_need_no_tensorflow(fake, tmp_path):
+    """Nor do they import packages that take their time."""
+    script = f"""
+        import json, sys, tfconv_command
+        for arguments in {ANSWERED_AT_ONCE!r}:
+            sys.argv[1:] = arguments
+            try:
+                status = tfconv_command.main()
+            except SystemExit as error:
+                status = error.code
+            print(flush=True)
+            print("@@" + json.dumps([arguments, status]), flush=True)
+        print(sorted({{"tensorflow", "keras", "numpy", "rich"}}.intersection(sys.modules)))
+    """
+    (tmp_path / "script.py").write_text(textwrap.dedent(script))
+    folder = fake("raise AssertionError('TensorFlow was imported')")
+    program = started([str(tmp_path / "script.py")], folder, CXX="no-such-compiler")
+    code, out, err = ended(program)
+    assert code == 0 and "Traceback" not in err, err
+    assert out.splitlines()[-1] == "[]"
+    told = [json.loads(line[2:]) for line in out.splitlines() if line.startswith("@@")]
+    assert [arguments for arguments, _ in told] == ANSWERED_AT_ONCE
+    for arguments, status in told:
+        right = "--version" in arguments or "--help" in arguments
+        assert (status == 0) == right and status in (0, 1, 2), arguments
+
+
+def test_module_answers_without_tensorflow(fake):
+    folder = fake("raise AssertionError('TensorFlow was imported')")
+    code, out, err = ended(started([*WAYS["module"], "--version"], folder))
+    if sys.version_info >= (3, 10):
+        assert (code, out, err) == (0, f"tfconv {tfconv.__version__}\n", "")
+
+
+NOISE = "os.write(2, b'oneDNN is on\\n')\n"
+
+
+@pytest.mark.parametrize(
+    "lines, message",
+    [
+        (NOISE + "raise ImportError('libstdc++ is too old')", "libstdc++ is too old"),
+        (NOISE + "raise RuntimeError('no luck today')", "no luck today"),
+        (NOISE + "os.write(2, b'needs AVX'); os.abort()", "needs AVX"),
+        ("raise ModuleNotFoundError('none', name='tensorflow')", "pip install tensorflow"),
+    ],
+)
+def test_tensorflow_that_does_not_start(way, fake, lines, message):
+    """What it says while it starts is seen only if it does not get to its end."""
+    code, out, err = ended(started([*way, "status"], fake(lines)))
+    assert code != 0 and out == ""
+    assert message in err
+    assert ("oneDNN is on" in err) == ("oneDNN" in lines)
+
+
+def test_interrupted_while_starting(way, fake):
+    folder = fake(NOISE + "print('here', flush=True)\nimport time\ntime.sleep(60)")
+    program = started([*way, "status"], folder)
+    assert program.stdout.readline() == "here\n"
+    program.send_signal(signal.SIGINT)
+    assert ended(program) == (process.INTERRUPTED, "", "interrupted\n")
+
+
+# What interrupts meet: code that clears away, finalizers that cannot raise, code that makes
+# something else of them, and keys that are held down.
+RUNNING = {
+    "clears away": """
+        try:
+            wait()
+        finally:
+            time.sleep(0.2)
+            print("cleared", flush=True)
+    """,
+    "finalizer": """
+        class Resource:
+            def __del__(self):
+                wait()
+        resource = Resource()
+        del resource
+        time.sleep(60)
+    """,
+    "other error": """
+        try:
+            wait()
+        except BaseException as error:
+            raise RuntimeError("failed") from error
+    """,
+    "failure": """
+        from tfconv.commands.messages import fail
+        try:
+            wait()
+        except BaseException as error:
+            return fail("it failed.", error)
+    """,
+}
+
+
+@pytest.mark.parametrize("what", RUNNING)
+def test_interrupted_while_running(what, tmp_path):
+    lines = f"""
+import time
+
+def wait():
+    print("here", flush=True)
+    time.sleep(60)
+
+def main():
+{textwrap.indent(textwrap.dedent(RUNNING[what]), "    ")}
+"""
+    (tmp_path / "victim.py").write_text(lines)
+    folder = ROOT / "tfconv" / "commands"  # for `process` to be there without the package
+    script = "import sys, types; sys.modules['tfconv'] = p = types.ModuleType('tfconv'); "
+    script += f"p.__path__ = [{str(folder.parent)!r}]; "
+    script += "from tfconv.commands.process import interruptible; sys.exit(interruptible('victim'))"
+    program = started(["-c", script], tmp_path)
+    assert program.stdout.readline() == "here\n"
+    for _ in range(2):
+        program.send_signal(signal.SIGINT)
+    cleared = "cleared\n" if what == "clears away" else ""
+    assert ended(program) == (process.INTERRUPTED, cleared, "interrupted\n")
+
+
+# Commands in this process.
 
 
 def test_status_table(capsys, monkeypatch):
@@ -94,6 +283,17 @@ def test_layers_unknown(capsys):
     assert printed.out == ""
     assert "Received: 'Convolution4D'" in printed.err
     assert "SplitTransformMerge" in printed.err
+
+
+def test_names_that_are_known_without_tensorflow():
+    """They are those that the commands take."""
+    assert layer_names() == tfconv.layers.__all__
+    families = {catalog.family_name(name) for name in tfconv.layers.__all__}
+    assert families.isdisjoint(compare.OTHERS)
+    assert {each.name for each in evidence.candidates()} == {*families, *compare.OTHERS}
+    for name in itertools.chain(tfconv.layers.__all__, families, compare.OTHERS):
+        check_layers([name.upper()], compare.OTHERS)
+        assert evidence.candidates([name.upper()])
 
 
 def test_layers_are_checked(capfd):
@@ -182,9 +382,9 @@ def test_status_says_when_to_build(capsys, monkeypatch, found, stale, others, re
     monkeypatch.setattr(_build, "find_library", lambda version: answer)
     monkeypatch.setattr(_build, "built_versions", lambda: others)
     monkeypatch.setattr(_build, "is_stale", lambda info: stale)
-    status = cli.collect_status()
-    assert (status["rebuild"] or "").startswith(reason or "")
-    assert (status["rebuild"] is None) == (reason is None)
+    rebuild = status_command.collect_status()["rebuild"]
+    assert (rebuild or "").startswith(reason or "")
+    assert (rebuild is None) == (reason is None)
     assert cli.main(["status"]) == 0
     printed = capsys.readouterr().out
     (advice,) = (line for line in printed.splitlines() if line.startswith("to do"))
@@ -199,8 +399,8 @@ def test_status_says_when_to_build(capsys, monkeypatch, found, stale, others, re
 def test_status_of_a_library_that_cannot_be_used(monkeypatch, in_force, switch, reason):
     monkeypatch.setenv("TFCONV_NATIVE", switch)
     monkeypatch.setattr(_build, "is_stale", lambda info: False)
-    status = SimpleNamespace(in_force=in_force)
-    assert cli._why_rebuild(status, (Path("lib.so"), {})) == reason
+    found = SimpleNamespace(in_force=in_force)
+    assert status_command._why_rebuild(found, (Path("lib.so"), {})) == reason
 
 
 @pytest.mark.parametrize(
@@ -220,6 +420,7 @@ def test_status_of_a_library_that_cannot_be_used(monkeypatch, in_force, switch, 
         (["convert", "net.keras", "--to", "onnx", "--keep-native"], "--keep-native: not allowed"),
         (["convert", "net.keras", "--to", "saved_model", "--data", "x"], "--data: not allowed"),
         (["convert", "net.keras", "--to", "onnx", "--quantize", "int8"], "with --to onnx"),
+        (["convert", "net.keras", "--to", "onnx", "--opset", "8"], "--opset: invalid choice"),
         (["inspect"], "required: PATH"),
     ],
 )
@@ -265,11 +466,10 @@ def fake_compiler(folder, script):
     return str(path)
 
 
-def test_build_without_compiler():
-    done = run("build", CXX="no-such-compiler")
-    assert done.returncode == 1
-    assert "CXX=no-such-compiler" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_build_without_compiler(capsys, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert cli.main(["build"]) == 1
+    assert "CXX=no-such-compiler" in capsys.readouterr().err
 
 
 def test_build_that_does_not_compile(capsys, monkeypatch, scratch_build):
@@ -306,7 +506,7 @@ def test_build_reports_a_library_that_does_not_load(capsys, monkeypatch, scratch
 def test_build_tells_of_warnings(capsys, monkeypatch, scratch_build):
     script = SUCCEED + "echo 'empty.cc:1:1: warning: hardly anything'"
     monkeypatch.setenv("CXX", fake_compiler(scratch_build, script))
-    monkeypatch.setattr(cli, "_verify", lambda library: 0)
+    monkeypatch.setattr(build, "_verify", lambda library: 0)
     assert cli.main(["build"]) == 0
     printed = capsys.readouterr()
     assert "The compiler had warnings" in printed.out
@@ -319,7 +519,7 @@ def test_build_tells_of_warnings(capsys, monkeypatch, scratch_build):
 
 def test_build_compiles_what_changed(capsys, monkeypatch, scratch_build):
     monkeypatch.setenv("CXX", fake_compiler(scratch_build, SUCCEED))
-    monkeypatch.setattr(cli, "_verify", lambda library: 0)
+    monkeypatch.setattr(build, "_verify", lambda library: 0)
     for arguments, counts in [
         (["build"], "1 compiled, 0 unchanged"),
         (["build"], "0 compiled, 1 unchanged"),
@@ -330,7 +530,7 @@ def test_build_compiles_what_changed(capsys, monkeypatch, scratch_build):
 
 
 @pytest.mark.parametrize(
-    "status, message",
+    "told, message",
     [
         ({"in_force": "native", "library": "lib.so", "isa": "avx2"}, None),
         ({"in_force": "native", "library": "other.so", "isa": "avx2"}, "another one is loaded"),
@@ -338,20 +538,20 @@ def test_build_compiles_what_changed(capsys, monkeypatch, scratch_build):
         (None, "loading it failed"),
     ],
 )
-def test_verify(capsys, monkeypatch, status, message):
-    script = "raise SystemExit('no')" if status is None else f"print('@@' + {json.dumps(status)!r})"
-    monkeypatch.setattr(cli, "_VERIFY", script)
-    assert cli._verify(Path("lib.so")) == (0 if message is None else 1)
+def test_verify(capsys, monkeypatch, told, message):
+    script = "raise SystemExit('no')" if told is None else f"print('@@' + {json.dumps(told)!r})"
+    monkeypatch.setattr(build, "_VERIFY", script)
+    assert build._verify(Path("lib.so")) == (0 if message is None else 1)
     printed = capsys.readouterr()
     assert (message or "avx2") in (printed.err if message else printed.out)
 
 
 @pytest.mark.parametrize("switch", ["0", "1"])
 def test_verify_tells_what_keeps_the_library_out_of_use(capsys, monkeypatch, switch):
-    status = {"in_force": "native", "library": "lib.so", "isa": "base"}
-    monkeypatch.setattr(cli, "_VERIFY", f"print('@@' + {json.dumps(status)!r})")
+    told = {"in_force": "native", "library": "lib.so", "isa": "base"}
+    monkeypatch.setattr(build, "_VERIFY", f"print('@@' + {json.dumps(told)!r})")
     monkeypatch.setenv("TFCONV_NATIVE", switch)
-    assert cli._verify(Path("lib.so")) == 0
+    assert build._verify(Path("lib.so")) == 0
     assert ("TFCONV_NATIVE=0 keeps it out of use" in capsys.readouterr().out) == (switch == "0")
 
 
@@ -443,13 +643,21 @@ def test_convert_and_inspect(capsys, network, tmp_path):
     [
         ("nothing.keras", [], "nothing.keras"),
         ("images.npy", [], "images.npy"),
-        ("net.keras", ["--quantize", "int8"], "`representative_data` is needed"),
-        ("net.keras", ["--data", "two.npz"], "image"),
+        ("text.keras", [], "is there, but is no Keras file"),
+        ("none.keras", [], "is there, but is empty"),
+        ("folder.keras", [], "is there, but is a folder"),
+        ("cut.keras", [], "is there, but is damaged or cut off"),
+        ("image.npz", [], "is there, but is no Keras file: it has no config.json"),
+        ("net.h5", [], "its name must end with .keras"),
+        ("hdf5.keras", [], "its name must end with .h5"),
+        ("net.keras", ["--quantize", "int8"], "`--data` is needed for --quantize int8"),
+        ("net.keras", ["--data", "two.npz"], "`--data` needs"),
         ("net.keras", ["--data", "net.keras"], "config.json"),
         ("net.keras", ["--data", "empty.npz"], "`--data` must be"),
         ("net.keras", ["--data", "damaged.npz"], "`--data` must be"),
         ("net.keras", ["--data", "nothing.npz"], "nothing.npz"),
-        ("net.keras", ["--output", "nowhere/net.tflite"], "a folder that exists"),
+        ("net.keras", ["--output", "nowhere/net.tflite"], "`--output` must lie in a folder that"),
+        ("net.keras", ["--output", "folder.keras", "--force"], "`--output` must be a file"),
     ],
 )
 def test_conversions_that_fail(capsys, monkeypatch, network, model, options, message):
@@ -459,6 +667,13 @@ def test_conversions_that_fail(capsys, monkeypatch, network, model, options, mes
     damaged = bytearray(Path("damaged.npz").read_bytes())
     damaged[64:4000] = bytes(len(damaged[64:4000]))
     Path("damaged.npz").write_bytes(damaged)
+    Path("text.keras").write_text("text")
+    Path("none.keras").touch()
+    Path("folder.keras").mkdir(exist_ok=True)
+    saved = Path("net.keras").read_bytes()
+    Path("net.h5").write_bytes(saved)
+    Path("cut.keras").write_bytes(saved[: len(saved) // 2])
+    Path("hdf5.keras").write_bytes(b"\x89HDF\r\n\x1a\n" + saved)
     before = sorted(network.iterdir())
     assert cli.main(["convert", model, "--to", "tflite", *options]) == 1
     printed = capsys.readouterr()
@@ -481,16 +696,16 @@ def test_nothing_to_inspect(capsys, tmp_path):
 
 def test_demo_gets_its_arguments(monkeypatch):
     given = []
-    monkeypatch.setattr(demo, "run", lambda *arguments: given.append(arguments))
+    monkeypatch.setattr(demo, "run", lambda *its: given.append(its))
     assert cli.main(["demo"]) == 0
     assert cli.main(["demo", "--output", "there", "--epochs", "3", "--seed", "4"]) == 0
     assert given == [(Path("demo-output"), 15, 0), (Path("there"), 3, 4)]
 
 
 def test_interrupt(capsys, monkeypatch):
-    def interrupt(arguments):
+    def interrupt():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_status", interrupt)
-    assert cli.main(["status"]) == 130
+    monkeypatch.setattr(status_command, "collect_status", interrupt)
+    assert cli.main(["status"]) == process.INTERRUPTED
     assert "interrupted" in capsys.readouterr().err

@@ -241,7 +241,7 @@ def test_a_seed_gives_the_same_again(short_run, digits):
         (["Convolution4D"], "must be among keras.Conv2D, .*Received: 'Convolution4D'"),
         (["--png", "missing/made.png"], "must lie in a folder that exists"),
         (["--csv", "."], "there is a folder"),
-        (["--png", "made.xyz"], r"must end with one of .*\.svg.* Received: path=made.xyz"),
+        (["--png", "made.xyz"], r"must end with one of .*\.svg.* Received: --png=made.xyz"),
     ],
 )
 def test_what_cannot_be_done(capsys, monkeypatch, tmp_path, arguments, message):

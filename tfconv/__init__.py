@@ -5,48 +5,60 @@ takes models out of Python. `native_status()` says whether the fast native ops s
 and `keep_native()` choose.
 """
 
-from tfconv import _compat
+import importlib as _importlib
+import sys as _sys
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
-_compat.require_tensorflow_backend()
+from tfconv._version import __version__
 
-from tfconv import (  # noqa: E402
-    analysis,
-    blocks,
-    callbacks,
-    export,
-    layers,
-    lite,
-    models,
-    ops,
-    surgery,
-    visual,
-)
-from tfconv._version import __version__  # noqa: E402
-from tfconv.layers import *  # noqa: E402,F403
-from tfconv.ops.dispatch import (  # noqa: E402
-    NativeStatus,
-    keep_native,
-    native_status,
-    portable,
-)
-from tfconv.replacements import replacements  # noqa: E402
+# Packages that are imported when they are first asked for. They have nothing that Keras has to know
+# to load a model.
+_LATER = ("analysis", "export", "lite", "models", "surgery", "visual")
 
-__all__ = [
-    "NativeStatus",
-    "__version__",
-    "analysis",
-    "blocks",
-    "callbacks",
-    "export",
-    "keep_native",
-    "layers",
-    "lite",
-    "models",
-    "native_status",
-    "ops",
-    "portable",
-    "replacements",
-    "surgery",
-    "visual",
-    *layers.__all__,
-]
+if _TYPE_CHECKING:
+    from tfconv import analysis, export, lite, models, surgery, visual
+
+# `python -m tfconv` comes by here on its way to the command line, which answers at once and has
+# this module run again once TensorFlow is needed: see `tfconv.commands.process.start`.
+if not (
+    _sys.argv[:1] == ["-m"]
+    and getattr(_sys, "orig_argv", [""])[-len(_sys.argv)] in ("tfconv", "-mtfconv")
+):
+    from tfconv import _compat
+
+    _compat.require_tensorflow_backend()
+
+    from tfconv import blocks, callbacks, layers, ops
+    from tfconv.layers import *  # noqa: F403
+    from tfconv.ops.dispatch import NativeStatus, keep_native, native_status, portable
+    from tfconv.replacements import replacements
+
+    __all__ = [
+        "NativeStatus",
+        "__version__",
+        "analysis",
+        "blocks",
+        "callbacks",
+        "export",
+        "keep_native",
+        "layers",
+        "lite",
+        "models",
+        "native_status",
+        "ops",
+        "portable",
+        "replacements",
+        "surgery",
+        "visual",
+    ]
+    __all__ += layers.__all__
+
+
+def __getattr__(name: str):
+    if name in _LATER:
+        return _importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

@@ -2,7 +2,7 @@
 
 import sys
 
-from tfconv.cli import main
+from tfconv.commands.process import interruptible
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interruptible("tfconv.cli"))

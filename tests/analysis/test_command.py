@@ -54,7 +54,7 @@ def test_table_and_files(saved, tmp_path, capsys):
 
 def test_size_not_known(saved, capsys):
     assert run(saved[1]) == 1
-    assert "`input_shape` must have all sizes" in capsys.readouterr().err
+    assert "`--input-shape` must have all sizes" in capsys.readouterr().err
 
 
 def test_no_model(tmp_path, capsys):

@@ -6,7 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tfconv.commands.messages import fail, quiet_tensorflow
+from tfconv.commands.arguments import check_model, check_output
+from tfconv.commands.messages import fail, wide_console
+from tfconv.commands.process import start
+
+_FILES = {"csv": "the rows", "json": "all numbers", "png": "a picture"}
 
 
 def add_profile(commands: Any) -> None:
@@ -28,7 +32,7 @@ def add_profile(commands: Any) -> None:
         help="sizes of an input without the batch, such as 224,224,3 or 224x224x3; for several "
         "inputs, once for each (default: those that the model was made for)",
     )
-    for kind, what in (("csv", "the rows"), ("json", "all numbers"), ("png", "a picture")):
+    for kind, what in _FILES.items():
         parser.add_argument(
             f"--{kind}", type=Path, metavar="PATH", help=f"write {what} to a {kind.upper()} file"
         )
@@ -37,15 +41,23 @@ def add_profile(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command and returns its exit status."""
-    from rich.console import Console
-
-    import tfconv  # noqa: F401  (registers its layers)
+    if not arguments.model.exists():
+        return fail("there is no such model.", arguments.model)
+    try:
+        check_model(arguments.model)
+    except ValueError as error:
+        return fail(f"{arguments.model} cannot be loaded as a Keras model.", error)
+    files = {f"--{kind}": getattr(arguments, kind) for kind in _FILES}
+    files = {option: path for option, path in files.items() if path is not None}
+    try:
+        for option, path in files.items():
+            check_output(path, option)
+    except ValueError as error:
+        return fail(f"{path} cannot be written.", error)
+    start()
     from tfconv._compat import keras
     from tfconv.analysis import profile
 
-    quiet_tensorflow()
-    if not arguments.model.exists():
-        return fail("there is no such model.", arguments.model)
     try:
         model = keras.models.load_model(arguments.model, compile=False)
     except Exception as error:  # of many kinds: what is not a model can be anything
@@ -54,21 +66,15 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         found = profile(model, shapes[0] if len(shapes) == 1 else shapes)
     except Exception as error:  # of Keras: an input may not fit the model
-        return fail(f"{arguments.model} cannot be profiled.", error)
+        options = {"input_shape": "--input-shape"}
+        return fail(f"{arguments.model} cannot be profiled.", error, options)
+    writers = {"--csv": found.to_csv, "--json": found.to_json, "--png": found.plot}
     try:
-        for path, write in (
-            (arguments.csv, found.to_csv),
-            (arguments.json, found.to_json),
-            (arguments.png, found.plot),
-        ):
-            if path is not None:
-                write(path)
+        for option, path in files.items():
+            writers[option](path)
     except (ImportError, OSError, ValueError) as error:
-        return fail(f"{path} cannot be written.", error)
-    console = Console()
-    if not console.is_terminal:  # a file or a pipe gets the whole table
-        console = Console(width=200)
-    console.print(found)
+        return fail(f"{path} cannot be written.", error, {"path": option})
+    wide_console().print(found)
     return 0
 
 

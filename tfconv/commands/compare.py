@@ -8,14 +8,26 @@ import datetime
 from pathlib import Path
 from typing import Any
 
-from tfconv.commands.messages import fail, only_ours, progress_bar, quiet_tensorflow
+from tfconv.commands.arguments import check_layers, check_output, positive
+from tfconv.commands.messages import fail, only_ours, progress_bar, wide_console
+from tfconv.commands.process import start
+from tfconv.commands.status import collect_status
 
 _EPOCHS, _SEEDS, _ROUNDS = 15, 3, 15
 _QUICK_EPOCHS, _QUICK_SEEDS, _QUICK_ROUNDS = 2, 1, 3
 
+_FILES = {
+    "csv": "the table",
+    "json": "all figures",
+    "markdown": "the table",
+    "png": "a picture",
+}
+# What is compared beside families of layers.
+OTHERS = ("keras.Conv2D", "keras.DepthwiseConv2D", "keras.SeparableConv2D", "nothing")
 
-def add_compare(commands: Any, positive: Any) -> None:
-    """Adds `tfconv compare` to a parser's commands; ``positive`` reads positive integers."""
+
+def add_compare(commands: Any) -> None:
+    """Adds `tfconv compare` to a parser's commands."""
     parser = commands.add_parser(
         "compare",
         help="train a small network with each kind of layer on real images, side by side",
@@ -54,12 +66,7 @@ def add_compare(commands: Any, positive: Any) -> None:
         help=f"a look at how it goes: {_QUICK_EPOCHS} epochs, {_QUICK_SEEDS} seed, unless said "
         "otherwise, and few rounds of timing",
     )
-    for kind, what in (
-        ("csv", "the table"),
-        ("json", "all figures"),
-        ("png", "a picture"),
-        ("markdown", "the table"),
-    ):
+    for kind, what in _FILES.items():
         parser.add_argument(
             f"--{kind}", type=Path, metavar="PATH", help=f"write {what} to a {kind.upper()} file"
         )
@@ -68,19 +75,22 @@ def add_compare(commands: Any, positive: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command and returns its exit status."""
-    from rich.console import Console
-
+    files = {f"--{kind}": getattr(arguments, kind) for kind in _FILES}
+    files = {option: path for option, path in files.items() if path is not None}
+    try:
+        check_layers(arguments.names, OTHERS)
+        for option, path in files.items():
+            check_output(path, option)
+    except ValueError as error:
+        return fail("the layers could not be compared.", error)
+    start()
     from tfconv import evidence
     from tfconv.export import ExportError
-    from tfconv.export.files import checked_file
 
-    quiet_tensorflow()
     quick = arguments.quick
-    paths = (arguments.csv, arguments.json, arguments.markdown, arguments.png)
+    option = "--png"  # that an error is about
     try:
         chosen = evidence.candidates(arguments.names)
-        for path in filter(None, paths):
-            checked_file(path)  # now rather than at the end
         if arguments.png is not None:
             evidence.check_picture(arguments.png)
         images = evidence.load_images(arguments.data)
@@ -97,23 +107,22 @@ def run(arguments: argparse.Namespace) -> int:
                 ),
             )
         report = dataclasses.replace(report, facts={**report.facts, **_circumstances()})
-        console = Console()
-        if not console.is_terminal:  # a file or a pipe gets the whole table
-            console = Console(width=200)
-        console.print(report)  # whatever becomes of the files
-        writers = (report.to_csv, report.to_json, report.to_markdown, report.plot)
-        for path, write in zip(paths, writers):
-            if path is not None:
-                write(path)
+        wide_console().print(report)  # whatever becomes of the files
+        writers = {
+            "--csv": report.to_csv,
+            "--json": report.to_json,
+            "--markdown": report.to_markdown,
+            "--png": report.plot,
+        }
+        for option, path in files.items():
+            writers[option](path)
     except (ExportError, ImportError, OSError, ValueError) as error:
-        return fail("the layers could not be compared.", error)
+        return fail("the layers could not be compared.", error, {"path": option})
     return 0
 
 
 def _circumstances() -> dict[str, str]:
     """What figures depend on beside what was asked for."""
-    from tfconv.cli import collect_status
-
     status = collect_status()
     versions = [f"{name} {status[name.lower()]}" for name in ("tfconv", "TensorFlow", "Keras")]
     return {

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
-from rich.console import Console
-
-from tfconv.commands.messages import fail, quiet_tensorflow
+from tfconv.commands.arguments import check_input, check_model, check_output
+from tfconv.commands.messages import fail
+from tfconv.commands.process import start
 
 _FORMATS = ("tflite", "saved_model", "onnx")
 # Options by the formats that have them.
@@ -20,6 +20,15 @@ _OPTIONS = {
     "data": ("tflite", "onnx"),
     "keep_native": ("tflite", "saved_model"),
     "opset": ("onnx",),
+}
+_NEED_DATA = ("int8", "mixed")
+_NAMES = {  # what the arguments of tfconv.export's functions are called here
+    "directory": "--output",
+    "keep_native": "--keep-native",
+    "opset": "--opset",
+    "path": "--output",
+    "quantize": "--quantize",
+    "representative_data": "--data",
 }
 
 
@@ -57,7 +66,11 @@ def add_convert(commands: Any) -> None:
         help="tflite, saved_model: keep tfconv's ops; what runs the model needs them then",
     )
     convert.add_argument(
-        "--opset", type=int, metavar="N", help="onnx: version of the operators (default: tf2onnx's)"
+        "--opset",
+        type=int,
+        choices=range(9, 19),
+        metavar="N",
+        help="onnx: version of the operators, 9 to 18 (default: tf2onnx's)",
     )
     convert.add_argument(
         "--output",
@@ -87,13 +100,18 @@ def add_inspect(commands: Any) -> None:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    quiet_tensorflow()
+    if not arguments.path.exists():
+        error = f"PATH does not exist. Received: '{arguments.path}'"
+        return fail("there is nothing to inspect.", error)
+    start()
+    from rich.console import Console
+
     from tfconv.export import inspection
 
     try:
         contents = inspection.inspect(arguments.path)
     except ValueError as error:
-        return fail("there is nothing to inspect.", error)
+        return fail("there is nothing to inspect.", error, {"path": "PATH"})
     if arguments.json:
         print(json.dumps(contents.as_json(), indent=2))
     else:
@@ -109,7 +127,22 @@ def _convert(arguments: argparse.Namespace) -> int:
     output = arguments.output or _beside(arguments.model, arguments.to)
     if arguments.to != "saved_model" and output.exists() and not arguments.force:
         return fail("nothing was converted.", f"{output} exists; --force overwrites it.")
-    quiet_tensorflow()
+    try:
+        check_model(arguments.model)
+        if arguments.to != "saved_model":
+            check_output(output, "--output")
+        if arguments.data is not None:
+            check_input(arguments.data, "--data")
+        elif arguments.quantize in _NEED_DATA:
+            raise ValueError(
+                f"`--data` is needed for --quantize {arguments.quantize}: the ranges of its "
+                "integers are measured on examples."
+            )
+    except ValueError as error:
+        return fail("nothing was converted.", error)
+    start()
+    from rich.console import Console
+
     from tfconv import export
     from tfconv._compat import keras
     from tfconv.export.quiet import quiet
@@ -131,7 +164,7 @@ def _convert(arguments: argparse.Namespace) -> int:
         else:
             report = export.to_saved_model(model, output, keep_native=arguments.keep_native)
     except (export.ExportError, ValueError, ImportError, OSError) as error:
-        return fail("nothing was converted.", error)
+        return fail("nothing was converted.", error, _NAMES)
     Console().print(report)
     return 0
 

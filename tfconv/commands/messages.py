@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
-from rich.console import Console
+from tfconv.commands.process import was_interrupted
 
 
-def fail(what: str, error: object) -> int:
-    """Says what failed and why; returns the exit status."""
-    print(f"tfconv: {what}\n{error}", file=sys.stderr)
+def fail(what: str, error: object, options: Mapping[str, str] | None = None) -> int:
+    """Says what failed and why; returns the exit status.
+
+    Args:
+        what: What failed.
+        error: Why.
+        options: What the user calls the arguments of a function whose error it is.
+    """
+    if was_interrupted():  # the error is what somebody made of that
+        raise KeyboardInterrupt
+    print(f"tfconv: {what}\n{_in_words_of(options or {}, str(error))}", file=sys.stderr)
     return 1
 
 
-def quiet_tensorflow() -> None:
-    """No warnings from TensorFlow's Python; tfconv's own still come."""
-    import logging
-
-    import tensorflow as tf
-
-    tf.get_logger().setLevel(logging.ERROR)
+def _in_words_of(options: Mapping[str, str], text: str) -> str:
+    for argument, option in options.items():
+        text = re.sub(rf"`{argument}`", f"`{option}`", text)
+        text = re.sub(rf"\b{argument}=", f"{option}=", text)
+    return text
 
 
 @contextlib.contextmanager
@@ -43,8 +50,17 @@ def only_ours() -> Iterator[TextIO]:
             os.dup2(terminal.fileno(), 2)
 
 
+def wide_console() -> Any:
+    """A console for tables: as wide as the terminal; a file or a pipe gets them whole."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=200)
+
+
 def progress_bar(file: TextIO | None = None, transient: bool = False) -> Any:
     """A progress bar with the count, the time and a description."""
+    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     return Progress(

@@ -8,12 +8,20 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
-import numpy as np
-
-from tfconv.commands.messages import fail, quiet_tensorflow
+from tfconv.commands.arguments import check_input, check_model, check_output, positive
+from tfconv.commands.messages import fail
+from tfconv.commands.process import start
 
 _WHAT = ("sampling", "kernels", "routing", "receptive-field")
 _FIELD_IMAGES = 32  # that a receptive field is averaged over at most
+_OPTIONS = {  # what the arguments of tfconv.visual's functions are called here
+    "image": "--image",
+    "images": "--image",
+    "layer": "--layer",
+    "levels": "--levels",
+    "path": "--output",
+    "position": "--position",
+}
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # of pictures, by the channels that a model takes
 
 
@@ -52,7 +60,7 @@ def add_show(commands: Any) -> None:
     )
     parser.add_argument(
         "--levels",
-        type=int,
+        type=positive,
         default=1,
         metavar="N",
         help="follow samples through so many deformable convolutions (default: %(default)s)",
@@ -76,13 +84,22 @@ def add_show(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command and returns its exit status."""
-    import tfconv  # noqa: F401  (registers its layers)
+    if not arguments.model.exists():
+        return fail("there is no such model.", arguments.model)
+    try:
+        check_model(arguments.model)
+    except ValueError as error:
+        return fail(f"{arguments.model} cannot be loaded as a Keras model.", error)
+    try:
+        check_input(arguments.image, "--image")
+        if arguments.what and arguments.output:
+            check_output(arguments.output, "--output")
+    except ValueError as error:
+        return fail("nothing was drawn.", error)
+    start()
     from tfconv._compat import keras
     from tfconv.figures import empty_figure
 
-    quiet_tensorflow()
-    if not arguments.model.exists():
-        return fail("there is no such model.", arguments.model)
     try:
         model = keras.models.load_model(arguments.model, compile=False)
     except Exception as error:  # of many kinds: what is not a model can be anything
@@ -94,7 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         found = _found(model, images, labels, arguments)
     except Exception as error:  # of Keras: an input may not fit the model
-        return fail(f"nothing was drawn of {arguments.model}.", error)
+        return fail(f"nothing was drawn of {arguments.model}.", error, _OPTIONS)
     name = arguments.model.stem
     if arguments.what:
         paths = {arguments.what: arguments.output or Path(f"{name}-{arguments.what}.png")}
@@ -109,7 +126,7 @@ def run(arguments: argparse.Namespace) -> int:
             found[what].plot(path)
             print(path)
     except (ImportError, OSError, ValueError) as error:
-        return fail("the pictures cannot be written.", error)
+        return fail("the pictures cannot be written.", error, _OPTIONS)
     return 0
 
 
@@ -131,7 +148,7 @@ def _found(model: Any, images: Any, labels: Any, arguments: argparse.Namespace) 
     if arguments.what:
         return {arguments.what: functions[arguments.what]()}
     # What was asked for must be there; the model need not be fit for every kind.
-    asked = layer is not None or position is not None or arguments.levels < 1
+    asked = layer is not None or position is not None
     unsuitable = visual.NoSuchLayer if asked else ValueError
     found, missing = {}, None
     for what, function in functions.items():
@@ -147,7 +164,7 @@ def _found(model: Any, images: Any, labels: Any, arguments: argparse.Namespace) 
 # What the model is shown.
 
 
-def _inputs(path: Path, model: Any, scale: tuple[float, float] | None) -> tuple[np.ndarray, Any]:
+def _inputs(path: Path, model: Any, scale: tuple[float, float] | None) -> tuple[Any, Any]:
     """A batch of inputs, and their labels or None.
 
     Raises:
@@ -157,10 +174,12 @@ def _inputs(path: Path, model: Any, scale: tuple[float, float] | None) -> tuple[
     """
     if path.suffix in (".npy", ".npz"):
         return _arrays(path)
-    return _picture(path, model, scale)[np.newaxis], None
+    return _picture(path, model, scale)[None], None
 
 
-def _arrays(path: Path) -> tuple[np.ndarray, Any]:
+def _arrays(path: Path) -> tuple[Any, Any]:
+    import numpy as np
+
     try:
         loaded = np.load(path)
         arrays = {"images": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
@@ -186,8 +205,9 @@ def _arrays(path: Path) -> tuple[np.ndarray, Any]:
     return images, labels
 
 
-def _picture(path: Path, model: Any, scale: tuple[float, float] | None) -> np.ndarray:
+def _picture(path: Path, model: Any, scale: tuple[float, float] | None) -> Any:
     """A picture in the size and the colours of the model's input, if that is known."""
+    import numpy as np
     import tensorflow as tf
 
     from tfconv.layers.base import static_shape

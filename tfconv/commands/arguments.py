@@ -1,0 +1,111 @@
+"""What the arguments of commands must be, as far as that can be told without TensorFlow."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+import zipfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+_ZIP = b"PK\x03\x04"
+
+
+def positive(text: str) -> int:
+    """A positive integer."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1. Received: {text}")
+    return value
+
+
+def seed(text: str) -> int:
+    """An integer that seeds random numbers."""
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"must be from 0 to {2**32 - 1}. Received: {text}")
+    return value
+
+
+positive.__name__ = seed.__name__ = "integer"  # argparse names the type in its errors
+
+
+# Layers.
+
+
+def layer_names() -> list[str]:
+    """The names of the classes in `tfconv.layers`, which is read here and not imported."""
+    source = Path(__file__).parents[1].joinpath("layers", "__init__.py")
+    for statement in ast.parse(source.read_text(encoding="utf-8")).body:
+        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "__all__":
+            return ast.literal_eval(statement.value)
+    raise AssertionError(f"{source} has no __all__")
+
+
+def check_layers(names: Sequence[str], others: Iterable[str] = ()) -> None:
+    """Raises ValueError unless each is a layer, a family or one of others, in any case."""
+    layers = layer_names()
+    families = sorted({re.sub("[123]D", "", name, count=1) for name in layers})
+    known = {name.lower() for name in (*layers, *families, *others)}
+    for name in names:
+        if name.lower() not in known:
+            raise ValueError(
+                f"LAYER must be among {', '.join((*others, *families))}, or a layer of these "
+                f"families. Received: {name!r}"
+            )
+
+
+# Files.
+
+
+def check_model(path: Path) -> None:
+    """Raises ValueError if there cannot be a Keras model at a path."""
+    if path.is_dir():
+        if not any(path.joinpath(name).is_file() for name in ("saved_model.pb", "config.json")):
+            raise ValueError(f"{path} is there, but is a folder, and not one of Keras.")
+        return
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_HDF5))
+    except FileNotFoundError:
+        raise ValueError(f"There is no such file: {path}") from None
+    except OSError as error:
+        raise ValueError(f"{path} is there, but cannot be read: {error.strerror}") from error
+    if start == _HDF5:
+        if path.suffix == ".keras":
+            raise ValueError(f"{path} is there, but is an HDF5 file: its name must end with .h5")
+    elif not start.startswith(_ZIP):
+        what = "no Keras file" if start else "empty"
+        raise ValueError(f"{path} is there, but is {what}.")
+    else:
+        _check_archive(path)
+
+
+def _check_archive(path: Path) -> None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{path} is there, but is damaged or cut off: {error}") from error
+    if "config.json" not in names:
+        raise ValueError(f"{path} is there, but is no Keras file: it has no config.json.")
+    if path.suffix in (".h5", ".hdf5"):
+        raise ValueError(f"{path} is there, but is no HDF5 file: its name must end with .keras")
+
+
+def check_input(path: Path, option: str) -> None:
+    """Raises ValueError unless there is a file to read."""
+    if path.is_dir():
+        raise ValueError(f"`{option}` must be a file: there is a folder. Received: {option} {path}")
+    if not path.exists():
+        raise ValueError(f"No such file: `{option}` must be one. Received: {option} {path}")
+
+
+def check_output(path: Path, option: str) -> None:
+    """Raises ValueError if no file can be written to a path."""
+    if not path.parent.is_dir():
+        raise ValueError(f"`{option}` must lie in a folder that exists. Received: {option} {path}")
+    if path.is_dir():
+        raise ValueError(f"`{option}` must be a file: there is a folder. Received: {option} {path}")
