@@ -48,7 +48,8 @@ def add_demo(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command and returns its exit status."""
     if arguments.output.exists() and not arguments.output.is_dir():
-        return fail("the demo failed.", f"--output must be a folder. Received: {arguments.output}")
+        error = f"Cannot write to the output folder: {arguments.output} is a file."
+        return fail("the demo failed.", error)
     start()
     # The demo itself says which ops are in force.
     warnings.filterwarnings("ignore", "tfconv runs with portable", RuntimeWarning)
