@@ -33,15 +33,22 @@ class Environment:
     arguments: tuple[str, ...]
 
 
-def environments(root: Path, target: str) -> list[Environment]:
-    """What a target of the Makefile would run: `run NAME PYTHON LEGACY ARGUMENTS`."""
-    said = subprocess.run(
-        ["make", "-n", target], cwd=root, check=True, capture_output=True, text=True
-    ).stdout
-    calls = [shlex.split(line) for line in re.findall(r"^\s*run (.* [01]\b.*)$", said, re.M)]
+def environments(root: Path, thin: int | None) -> list[Environment]:
+    """What `make test` would run: `run NAME PYTHON TF_USE_LEGACY_KERAS ARGUMENTS` in its recipe.
+
+    Args:
+        root: The project.
+        thin: THIN, if it is given.
+    """
+    recipe = (root / "Makefile").read_text().partition("\ntest:")[2].partition("\n\n")[0]
+    lines = re.findall(r"^\t(?:run \w|\w+=).*$", recipe, re.M)
+    told = ["tell-runs:", "\t@run() { printf '%s\\n' \"$$(printf '%q ' \"$$@\")\"; }", *lines]
+    given = [] if thin is None else [f"THIN={thin}"]
+    command = ["make", "-s", "--eval", "\n".join(told), "tell-runs", *given]
+    said = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
     return [
         Environment(name, root / python, legacy, ("tests", "--ignore=tests/gpu", *arguments))
-        for name, python, legacy, *arguments in calls
+        for name, python, legacy, *arguments in map(shlex.split, said.splitlines())
     ]
 
 
