@@ -41,8 +41,6 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # A release or a commit must have the native ops, and no warning in them.
 export TFCONV_WERROR ?= 1
 export TFCONV_REQUIRE_NATIVE ?= 1
-# With nvcc, code for one GPU architecture shows that all compiles. A release takes the default.
-export TFCONV_CUDA_ARCHS ?= 80
 
 .PHONY: help demo test test-all test-rest test-sanitize test-gpu bazel-test bazel-tools coverage bench bench-gpu docs
 .PHONY: lint format export-report compare-report networks-bench serving-bench test-parity build
@@ -65,7 +63,7 @@ $(STAMP): pyproject.toml setup.py
 	@echo "== $(VENV): TensorFlow 2.21"
 	rm -f $@
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install -qq "setuptools>=64" wheel "tensorflow-cpu~=2.21.0"
+	$(VENV)/bin/pip install -qq "setuptools>=64" wheel cmake ninja "tensorflow-cpu~=2.21.0"
 	$(VENV)/bin/pip install -qq --no-deps "tf_keras~=2.21.0" "tensorflow-serving-api~=2.21.0"
 	echo "== $(VENV): tfconv with its native ops"
 	$(VENV)/bin/pip install -qq --no-build-isolation -e ".[cpu,lite,onnx,viz,test,demo]"
@@ -75,7 +73,7 @@ $(STAMP_ADDONS): pyproject.toml setup.py
 	@echo "== $(VENV_ADDONS): TensorFlow 2.15 and TensorFlow Addons"
 	rm -f $@
 	$(PYTHON) -m venv $(VENV_ADDONS)
-	$(VENV_ADDONS)/bin/pip install -qq "setuptools>=64,<81" wheel "tensorflow-cpu==2.15.1" "numpy<2"
+	$(VENV_ADDONS)/bin/pip install -qq "setuptools>=64,<81" wheel cmake ninja "tensorflow-cpu==2.15.1" "numpy<2"
 	$(VENV_ADDONS)/bin/pip install -qq --no-deps "tensorflow-serving-api~=2.15.0"
 	echo "== $(VENV_ADDONS): tfconv with its native ops"
 	$(VENV_ADDONS)/bin/pip install -qq --no-build-isolation -e ".[addons,viz,test]"
@@ -90,7 +88,7 @@ build-addons: $(STAMP_ADDONS) ## Build the native ops for .venv-addons
 	@echo "== native ops for $(VENV_ADDONS)"
 	$(VENV_ADDONS)/bin/python -I tfconv/_build.py
 
-# What the kernels' own tests import: tfconv._kernels. It takes the objects of `build`.
+# What the kernels' own tests import. It takes the objects of `build`.
 kernels: $(STAMP)
 	@echo "== kernels for their tests"
 	$(VENV)/bin/python tests/kernels/build.py plain
@@ -215,7 +213,7 @@ test-parity: build ## Compare the networks with their peers in PyTorch, which ha
 
 build-gpu:
 	@echo "== native ops with CUDA for $(GPU_PYTHON)"
-	TFCONV_CUDA=1 TFCONV_CUDA_ARCHS= $(GPU_PYTHON) -I tfconv/_build.py
+	TFCONV_CUDA=1 $(GPU_PYTHON) -I tfconv/_build.py
 
 # conftest.py hides GPUs from all other tests. Left out: bits that GPUs do not promise (the gradient
 # for a deformable op's image), and calls of CPU kernels by XLA.
@@ -246,5 +244,5 @@ docs: $(STAMP_DOCS) $(PICTURES)/.stamp ## Build the documentation into build/doc
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 clean: ## Remove what was built; the environments stay
-	@rm -rf build dist tfconv/_native tfconv/_kernels.*.so tfconv.egg-info .pytest_cache .ruff_cache
+	@rm -rf build dist tfconv/_native tfconv.egg-info .pytest_cache .ruff_cache
 	find tfconv tests benchmarks docs -name __pycache__ -prune -exec rm -rf {} + 2> /dev/null || true

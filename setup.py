@@ -4,6 +4,8 @@ The metadata is in pyproject.toml. Environment variables:
     TFCONV_NATIVE: 0 leaves the native library out.
     TFCONV_REQUIRE_NATIVE: 1 lets the installation fail if the library cannot be built;
         otherwise tfconv is installed without it and its portable ops serve.
+    TFCONV_PREBUILT: A folder of libraries (`make wheels` makes one, for several versions of
+        TensorFlow) to put into the wheel instead.
 tfconv/_build.py has those of the compilation itself.
 """
 
@@ -58,6 +60,7 @@ def enabled(variable: str, default: str) -> bool:
 
 NATIVE = enabled("TFCONV_NATIVE", "1")
 REQUIRE_NATIVE = enabled("TFCONV_REQUIRE_NATIVE", "0")
+PREBUILT = os.environ.get("TFCONV_PREBUILT")
 if REQUIRE_NATIVE and not NATIVE:
     raise SystemExit("TFCONV_REQUIRE_NATIVE=1 contradicts TFCONV_NATIVE=0")
 
@@ -94,7 +97,11 @@ def tensorflow_installed() -> bool:
 
 def build_requirements() -> list[str]:
     """What a build of a wheel needs beyond pyproject.toml: TensorFlow, where there is none."""
-    if not NATIVE or not any(frame.function in WHEEL_HOOKS for frame in inspect.stack()):
+    if (
+        not NATIVE
+        or PREBUILT
+        or not any(frame.function in WHEEL_HOOKS for frame in inspect.stack())
+    ):
         return []
     try:
         _build.find_compiler()
@@ -142,21 +149,26 @@ class BuildPy(build_py):
 
 
 class BuildNative(build_ext):
-    """Builds the library for the TensorFlow at hand.
+    """Builds the library for the TensorFlow at hand, or takes those that are ready.
 
     Attributes:
-        result: The build's result; None before it and where there is no library.
+        made: The files; empty before, and where there is no library.
     """
 
-    result = None
+    made: tuple[Path, ...] = ()
 
     def run(self) -> None:
+        root = ROOT if self.inplace or self.editable_mode else Path(self.build_lib)
+        native = root / "tfconv" / "_native"
+        if PREBUILT:
+            shutil.copytree(PREBUILT, native, dirs_exist_ok=True)
+            self.made = tuple(path for path in native.rglob("*") if path.is_file())
+            return
         try:
             _build.find_compiler()  # before TensorFlow, which takes seconds to import
             config = tensorflow_config()
-            root = ROOT if self.inplace or self.editable_mode else Path(self.build_lib)
-            self.result = _build.build(
-                root / "tfconv" / "_native" / _build.tf_key(config.version),
+            result = _build.build(
+                native / _build.tf_key(config.version),
                 jobs=self.parallel or None,
                 progress=lambda done, total, what: print(f"[{done}/{total}] {what}", flush=True),
                 config=config,
@@ -170,19 +182,16 @@ class BuildNative(build_ext):
                 "slower.\nTo build the native ops later, run: python -m tfconv build"
             )
             return
-        if self.result.warnings:
-            print(self.result.warnings, file=sys.stderr)
-        print(f"native ops for TensorFlow {config.version}: {self.result.library}", flush=True)
+        self.made = result.files
+        if result.warnings:
+            print(result.warnings, file=sys.stderr)
+        print(f"native ops for TensorFlow {config.version}: {result.library}", flush=True)
 
     def get_source_files(self) -> list[str]:
         return []  # MANIFEST.in has them
 
     def get_outputs(self) -> list[str]:
-        if self.result is None:
-            return []
-        names = (_build.LIBRARY_NAME, _build.LITE_LIBRARY_NAME, _build.INFO_NAME)
-        paths = (self.result.library.with_name(name) for name in names)
-        return [os.fspath(path) for path in paths if path.is_file()]
+        return [os.fspath(path) for path in self.made]
 
     def get_output_mapping(self) -> dict[str, str]:
         return {}
@@ -193,7 +202,7 @@ class Wheel(bdist_wheel):
 
     def run(self) -> None:
         self.run_command("build")
-        if self.get_finalized_command("build_ext").result is None:
+        if not self.get_finalized_command("build_ext").made:
             self.distribution.ext_modules = []
             self.root_is_pure = True
         self.skip_build = True  # the base class would run build_ext once more

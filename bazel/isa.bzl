@@ -1,4 +1,4 @@
-"""Compilers' flags (the same as tfconv/_build.py's), and kernels for every instruction set."""
+"""Compilers' flags (the same as CMake's), and kernels for every instruction set."""
 
 # `cc` of this repository, which may be another one's dependency.
 _ROOT = Label("//cc:BUILD").workspace_root
@@ -7,6 +7,8 @@ COPTS = [
     "-fvisibility=hidden",
     "-Wall",
     "-Wextra",
+    "-ffunction-sections",
+    "-fdata-sections",
     "-I" + (_ROOT + "/" if _ROOT else "") + "cc",
 ]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import os
 import re
 import subprocess
 import sys
@@ -78,16 +79,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--arch", default="90", help="architecture to compile for (90)")
     arguments = parser.parse_args()
-    cuda = _build.find_cuda({**_build.os.environ, "TFCONV_CUDA": "1"})
+    cuda = _build.find_cuda(env={**os.environ, "TFCONV_CUDA": "1"})
     print(f"sm_{arguments.arch}, {cuda.version}; float / double / half / bfloat16\n")
     print("| family | kernel | registers | spilled bytes | shared bytes | widest load |")
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        for source in _build.cuda_sources(ROOT / "cc"):
-            if not source.endswith(".cu.cc"):
-                continue
+        for path in sorted((ROOT / "cc").rglob("*.cu.cc")):
+            source = path.relative_to(ROOT / "cc").as_posix()
             table = collections.defaultdict(dict)
-            for kernel in kernels(cuda.command[0], source, arguments.arch, Path(folder)):
+            for kernel in kernels(cuda.nvcc, source, arguments.arch, Path(folder)):
                 table[kernel.name][kernel.dtype] = kernel
             for name, found in sorted(table.items()):
                 columns = zip(*(found[t][2:] for t in TYPES if t in found))

@@ -1,5 +1,8 @@
-"""Bazel compiles what tfconv/_build.py does, with the same flags. Bazel itself is not needed."""
+"""Bazel compiles what CMake does, with the same flags. Bazel itself is not needed."""
 
+import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -79,19 +82,46 @@ class Bazel:
         return found
 
 
-def units_of_setup(root, lite=False):
-    units = _build.library_units(root / "cc", ["base", "avx2", "avx512"], TF_FLAGS)
-    if lite:
-        units = [*filter(_build.serves_lite, units), *_build.lite_units(root / "cc")]
-    isas = {"lite": None}  # the name of no instruction set
-    return {(u.source, isas.get(u.isa, u.isa)): {*u.flags} - {"-fPIC"} for u in units}
+def units_of_cmake(root, folder):
+    """Flags by (source, instruction set) of the ops, and of the delegate."""
+    folder.mkdir()
+    config = _build.TensorFlowConfig("9.9.0", tuple(TF_FLAGS), (), "/none")
+    _build.Ninja(folder, root / "cc", _build.find_compiler(), config=config)
+    ops, lite = {}, {}
+    for entry in json.loads((folder / "compile_commands.json").read_text()):
+        source = Path(entry["file"])
+        if source.name == "cmake_pch.hxx.cxx":
+            continue
+        _, *words = shlex.split(entry["command"].replace(f"-I{root}/cc", "-Icc"))
+        isa = next((w.partition("=")[2] for w in words if w.startswith("-DTFCONV_ISA=")), None)
+        end = words.index("-include" if "-include" in words else "-o")  # headers, compiled before
+        # What no object depends on, and Dtfconv_lite_EXPORTS, which CMake adds to libraries.
+        own = re.compile(r"-fPIC|-ffile-prefix-map=.*|@.*|-Winvalid-pch|-D\w+_EXPORTS")
+        flags = {word for word in words[:end] if not own.fullmatch(word)}
+        target = entry["output"] if "output" in entry else entry["command"]
+        key = (source.relative_to(root).as_posix(), isa)
+        if not re.search(r"tfconv_lite\.dir", target):
+            ops[key] = flags
+        if not re.search(r"tfconv_(ops|xla)_9\.9\.0\.dir", target):
+            lite[key] = flags
+    return ops, lite
+
+
+@pytest.fixture(scope="module")
+def units(tmp_path_factory):
+    return units_of_cmake(ROOT, tmp_path_factory.mktemp("cmake") / "build")
 
 
 @pytest.fixture
 def tree(tmp_path):
     """Bazel's files and new sources of every kind."""
     shutil.copytree(ROOT / "bazel", tmp_path / "bazel")
-    for name in ("tf2xla/new.cc", "new_test.cc", "a/new_cpu.cc", "a/new_op.cc"):
+    own = ("CMakeLists.txt", "flags.cmake", "lite/BUILD", "lite/CMakeLists.txt")
+    for name in own:
+        (tmp_path / "cc" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / "cc" / name, tmp_path / "cc" / name)
+    found = ("tf2xla/new.cc", "a/new_cpu.cc", "a/new_op.cc", "common/isa.cc", "lite/new.cc")
+    for name in (*found, "new_test.cc"):
         (tmp_path / "cc" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "cc" / name).touch()
     for name in ("a/new_test.cc", "a/new_cpu_test.cc", "a/new.cu.cc", "tf2xla/new_test.cc"):
@@ -100,33 +130,34 @@ def tree(tmp_path):
     return tmp_path
 
 
-def test_same_sources_and_flags():
-    units = Bazel(ROOT).units("libtfconv_ops.so")
-    assert ("cc/common/convert_cpu.cc", "avx512") in units
-    assert units == units_of_setup(ROOT)
+def test_same_sources_and_flags(units):
+    bazel = Bazel(ROOT).units("libtfconv_ops.so")
+    assert ("cc/common/convert_cpu.cc", "avx512") in bazel
+    assert bazel == units[0]
     assert "build --force_pic\n" in (ROOT / ".bazelrc").read_text()  # for -fPIC
 
 
-def test_same_delegate_for_tflite():
+def test_same_delegate_for_tflite(units):
     bazel = Bazel(ROOT, "cc/lite")
-    units = bazel.units("libtfconv_lite.so")
-    assert ("cc/lite/delegate.cc", None) in units and ("cc/common/isa.cc", None) in units
-    assert units == units_of_setup(ROOT, lite=True)
+    found = bazel.units("libtfconv_lite.so")
+    assert ("cc/lite/delegate.cc", None) in found and ("cc/common/isa.cc", None) in found
+    assert found == units[1]
     options = bazel.rules["libtfconv_lite.so"]["linkopts"]
     assert {"-l:libstdc++.a", "-static-libgcc"} < set(options)
-    assert any(_build._LITE_EXPORTS.rpartition("/")[2] in option for option in options)
+    assert any("tfconv_lite.lds" in option for option in options)
 
 
-def test_new_sources_are_found(tree):
+def test_new_sources_are_found(tree, tmp_path):
     units = Bazel(tree).units("libtfconv_ops.so")
     assert sorted(units, key=str) == [
         ("cc/a/new_cpu.cc", "avx2"),
         ("cc/a/new_cpu.cc", "avx512"),
         ("cc/a/new_cpu.cc", "base"),
         ("cc/a/new_op.cc", None),
+        ("cc/common/isa.cc", None),
         ("cc/tf2xla/new.cc", None),
     ]
-    assert units == units_of_setup(tree)
+    assert units == units_of_cmake(tree, tmp_path / "build")[0]
 
 
 def test_a_server_gets_all_but_xla(tree):

@@ -4,7 +4,6 @@ import itertools
 import json
 import os
 import signal
-import stat
 import subprocess
 import sys
 import textwrap
@@ -439,31 +438,31 @@ def test_version(capsys):
 
 
 @pytest.fixture
-def scratch_build(monkeypatch, tmp_path):
-    """Keeps builds out of the package and of the user's cache; returns their folder."""
+def stand_in(monkeypatch, tmp_path):
+    """Takes the place of the build: does what a test says, and remembers its arguments."""
     config = _build.TensorFlowConfig(tf.__version__, (), (), tf.sysconfig.get_include())
     monkeypatch.setattr(_build, "tensorflow_config", lambda: config)
-    for name in ("default_output_dir", "default_build_dir"):
-        monkeypatch.setattr(_build, name, lambda version, name=name: tmp_path / name)
-    sources = tmp_path / "cc"
-    sources.mkdir()
-    (sources / "empty.cc").write_text("int nothing;\n")
-    monkeypatch.setattr(_build, "find_sources", lambda: sources)
-    return tmp_path
+    monkeypatch.setattr(_build, "default_build_dir", lambda: tmp_path / "objects")
+    library = tmp_path / _build.LIBRARY_NAME
+    library.touch()
+    calls = []
 
+    def prepare(error=None, warnings="", verified=True):
+        result = _build.BuildResult(library, {}, (), ("cc/a.cc", "cc/b.cc"), warnings, 3.0)
 
-def fake_compiler(folder, script):
-    """A compiler that answers what it is asked about itself and then runs `script`."""
-    path = folder / "fake-g++"
-    path.write_text(
-        "#!/bin/sh\n"
-        'case "$1" in\n'
-        "  --version) echo fake 1.0; exit ;;\n"
-        "  -dumpmachine) echo x86_64-linux-gnu; exit ;;\n"
-        f"esac\n{script}\n"
-    )
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    return str(path)
+        def run(**arguments):
+            calls.append(arguments)
+            if error is not None:
+                raise _build.BuildError(error)
+            arguments["progress"](1, 1, "cc/a.cc")
+            return result
+
+        monkeypatch.setattr(_build, "build", run)
+        if verified:
+            monkeypatch.setattr(build, "_verify", lambda library: 0)
+        return calls
+
+    return prepare
 
 
 def test_build_without_compiler(capsys, monkeypatch):
@@ -472,61 +471,36 @@ def test_build_without_compiler(capsys, monkeypatch):
     assert "CXX=no-such-compiler" in capsys.readouterr().err
 
 
-def test_build_that_does_not_compile(capsys, monkeypatch, scratch_build):
-    script = "echo 'empty.cc:1:1: error: no luck today' >&2; exit 3"
-    monkeypatch.setenv("CXX", fake_compiler(scratch_build, script))
+def test_build_that_does_not_compile(capsys, stand_in):
+    calls = stand_in(error="cc/empty.cc failed:\n  no luck today")
     assert cli.main(["build", "--jobs", "1"]) == 1
     said = capsys.readouterr().err
-    assert "could not be built" in said
-    assert "no luck today" in said
-    assert "empty.cc" in said
+    assert "could not be built" in said and "cc/empty.cc failed:\n  no luck today" in said
+    assert calls[0]["jobs"] == 1
 
 
-# Serves as compiler and as linker: an empty output, and the dependencies that are asked for.
-SUCCEED = """
-while [ $# -gt 0 ]; do
-  case "$1" in
-    -o) printf '' > "$2" ;;
-    -MF) echo "out: cc/empty.cc" > "$2" ;;
-  esac
-  shift
-done
-"""
-
-
-def test_build_reports_a_library_that_does_not_load(capsys, monkeypatch, scratch_build):
-    """What the fake compiler makes is no library of the package."""
-    monkeypatch.setenv("CXX", fake_compiler(scratch_build, SUCCEED))
+def test_build_reports_a_library_that_does_not_load(capsys, stand_in, tmp_path):
+    """An empty file is no library of the package."""
+    stand_in(verified=False)
     assert cli.main(["build"]) == 1
     printed = capsys.readouterr()
     assert "the library was built, but" in printed.err
-    assert str(scratch_build / "default_output_dir" / _build.LIBRARY_NAME) in printed.out
+    assert f"{tmp_path / _build.LIBRARY_NAME}\n  2 compiled, 3 s\n" in printed.out
 
 
-def test_build_tells_of_warnings(capsys, monkeypatch, scratch_build):
-    script = SUCCEED + "echo 'empty.cc:1:1: warning: hardly anything'"
-    monkeypatch.setenv("CXX", fake_compiler(scratch_build, script))
-    monkeypatch.setattr(build, "_verify", lambda library: 0)
+def test_build_tells_of_warnings_and_forces(capsys, stand_in, tmp_path):
+    calls = stand_in(warnings="a.cc:1:1: warning: hardly anything")
+    old = tmp_path / "objects" / "old.o"
+    old.parent.mkdir()
+    old.touch()
     assert cli.main(["build"]) == 0
     printed = capsys.readouterr()
-    assert "The compiler had warnings" in printed.out
+    assert "The compiler had warnings" in printed.out and old.exists()
     assert "hardly anything" not in printed.out + printed.err
     assert cli.main(["build", "--force", "--verbose"]) == 0
-    printed = capsys.readouterr()
-    assert "The compiler had warnings" not in printed.out
-    assert "hardly anything" in printed.err
-
-
-def test_build_compiles_what_changed(capsys, monkeypatch, scratch_build):
-    monkeypatch.setenv("CXX", fake_compiler(scratch_build, SUCCEED))
-    monkeypatch.setattr(build, "_verify", lambda library: 0)
-    for arguments, counts in [
-        (["build"], "1 compiled, 0 unchanged"),
-        (["build"], "0 compiled, 1 unchanged"),
-        (["build", "--force"], "1 compiled, 0 unchanged"),
-    ]:
-        assert cli.main(arguments) == 0
-        assert counts in capsys.readouterr().out
+    assert "The compiler had warnings" not in capsys.readouterr().out
+    assert not old.exists()
+    assert [call["verbose"] for call in calls] == [False, True]
 
 
 @pytest.mark.parametrize(

@@ -86,9 +86,7 @@ def test_sanitizer_is_the_one_asked_for(kernels):
 def test_nothing_is_compiled_twice(kernels):
     steps = []
     path = build.build(VARIANT, lambda *step: steps.append(step))
-    assert os.fspath(path) == kernels.__file__
-    assert [total for _, total, _ in steps] == [1, 1]
-    assert steps[-1][2] == "up to date"
+    assert os.fspath(path) == kernels.__file__ and not steps
 
 
 def test_unknown_variant():

@@ -1,4 +1,4 @@
-"""Builds cc/lite/driver_test.cc, in build/lite/<variant>/, and runs graphs of custom ops in it.
+"""Builds cc/lite/driver_test.cc and runs graphs of custom ops in it.
 
 The driver is the delegate under a small interpreter of its own. It runs where there is no TFLite:
 compiled for another processor and emulated, or with sanitizers.
@@ -7,13 +7,11 @@ compiled for another processor and emulated, or with sanitizers.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shlex
 import shutil
 import struct
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -23,8 +21,7 @@ import numpy as np
 from tests.kernels import build as kernels_build
 
 ROOT = kernels_build.ROOT
-SOURCE = "cc/lite/driver_test.cc"
-_build = kernels_build._build
+TARGET = "tfconv_lite_driver"
 
 CROSS_COMPILER = "aarch64-linux-gnu-g++"
 EMULATOR = "qemu-aarch64"
@@ -34,87 +31,27 @@ CONSTANT, ARENA, DYNAMIC = 1, 2, 4  # of TfLiteAllocationType
 SPARSE, NO_MEMORY, TOO_SMALL = 1, 2, 3  # flaws of a tensor
 
 
-class Variant(NamedTuple):
-    """How the driver is compiled, linked and started."""
-
-    compiler: str | None = None
-    flags: tuple[str, ...] = ()
-    link_flags: tuple[str, ...] = ()
-    start: tuple[str, ...] = ()
-
-
-VARIANTS = {
-    "plain": Variant(),
-    "asan": Variant(flags=kernels_build.VARIANTS["asan"]),
-    "tsan": Variant(flags=kernels_build.VARIANTS["tsan"]),
-    "aarch64": Variant(CROSS_COMPILER, link_flags=("-static",), start=(EMULATOR,)),
-}
+VARIANTS = [*kernels_build.VARIANTS, "aarch64"]
 
 
 def missing_tool(variant: str) -> str | None:
     """The program that a variant needs and this machine lacks; None if there is none."""
-    chosen = VARIANTS[variant]
-    needed = [name for name in (chosen.compiler, *chosen.start) if name]
+    needed = (CROSS_COMPILER, EMULATOR) if variant == "aarch64" else ()
     return next((name for name in needed if shutil.which(name) is None), None)
 
 
 def build(variant: str) -> Path:
-    """Compiles what has changed and returns the program's path.
-
-    Objects of the library and of the kernels' module serve, where the flags are the same.
-    """
-    chosen = VARIANTS[variant]
-    folder = ROOT / "build" / "lite" / variant
-    folder.mkdir(parents=True, exist_ok=True)
-    with _build._build_lock(folder, lambda: None):
-        scratch = Path(tempfile.mkdtemp(dir=folder, prefix=".tmp-"))
-        try:
-            return _build_locked(chosen, folder, scratch)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _build_locked(chosen: Variant, folder: Path, scratch: Path) -> Path:
-    env = dict(os.environ)
-    if chosen.compiler is not None:
-        env["CXX"] = chosen.compiler
-    compiler = _build.find_compiler(env)
-    flags = (*chosen.flags, *shlex.split(env.get("TFCONV_CXXFLAGS", "")))
-    sources = ROOT / "cc"
-    units = [*filter(_build.serves_lite, _build.library_units(sources, compiler.isas, (), flags))]
-    lite = _build.lite_units(sources, flags)
-    units += [*lite, dataclasses.replace(lite[0], source=SOURCE, object_name="driver.o")]
-
-    no_tensorflow = _build.TensorFlowConfig("none", (), (), "<none>")
-    driver = _build._Build(
-        sources, folder, folder, scratch, compiler, no_tensorflow, lambda *_: None, False
-    )
-    signatures = {unit: driver._signature(unit) for unit in units}
-    others = [*(ROOT / "build" / "native").glob("tf-*"), ROOT / "build" / "kernels" / folder.name]
-    caches = [driver.cache] + [
-        _build._ObjectCache(path, ROOT, driver.snapshot, bool(driver.strict_flags))
-        for path in others
-    ]
-
-    def find(unit) -> Path | None:
-        good = (cache.path(unit) for cache in caches if cache.reusable(unit, signatures[unit]))
-        return next(good, None)
-
-    objects = {unit: find(unit) for unit in units}
-    todo = [unit for unit in units if objects[unit] is None]
-    driver._compile(todo, signatures, _build._default_jobs())
-    paths = [objects[unit] or driver.cache.path(unit) for unit in units]
-    command = [*compiler.command, "-pthread", *flags, *chosen.link_flags, *map(os.fspath, paths)]
-    parts = [*command, compiler.version, *map(_build._hash_file, paths)]
-    signature = _build._hash(json.dumps(parts).encode())
-    program, record = folder / "driver", folder / "driver.txt"
-    if not (program.is_file() and record.is_file() and record.read_text() == signature):
-        made = scratch / "driver"
-        driver._run([*command, "-o", os.fspath(made)], "Linking the driver")
-        record.unlink(missing_ok=True)
-        os.replace(made, program)
-        record.write_text(signature)
-    return program
+    """Compiles what has changed and returns the program's path."""
+    env, folder, variables = None, ROOT / "build" / "native", {}
+    if variant == "aarch64":
+        env, folder = {**os.environ, "CXX": CROSS_COMPILER}, ROOT / "build" / "aarch64"
+        variables = {"TFCONV_LDFLAGS": "-static"}
+    elif variant != "plain":
+        folder, variables = (
+            kernels_build.folder_of(variant) / "build",
+            kernels_build.VARIANTS[variant],
+        )
+    return kernels_build.make(TARGET, folder, variables, env) / TARGET
 
 
 @dataclasses.dataclass
@@ -185,7 +122,8 @@ def run(variant: str, graphs: Sequence[Graph], folder: Path) -> list[list[np.nda
     program = build(variant)
     cases, results = folder / "cases", folder / "results"
     cases.write_bytes(struct.pack("<i", len(graphs)) + b"".join(map(_encode, graphs)))
-    command = [*VARIANTS[variant].start, program, cases, results]
+    start = [EMULATOR] if variant == "aarch64" else []
+    command = [*start, program, cases, results]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, f"{shlex.join(map(str, command))}:\n{done.stderr}"
     reader = _Results(results.read_bytes())

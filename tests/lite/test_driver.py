@@ -391,7 +391,7 @@ def test_arm_kernels_use_vectors(variant):
         pytest.skip("of ARM only")
     objdump = driver.CROSS_COMPILER.replace("g++", "objdump")
     folder = driver.build(variant).parent
-    kernels = [p for p in sorted(folder.rglob("*_cpu.base.o")) if p.name != "convert_cpu.base.o"]
+    kernels = [p for p in sorted(folder.rglob("*_cpu.cc.o")) if p.name != "convert_cpu.cc.o"]
     assert len(kernels) >= 4
     for path in kernels:
         done = subprocess.run([objdump, "-d", path], check=True, capture_output=True, text=True)

@@ -47,7 +47,7 @@ def loader():
     cache = ROOT / "build" / "serving"
     program = cache / f"loader-{key.hexdigest()[:16]}"
     cache.mkdir(parents=True, exist_ok=True)
-    with _build._build_lock(cache, lambda: None):
+    with _build.build_lock(cache, lambda: None):
         if not program.exists():
             made = program.with_suffix(".new")
             done = subprocess.run([*command, "-o", str(made)], capture_output=True, text=True)

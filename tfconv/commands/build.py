@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         _build.find_compiler()  # at once: asking TensorFlow takes seconds
         config = _build.tensorflow_config()
         if arguments.force:
-            shutil.rmtree(_build.default_build_dir(config.version), ignore_errors=True)
+            shutil.rmtree(_build.default_build_dir(), ignore_errors=True)
         print(f"Building tfconv's native ops for TensorFlow {config.version}", flush=True)
         with progress_bar() as bar:
             task = bar.add_task("", total=None)
@@ -61,10 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
             )
     except (_build.BuildError, OSError) as error:
         return fail("the native ops could not be built.", error)
-    done = (
-        f"{len(result.compiled)} compiled, {len(result.reused)} unchanged, {result.seconds:.0f} s"
-    )
-    print(f"{result.library}\n  {done}")
+    print(f"{result.library}\n  {len(result.compiled)} compiled, {result.seconds:.0f} s")
     if result.warnings and not arguments.verbose:
         print("  The compiler had warnings; with --force --verbose you see them.")
     return _verify(result.library)

@@ -33,9 +33,8 @@ def delegate_path() -> str:
         >>> os.path.basename(tfconv.lite.delegate_path())
         'libtfconv_lite.so'
     """
-    found = _build.find_library(_compat.tensorflow_version())
-    path = None if found is None else found[0].with_name(_build.LITE_LIBRARY_NAME)
-    if path is None or not path.is_file():
+    path = _build.find_delegate(_compat.tensorflow_version())
+    if path is None:
         raise RuntimeError(
             f"The delegate {_build.LITE_LIBRARY_NAME}, which runs tfconv's ops in TFLite, has not "
             "been built; `python -m tfconv build` builds it (needs g++). Models converted without "
