@@ -270,7 +270,7 @@ def test_missing_package(capsys, monkeypatch, tmp_path, module, arguments, packa
     monkeypatch.setattr(evidence, "compare", None)
     assert cli.main(["compare", *arguments]) == 1
     said = capsys.readouterr().err
-    assert package in said and "pip install 'tfconv[compare]'" in said
+    assert package in said and f"pip install {package.lower()}" in said
 
 
 def test_a_file_that_cannot_be_written_does_not_cost_the_table(capsys, monkeypatch, tmp_path):

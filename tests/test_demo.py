@@ -101,7 +101,7 @@ def test_missing_package(monkeypatch, module, load, package):
     for name in [n for n in sys.modules if n.partition(".")[0] == module]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(DemoError, match=rf"needs {package}.*pip install 'tfconv\[demo\]'"):
+    with pytest.raises(DemoError, match=rf"needs {package}.*pip install scikit-learn"):
         load()
 
 

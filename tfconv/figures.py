@@ -16,8 +16,7 @@ def empty_figure(width: float, height: float) -> Any:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError(
-            f"Pictures need Matplotlib, which cannot be imported ({error}): "
-            "pip install 'tfconv[viz]'"
+            f"Pictures need Matplotlib, which cannot be imported ({error}): pip install matplotlib"
         ) from error
     figure = Figure((width, height), layout="constrained")
     FigureCanvasAgg(figure)

@@ -172,7 +172,7 @@ def test_models_that_take_integers(show, picture, monkeypatch, capsys):
 def test_without_matplotlib_there_is_no_folder(show, saved, picture, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert show(saved[0], picture, "--output", "new") == 1
-    assert "tfconv[viz]" in capsys.readouterr().err
+    assert "pip install matplotlib" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
 
 

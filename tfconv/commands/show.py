@@ -217,7 +217,7 @@ def _picture(path: Path, model: Any, scale: tuple[float, float] | None) -> Any:
         from PIL import Image, ImageOps, UnidentifiedImageError
     except ImportError as error:
         raise ImportError(
-            f"Pictures need Pillow, which cannot be imported ({error}): pip install 'tfconv[viz]'"
+            f"Pictures need Pillow, which cannot be imported ({error}): pip install pillow"
         ) from error
     inputs = getattr(model, "inputs", None)  # a subclassed model of Keras 3 has none
     shape = static_shape(inputs[0].shape) if inputs else (None, None, None, 3)

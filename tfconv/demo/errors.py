@@ -18,5 +18,5 @@ def needs(package: str) -> Iterator[None]:
     except ImportError as error:
         raise DemoError(
             f"The demo needs {package}, which cannot be imported ({error}). "
-            "Install what it needs with: pip install 'tfconv[demo]'"
+            "Install what it needs with: pip install scikit-learn matplotlib ai-edge-litert"
         ) from error

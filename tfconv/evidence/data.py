@@ -108,5 +108,5 @@ def _needs(package: str) -> Iterator[None]:
     except ImportError as error:
         raise ImportError(
             f"The images come in {package}, which cannot be imported ({error}): "
-            "pip install 'tfconv[compare]'"
+            f"pip install {package}"
         ) from error

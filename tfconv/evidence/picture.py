@@ -87,8 +87,7 @@ def check_picture(path: Path) -> None:
         from matplotlib.backend_bases import FigureCanvasBase
     except ImportError as error:
         raise ImportError(
-            f"Pictures need Matplotlib, which cannot be imported ({error}): "
-            "pip install 'tfconv[compare]'"
+            f"Pictures need Matplotlib, which cannot be imported ({error}): pip install matplotlib"
         ) from error
     known = FigureCanvasBase.get_supported_filetypes()
     if path.suffix[1:].lower() not in known:

@@ -86,7 +86,8 @@ def to_onnx(
 
     The result holds ONNX's own operators only: those that the stock ops of the layers become.
     Its inputs and outputs are the model's, under their names, the batch of any size if the
-    model's is. tf2onnx converts, ONNX Runtime compares; `pip install "tfconv[onnx]"` installs them.
+    model's is. tf2onnx converts, ONNX Runtime compares; both are installed by
+    `pip install tf2onnx onnx onnxruntime`.
 
     Args:
         model: A functional, sequential or subclassed Keras model. For the last,
@@ -165,7 +166,7 @@ def _package(name: str) -> ModuleType:
     except ImportError as error:
         raise ImportError(
             f"`tfconv.export.to_onnx` needs {name}, which cannot be imported ({error}): "
-            '`pip install "tfconv[onnx]"` or `pip install tf2onnx onnx onnxruntime`'
+            "`pip install tf2onnx onnx onnxruntime`"
         ) from error
 
 

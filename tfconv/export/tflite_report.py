@@ -148,7 +148,7 @@ class TFLiteReport:
         try:
             from matplotlib.figure import Figure
         except ImportError as error:
-            raise ImportError("The picture needs matplotlib: pip install 'tfconv[viz]'") from error
+            raise ImportError("The picture needs Matplotlib: pip install matplotlib") from error
         worst = sorted(self.layer_errors.items(), key=lambda item: item[1])[-_MOST_LAYERS:]
         rows = max(len(self.operators), len(worst))
         figure = Figure(figsize=(10 if worst else 6, 1.5 + 0.25 * rows), layout="constrained")

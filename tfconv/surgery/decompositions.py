@@ -344,6 +344,6 @@ def _tensorly() -> Any:
     except ImportError as error:
         raise ImportError(
             f"The Tucker form needs tensorly, which cannot be imported ({error}): "
-            "pip install 'tfconv[surgery]'"
+            "pip install tensorly"
         ) from error
     return tensorly
