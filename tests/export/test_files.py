@@ -1,6 +1,8 @@
 """Files that appear under their names when they are complete: what stands there before stays."""
 
+import errno
 import os
+from pathlib import Path
 
 import pytest
 
@@ -42,3 +44,17 @@ def test_the_old_folder_comes_back(folder, monkeypatch):
     monkeypatch.setattr(os, "replace", replace)
     with pytest.raises(PermissionError), files.replacing(folder) as made:
         made.mkdir()
+
+
+@pytest.mark.parametrize("convert", [to_tflite, to_onnx])
+def test_writes_that_fail(tmp_path, monkeypatch, convert):
+    """It is the writing that is said to have failed, not the conversion."""
+
+    def full(path, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    with pytest.raises(OSError, match=r"Writing failed: No space left on device: '.*/net'"):
+        convert(model, tmp_path / "net")
+    assert not list(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -60,9 +61,21 @@ def write(path: Path, writer: Callable[[Path], Any]) -> None:
 
     Raises:
         ValueError: If there cannot be such a file.
+        OSError: If writing it fails.
     """
-    with replacing(checked_file(path)) as made:
+    path = checked_file(path)
+    with writing(path), replacing(path) as made:
         writer(made)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Scope whose `OSError`s say that writing to a path has failed."""
+    try:
+        yield
+    except OSError as error:
+        why = f"Writing failed: {error.strerror or error}"
+        raise OSError(error.errno or errno.EIO, why, os.fspath(path)) from error
 
 
 def size_on_disk(path: Path) -> int:

@@ -16,7 +16,7 @@ from rich.console import Group
 
 from tfconv.export import tables, tracing, verification
 from tfconv.export.errors import ExportError
-from tfconv.export.files import checked_file, replacing
+from tfconv.export.files import checked_file, write
 from tfconv.export.quiet import quiet
 from tfconv.export.samples import Arrays, given_samples, random_samples, repeatable
 
@@ -146,9 +146,8 @@ def to_onnx(
                     "The ONNX model gives other results than the Keras model: the error of output "
                     f"`{worst}` is {error:.2g} of it, where at most {BOUND:.2g} is right."
                 )
-        if path is not None:
-            with replacing(path) as made:
-                made.write_bytes(content)
+    if path is not None:
+        write(path, lambda made: made.write_bytes(content))
     return OnnxReport(
         content,
         path,

@@ -21,6 +21,7 @@ from tfconv import _compat
 from tfconv._compat import keras
 from tfconv.export import serving_files, tables
 from tfconv.export.errors import ExportError
+from tfconv.export.files import writing
 from tfconv.export.samples import random_samples
 from tfconv.export.signatures import DEFAULT, Signature, answers, trace
 from tfconv.export.verification import relative_error
@@ -163,12 +164,15 @@ def to_saved_model(
     if requests:
         serving_files.serving_apis()
 
-    with _scratch(folder) as scratch:
+    with _scratch(folder) as scratch, writing(folder):
         made = scratch / "model"
         roots = [model]
         for value in (signatures or {}).values():
             roots.append(value[0] if isinstance(value, (tuple, list)) else value)
-        tf.saved_model.save(_holder(functions, roots), str(made), signatures=functions)
+        try:
+            tf.saved_model.save(_holder(functions, roots), str(made), signatures=functions)
+        except tf.errors.OpError as error:  # of TensorFlow's file system
+            raise OSError(errno.EIO, error.message) from error
         ops = _ops(made)
         error = None
         if verify and DEFAULT not in (signatures or {}):

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from tfconv.export import quantization, tflite_file, tracing, verification
 from tfconv.export.errors import ExportError
-from tfconv.export.files import checked_file, replacing
+from tfconv.export.files import checked_file, write
 from tfconv.export.quiet import quiet
 from tfconv.export.samples import Samples, given_samples, random_samples, repeatable
 from tfconv.export.tflite_report import TFLiteReport
@@ -98,9 +98,8 @@ def to_tflite(
         path = checked_file(path)
     with quiet("The conversion to TensorFlow Lite") as terminal, _steps(terminal) as step:
         report = _converted(model, path, quantize, representative_data, keep_native, verify, step)
-        if path is not None:
-            with replacing(path) as made:
-                made.write_bytes(report.content)
+    if path is not None:
+        write(path, lambda made: made.write_bytes(report.content))
     return report
 
 
