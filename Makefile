@@ -27,7 +27,7 @@ GPU_PYTHON ?= $(VENV)/bin/python
 # layers; under tf_keras, which has Keras 2's layers on the TensorFlow that the
 # tests under Keras 3 have, all but the layers.
 ONCE := kernels lite/test_driver.py ops/test_determinism.py test_benchmarks.py test_build.py \
-  test_pictures.py
+  test_pictures.py test_project.py
 BUT_LAYERS := $(ONCE) analysis blocks export lite models ops serving surgery test_bazel.py \
   test_build.py test_cli.py test_compare.py test_demo.py test_dispatch.py test_distribute.py \
   test_docs.py test_readme.py visual layers/test_every_layer.py
