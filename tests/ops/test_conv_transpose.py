@@ -291,6 +291,8 @@ def test_matrix_has_the_kernels_values_on_diagonals():
         ([2, 4, 4, 6], [3, 3, 2, 6], 4),
         ([2, 4, 4, 6], [3, 2, 6], 1),
         ([4, 6], [3, 6], 1),
+        ([2, 4, 4, 6], [3, 3, 0, 6], 1),
+        ([2, 4, 4, 0], [3, 3, 2, 0], 1),
     ],
 )
 def test_bad_shapes(x, kernel, groups):

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfconv.ops import native
+
 HUGE = 2**40
 GEOMETRY = {"kernel_size": [3, 3], "strides": [1, 1], "dilations": [1, 1], "padding": "SAME"}
 BAD_ATTRIBUTES = [
@@ -206,3 +208,23 @@ def test_other_data_types(dtype, native_module):
     x, kernel = (tf.cast(tf.ones(SHAPES[name]), dtype) for name in ("x", "kernel"))
     with pytest.raises((tf.errors.InvalidArgumentError, tf.errors.NotFoundError, TypeError)):
         native_module.tfconv_involution(x=x, kernel=kernel, **GEOMETRY)
+
+
+@pytest.mark.parametrize(
+    "archs, gpus, serves",
+    [
+        (["80"], [], True),
+        (["80", "75", "100a"], [(7, 5), (9, 0)], True),
+        (["80", "100a"], [(9, 0), (7, 5)], False),
+        (["80"], [(8, 0), None], True),
+        ([], [(3, 5)], True),
+    ],
+)
+def test_gpus_that_the_library_has_code_for(archs, gpus, serves, monkeypatch):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
+    monkeypatch.setattr(
+        tf.config.experimental,
+        "get_device_details",
+        lambda gpu: {"compute_capability": gpu} if gpu else {},
+    )
+    assert native._serves_gpus(archs) is serves

@@ -129,8 +129,6 @@ def _second_gradient(op, by_dx, by_dkernel):
     # The involution B is linear in both of its inputs: the upstream gradients a and b of dx and
     # dkernel make the sum of dy * (B(a, kernel) + B(x, b)), of which these are the gradients.
     x, kernel, dy = op.inputs
-    by_dx = tf.zeros_like(x) if by_dx is None else by_dx
-    by_dkernel = tf.zeros_like(kernel) if by_dkernel is None else by_dkernel
     module, attributes = native.library().module, Geometry.of_op(op).attributes()
     by_x, by_kernel = module.tfconv_involution_grad(x=by_dx, kernel=by_dkernel, dy=dy, **attributes)
     by_dy = module.tfconv_involution(x=by_dx, kernel=kernel, **attributes)
