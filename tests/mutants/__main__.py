@@ -132,7 +132,8 @@ class Trial:
                 if state == self.sight.digest(file):
                     done.update(tests)
             tests = [test for test in self.tests[environment.name] if test not in done]
-            for batch in self.sight.batches(mutant, tests):
+            elsewhere = environment is not self.environments[0]
+            for batch in self.sight.batches(mutant, tests, elsewhere):
                 yield environment, batch
 
     def _killer(self, mutant: Mutant, environment: Environment, batch: list[str]) -> str | None:
@@ -192,7 +193,7 @@ def main() -> None:
     places = []
     try:
         places += [Workplace(ROOT, BUILD / str(number)) for number in range(arguments.jobs)]
-        trial = Trial(places, chosen, Sight(places[0].tree, BUILD / "sight"))
+        trial = Trial(places, chosen, Sight(places[0].tree, FOLDERS, BUILD / "sight"))
         trial.collect()
         trial.measure()
 

@@ -28,13 +28,15 @@ class Sight:
     good where other lines of a file change.
     """
 
-    def __init__(self, root: Path, folder: Path):
-        self.root, self.folder = root, folder
+    def __init__(self, root: Path, sources: list[str], folder: Path):
+        self.root, self.sources, self.folder = root, sources, folder
         self.folder.mkdir(parents=True, exist_ok=True)
         self.seconds: dict[str, float] = {}
         self.failing: set[str] = set()
         self.tests: dict[int, set[str]] = defaultdict(set)
         self._lines: dict[str, dict[int, tuple[str, int]]] = {}
+        self._known: dict[str, set[int]] = {}  # lines that there were at a time
+        self._times: dict[str, str] = {}  # when each test was measured
         self._digests: dict[str, str] = {}
         for path in sorted(folder.glob("*.json")):
             record = json.loads(path.read_text())
@@ -69,6 +71,7 @@ class Sight:
         record = {
             "file": file,
             "digest": self.digest(file),
+            "time": self._now(),
             "tests": names,
             "seconds": [answer["tests"][name]["seconds"] for name in names],
             "failing": answer["failed"],
@@ -82,8 +85,24 @@ class Sight:
     def _take(self, record: dict) -> None:
         self.seconds.update(zip(record["tests"], record["seconds"]))
         self.failing.update(record["failing"])
+        self._times.update(dict.fromkeys(record["tests"], record["time"]))
         for key, numbers in record["lines"].items():
             self.tests[int(key)].update(record["tests"][number] for number in numbers)
+
+    def _now(self) -> str:
+        """A name for the lines of all sources as they are."""
+        paths = [p for folder in self.sources for p in sorted((self.root / folder).rglob("*.py"))]
+        names = [path.relative_to(self.root).as_posix() for path in paths]
+        text = json.dumps(sorted({key for name in names for _, key in self.lines(name).values()}))
+        name = f"lines.{zlib.crc32(text.encode()):08x}"
+        (self.folder / name).write_text(text)
+        return name
+
+    def _known_to(self, test: str) -> set[int]:
+        name = self._times[test]
+        if name not in self._known:
+            self._known[name] = set(json.loads((self.folder / name).read_text()))
+        return self._known[name]
 
     def lines(self, path: str) -> dict[int, tuple[str, int]]:
         """Of each line in a function of a source: the function's name, and the line's key."""
@@ -96,25 +115,31 @@ class Sight:
             }
         return self._lines[path]
 
-    def seers(self, mutant: Mutant) -> set[str]:
-        """Tests that run the mutant's lines.
+    def seers(self, mutant: Mutant, elsewhere: bool = False) -> set[str]:
+        """Tests that run the mutant's lines, or may run them.
 
-        What runs at import (defaults, attributes of classes) is seen by those that run something
-        of the same function or class, or else of the same file.
+        May: those that run something of the same function or class, or else of the same file.
+        That counts for what is run at import (defaults, attributes of classes), for lines that are
+        newer than the measurement, and in another environment than that of the measurement.
         """
         lines, inside = self.lines(mutant.path), f"{mutant.scope}."
-        own = [lines[n][1] for n in range(mutant.lines[0], mutant.lines[1] + 1) if n in lines]
-        around = [key for scope, key in lines.values() if f"{scope}.".startswith(inside)]
-        for keys in own, around, [key for _, key in lines.values()]:
-            seers = set().union(*(self.tests[key] for key in keys if key in self.tests))
-            if seers:
-                return seers
-        return set()
+        own = {lines[n][1] for n in range(mutant.lines[0], mutant.lines[1] + 1) if n in lines}
+        around = {key for scope, key in lines.values() if f"{scope}.".startswith(inside)}
+        seers = self._running(own)
+        may = self._running(around) or self._running({key for _, key in lines.values()})
+        if own and (seers or not elsewhere):
+            may = {test for test in may if not own <= self._known_to(test)}
+        return seers | may
 
-    def batches(self, mutant: Mutant, tests: Iterable[str]) -> list[list[str]]:
+    def _running(self, keys: Iterable[int]) -> set[str]:
+        return set().union(*(self.tests[key] for key in keys if key in self.tests))
+
+    def batches(
+        self, mutant: Mutant, tests: Iterable[str], elsewhere: bool = False
+    ) -> list[list[str]]:
         """The tests that could see the mutant, those first that will most likely and soon."""
         tests = [test for test in tests if test not in self.failing]
-        seers = self.seers(mutant)
+        seers = self.seers(mutant, elsewhere)
         # Where tests share what they made, only the first of them is seen making it.
         sharing = {file for file in map(file_of, seers) if self._shares(file)}
         candidates = [

@@ -48,23 +48,29 @@ def test_a_draw_lasts_where_other_code_changes(tmp_path):
 
 
 def test_tests_that_run_a_line_come_first(tmp_path):
-    source = (
-        "def f(a=1):\n    return a + 1\n\nclass A:\n    def g(self):\n        pass\n    b = 2\n"
-    )
+    source = "def f(a=1):\n    return a + 1\ndef h():\n    pass\nclass A:\n"
+    source += "    def g(self):\n        return\n    b = 2\ndef i():\n    return 0\n"
     (tmp_path / "a.py").write_text(source)
     (tmp_path / "test_a.py").write_text("")
-    seen = sight.Sight(tmp_path, tmp_path / "sight")
-    lines = {"test_a.py::slow": [2], "test_a.py::fast": [2], "test_a.py::other": [6]}
+    seen = sight.Sight(tmp_path, ["."], tmp_path / "sight")
+    lines = {"test_a.py::slow": [2], "test_a.py::fast": [2], "test_a.py::other": [7]}
     tests = {
         name: {"seconds": float(name.endswith("slow")), "lines": {"a.py": numbers}}
         for name, numbers in lines.items()
     }
     seen.note("test_a.py", {"tests": tests, "failed": []})
-    again = sight.Sight(tmp_path, tmp_path / "sight")
+    again = sight.Sight(tmp_path, ["."], tmp_path / "sight")
     assert again.missing([*lines, "test_b.py::new"]) == {"test_b.py": ["test_b.py::new"]}
-    default, plus, *_ = (m for m in mutations.mutants_of("a.py", source.encode()) if "f" in m.scope)
-    attribute = mutations.mutants_of("a.py", source.encode())[-1]
+    found = mutations.mutants_of("a.py", source.encode())
+    default, plus, attribute, never = (
+        next(mutant for mutant in found if mutant.now.endswith(now))
+        for now in ("(a=2):", "a - 1", "b = 3", "return 1")
+    )
     for mutant in (default, plus):
         batches = again.batches(mutant, [*lines, "test_b.py::new"])
         assert sum(batches, []) == ["test_a.py::fast", "test_a.py::slow", "test_b.py::new"]
     assert again.seers(attribute) == {"test_a.py::other"}
+    assert again.seers(never) == set()
+    assert again.seers(never, elsewhere=True) == set(lines)
+    (tmp_path / "a.py").write_text(source.replace("return 0", "return 1"))
+    assert sight.Sight(tmp_path, ["."], tmp_path / "sight").seers(never) == set(lines)
