@@ -7,7 +7,7 @@ and `keep_native()` choose.
 
 import importlib as _importlib
 import sys as _sys
-from typing import TYPE_CHECKING as _TYPE_CHECKING
+import typing as _typing
 
 from tfconv._version import __version__
 
@@ -15,7 +15,7 @@ from tfconv._version import __version__
 # to load a model.
 _LATER = ("analysis", "export", "lite", "models", "surgery", "visual")
 
-if _TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from tfconv import analysis, export, lite, models, surgery, visual
 
 # `python -m tfconv` comes by here on its way to the command line, which answers at once and has
@@ -53,11 +53,12 @@ if not (
     ]
     __all__ += layers.__all__
 
+if not _typing.TYPE_CHECKING:  # who would take every name for one that is there
 
-def __getattr__(name: str):
-    if name in _LATER:
-        return _importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name):
+        if name in _LATER:
+            return _importlib.import_module(f"{__name__}.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
