@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tfconv import _compat
 from tfconv.ops.channels import in_channels_last
+from tfconv.ops.checks import fitting
 from tfconv.ops.dispatch import in_float32, invalid_argument, with_an_example
 from tfconv.ops.geometry import Geometry, Padding, spatial_sizes
 from tfconv.ops.windows import columns
@@ -76,7 +77,7 @@ def conv(
         def convolved(x):
             return accumulated_in_float32(lambda x, k: form(x, k, geometry, groups), x, kernel)
 
-        y = with_an_example(convolved, x)
+        y = with_an_example(convolved, fitting(x, geometry, "conv"))
         y.set_shape([x.shape[0], *output, filters])
         return y
 
@@ -123,15 +124,28 @@ def _padded(x: tf.Tensor, geometry: Geometry) -> tuple[tf.Tensor, str]:
 
 def _stock(x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry, groups: int = 1) -> tf.Tensor:
     """TensorFlow's own convolution, which infers the groups from the shapes."""
-    x, padding = _padded(x, geometry)
+    (x, padding), strides = _padded(x, geometry), geometry.strides
+    if _corrupts_memory(x, geometry):
+        x, strides = tf.nn.avg_pool2d(x, 1, strides, "VALID"), 1  # faster than a strided slice
     return tf.nn.convolution(
         x,
         kernel,
-        strides=geometry.strides,
+        strides=strides,
         padding=padding,
         data_format=TENSORFLOW_FORMATS[geometry.rank],  # Conv3D's gradient reads it
         dilations=geometry.dilation_rate,
     )
+
+
+def _corrupts_memory(x: tf.Tensor, geometry: Geometry) -> bool:
+    """Whether the gradient of the convolution may end the process.
+
+    In TensorFlow 2.21 with oneDNN, that of a strided 1x1 convolution of images of fewer than 16
+    channels writes where it must not. Up to some more channels, leaving pixels out first costs
+    nothing; with many, it would.
+    """
+    strided = geometry.rank == 2 and geometry.taps == 1 and max(geometry.strides) > 1
+    return strided and x.shape[-1] < 64 and not _compat.tracing_for_export()
 
 
 def _by_groups(x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry, groups: int) -> tf.Tensor:

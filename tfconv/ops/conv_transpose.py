@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfconv import _compat
 from tfconv.ops.channels import in_channels_last
+from tfconv.ops.checks import sufficient
 from tfconv.ops.conv import (
     MOST_GROUPS_APART,
     TENSORFLOW_FORMATS,
@@ -112,7 +113,12 @@ def conv_transpose(
                 lambda x, k: form(x, k, geometry, crops, groups), x, kernel
             )
 
-        y = with_an_example(convolved, x)
+        least = [1 + max(-(-(1 - kept) // s), 0) for s, (_, kept) in zip(geometry.strides, crops)]
+        message = (
+            f"conv_transpose: padding={padding!r} and kernel_size={geometry.kernel_size} need an "
+            f"input of at least {tuple(least)} pixels. Received: spatial sizes"
+        )
+        y = with_an_example(convolved, sufficient(x, least, message))
         y.set_shape([x.shape[0], *output, width * groups])
         return y
 
@@ -185,11 +191,14 @@ _Crops = Sequence[tuple[int, int]]
 def _form(geometry: Geometry, groups: int) -> Callable[..., tf.Tensor]:
     """The fastest formulation that has gradients on every device and converts everywhere.
 
-    TensorFlow's transposed convolution knows no groups, and no dilation on CPU.
+    TensorFlow's transposed convolution knows no groups, and no dilation on CPU. Of one tap, it is
+    the gradient of a strided 1x1 convolution, which corrupts memory (see `conv`).
     """
     if max(geometry.dilation_rate) > 1 or max(geometry.strides) == 1:
         return _by_stuffing
     exported = _compat.tracing_for_export()
+    if geometry.taps == 1 and not exported:
+        return _by_stuffing
     if groups == 1:
         return _stock if geometry.rank < 3 or not exported else _by_stuffing
     return _by_stuffing if exported or groups > MOST_GROUPS_APART else _by_groups
@@ -226,17 +235,20 @@ def _by_groups(
 def _by_stuffing(
     x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry, crops: _Crops, groups: int
 ) -> tf.Tensor:
-    """Zeros between the pixels, then a convolution with the flipped kernel."""
+    """Zeros between the pixels, and a convolution with the flipped kernel."""
     amounts = []
     for stride, extent, (before, kept) in zip(geometry.strides, geometry.extent, crops):
         # Of zeros, each pixel is followed by stride - 1.
         amounts.append((extent - 1 - before, kept + before - stride))
+    arguments = {"groups": groups, "data_format": "channels_last"}
+    if geometry.taps == 1:  # of the zeros, nothing is to be computed
+        y = conv(x, _flipped(kernel, groups), **arguments)
+        return _padded_or_cropped(_stuffed(y, geometry.strides), amounts)
     return conv(
         _padded_or_cropped(_stuffed(x, geometry.strides), amounts),
         _flipped(kernel, groups),
         dilation_rate=geometry.dilation_rate,
-        groups=groups,
-        data_format="channels_last",
+        **arguments,
     )
 
 

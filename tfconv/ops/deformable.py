@@ -12,8 +12,9 @@ import tensorflow as tf
 from tfconv import _compat
 from tfconv.ops import native
 from tfconv.ops.channels import in_channels_last, to_last
+from tfconv.ops.checks import fitting, of_sizes
 from tfconv.ops.dispatch import dispatch, in_float32, invalid_argument, second_order
-from tfconv.ops.geometry import Geometry, Padding, spatial_sizes
+from tfconv.ops.geometry import Geometry, Padding, output_sizes, spatial_sizes
 from tfconv.ops.windows import product
 
 
@@ -175,7 +176,7 @@ def _listed(mask: tf.Tensor | None) -> list[tf.Tensor]:
 
 def _check(x, offset, mask, geometry: Geometry) -> None:
     """Raises when what is known of the shapes does not fit."""
-    if x.shape.rank != 4 or x.shape[-1] is None:
+    if x.shape.rank != 4 or not x.shape[-1]:
         raise invalid_argument(
             "deformable ops need x of rank 4 with a known number of channels. "
             f"Received: x of shape {x.shape}"
@@ -227,9 +228,14 @@ def _portable_sample(x, offset, mask, *, geometry: Geometry) -> tf.Tensor:
     """
     channels, taps = x.shape[-1], geometry.taps
     groups = offset.shape[-1] // (2 * taps)
+    x = fitting(x, geometry, "deformable")
     sizes = spatial_sizes(x)
-    output = [geometry.output_size(n, axis) for axis, n in enumerate(sizes)]
+    batch, *output = output_sizes(x, geometry)
     positions = product(output)
+    message = "deformable: {} must have the batch and the output positions of x. Received: shape"
+    offset = of_sizes(offset, [batch, *output, offset.shape[-1]], message.format("offset"))
+    if mask is not None:
+        mask = of_sizes(mask, [batch, *output, offset.shape[-1] // 2], message.format("mask"))
 
     def by_tap(t):  # [N, P, groups, taps] -> [N, P, taps, groups]
         if groups == 1:

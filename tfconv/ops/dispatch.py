@@ -149,13 +149,24 @@ def in_float32(function: Callable[..., tf.Tensor], *tensors: tf.Tensor | None) -
 
 
 def with_an_example(function: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor) -> tf.Tensor:
-    """``function(x)``; where x is known to have no examples, of one that is left out again.
+    """``function(x)``; where x has no examples, of one of zeros that is left out again.
 
     For none, TensorFlow's convolutions in oneDNN give a tensor of x's shape.
     """
-    if x.shape[0] != 0:
+    count = x.shape[0]
+    if count or (count is None and _compat.tracing_for_export()):  # nobody exports for none
         return function(x)
-    return function(tf.pad(x, [[0, 1], *[[0, 0]] * (x.shape.rank - 1)]))[:0]
+    count = tf.shape(x)[0]
+    more = [[0, tf.maximum(1 - count, 0)], *[[0, 0]] * (x.shape.rank - 1)]
+    # Padding by nothing and taking everything copy nothing. oneDNN makes Pad, but not PadV2, a part
+    # of the convolution behind it, whose examples it does not pad.
+    zero = tf.zeros([], x.dtype)
+    padded = tf.raw_ops.PadV2(input=x, paddings=tf.stack(more), constant_values=zero)
+    padded.set_shape([None, *x.shape[1:]])
+    y = tf.convert_to_tensor(function(padded))
+    cut = tf.slice(y, [0] * y.shape.rank, [count, *[-1] * (y.shape.rank - 1)])
+    cut.set_shape([x.shape[0], *y.shape[1:]])
+    return cut
 
 
 def invalid_argument(message: str) -> tf.errors.InvalidArgumentError:

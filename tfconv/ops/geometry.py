@@ -217,8 +217,19 @@ class Geometry:
         }
 
 
+def known_sizes(x: tf.Tensor, axes: slice) -> list[Any]:
+    """Sizes of some axes of a tensor: ints where known, else scalars."""
+    static = x.shape.as_list()[axes]
+    dynamic = None if None not in static else tf.shape(x)[axes]
+    return [dynamic[i] if size is None else size for i, size in enumerate(static)]
+
+
 def spatial_sizes(x: tf.Tensor) -> list[Any]:
-    """Sizes of the spatial axes of a channels-last tensor: ints where known, else tensors."""
-    static = x.shape.as_list()[1:-1]
-    dynamic = None if None not in static else tf.shape(x)
-    return [dynamic[i + 1] if size is None else size for i, size in enumerate(static)]
+    """Sizes of the spatial axes of a channels-last tensor: ints where known, else scalars."""
+    return known_sizes(x, slice(1, -1))
+
+
+def output_sizes(x: tf.Tensor, geometry: Geometry) -> list[Any]:
+    """The batch and the output positions along each axis: ints where known, else scalars."""
+    batch, *sizes = known_sizes(x, slice(0, -1))
+    return [batch, *(geometry.output_size(n, axis) for axis, n in enumerate(sizes))]

@@ -8,8 +8,9 @@ import tensorflow as tf
 
 from tfconv.ops import native
 from tfconv.ops.channels import in_channels_last
+from tfconv.ops.checks import fitting, of_sizes
 from tfconv.ops.dispatch import dispatch, in_float32, invalid_argument
-from tfconv.ops.geometry import Geometry, Padding, spatial_sizes
+from tfconv.ops.geometry import Geometry, Padding, output_sizes
 from tfconv.ops.windows import Windows, product
 
 
@@ -77,9 +78,9 @@ def involution(
 def _check(x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry) -> None:
     """Raises when what is known of the shapes does not fit."""
     channels = x.shape[-1]
-    if channels is None:
+    if not channels:
         raise invalid_argument(
-            f"involution needs the number of channels to be known. Received: x of shape {x.shape}"
+            f"involution needs a known number of channels. Received: x of shape {x.shape}"
         )
     expected = [x.shape[0], *geometry.output_shape(x.shape.as_list()[1:-1]), None]
     width = kernel.shape[-1] if kernel.shape.rank == x.shape.rank else None
@@ -102,7 +103,13 @@ def _portable(x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry) -> tf.Tensor:
     """Stock ops: one multiply-add a tap; at most 5-D tensors, as converters want them."""
     channels, groups = x.shape[-1], kernel.shape[-1] // geometry.taps
     width = channels // groups
-    output = [geometry.output_size(n, axis) for axis, n in enumerate(spatial_sizes(x))]
+    x = fitting(x, geometry, "involution")
+    batch, *output = output_sizes(x, geometry)
+    kernel = of_sizes(
+        kernel,
+        [batch, *output, kernel.shape[-1]],
+        "involution: kernel must have the batch and the output positions of x. Received: shape",
+    )
     if geometry.rank < 3:
         shape, pixels = [-1, *output], Windows(x, geometry, split=groups)
     else:

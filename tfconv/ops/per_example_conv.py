@@ -11,9 +11,10 @@ import tensorflow as tf
 from tfconv import _compat
 from tfconv.ops import native
 from tfconv.ops.channels import in_channels_last
+from tfconv.ops.checks import fitting, of_sizes
 from tfconv.ops.conv import conv, depthwise
 from tfconv.ops.dispatch import dispatch, in_float32, invalid_argument
-from tfconv.ops.geometry import Geometry, Padding, spatial_sizes
+from tfconv.ops.geometry import Geometry, Padding, known_sizes, spatial_sizes
 from tfconv.ops.windows import Windows, columns, product
 
 MOST_EXAMPLES_APART = 32  # with more, the graph would grow too large
@@ -75,7 +76,7 @@ def per_example_conv(
 
     def channels_last(x):
         channels, width, filters = x.shape[-1], *kernels.shape[-2:]
-        fits = channels is not None and width and channels % width == 0
+        fits = channels and width and filters and channels % width == 0
         if not (
             fits
             and filters % (channels // width) == 0
@@ -89,7 +90,14 @@ def per_example_conv(
         form = _form(x, geometry, width)
 
         def portable():
-            return in_float32(lambda x, k: form(x, k, geometry), x, kernels)
+            given = of_sizes(
+                kernels,
+                [*known_sizes(x, slice(0, 1)), *kernels.shape[1:]],
+                "per_example_conv: there must be as many kernels as examples. Received: kernels "
+                "of shape",
+            )
+            whole = fitting(x, geometry, "per_example_conv")
+            return in_float32(lambda x, k: form(x, k, geometry), whole, given)
 
         def call(module):
             return module.tfconv_per_example_conv(x=x, filter=kernels, **_attributes(geometry))
