@@ -18,12 +18,17 @@ _LATER = ("analysis", "export", "lite", "models", "surgery", "visual")
 if _typing.TYPE_CHECKING:
     from tfconv import analysis, export, lite, models, surgery, visual
 
-# `python -m tfconv` comes by here on its way to the command line, which answers at once and has
-# this module run again once TensorFlow is needed: see `tfconv.commands.process.start`.
-if not (
-    _sys.argv[:1] == ["-m"]
-    and getattr(_sys, "orig_argv", [""])[-len(_sys.argv)] in ("tfconv", "-mtfconv")
-):
+
+def _on_the_way_to_the_command_line() -> bool:
+    """Whether this is `python -m tfconv`, which imports the package before its `__main__`."""
+    argv = getattr(_sys, "argv", [])
+    started_with = getattr(_sys, "orig_argv", [])  # from Python 3.10 on
+    return argv[:1] == ["-m"] and started_with[-len(argv) :][:1] in (["tfconv"], ["-mtfconv"])
+
+
+# The command line answers at once. What needs TensorFlow has this module run again: see
+# `tfconv.commands.process.start`.
+if not _on_the_way_to_the_command_line():
     from tfconv import _compat
 
     _compat.require_tensorflow_backend()
