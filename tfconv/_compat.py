@@ -92,6 +92,11 @@ def convert_variable(value, dtype=None) -> tf.Tensor:
     return tensor if dtype is None or tensor.dtype == dtype else tf.cast(tensor, dtype)
 
 
+def is_keras_tensor(value) -> bool:
+    """Whether a value is a symbolic tensor of the functional API."""
+    return isinstance(value, keras.KerasTensor) if KERAS_3 else hasattr(value, "_keras_history")
+
+
 def standardized_data_format(data_format: "str | None") -> str:
     """``data_format`` or, for None, the one set in Keras's configuration."""
     if data_format is None:

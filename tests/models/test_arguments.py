@@ -14,9 +14,9 @@ from tfconv._compat import keras
 from tfconv.blocks import Convention, conv_norm
 from tfconv.models.network import network
 
-ARGUMENTS = ["include_top", "weights", "input_shape", "pooling", "classes"]
-ARGUMENTS += ["classifier_activation", "name"]
-
+NETWORKS = [name for name in tfconv.models.__all__ if name[0].isupper()]
+ARGUMENTS = list(inspect.signature(keras.applications.ResNet50).parameters)[:6]
+ARGUMENTS += ["classifier_activation", "name"]  # not named in Keras 2's signature
 
 TENSORFLOW = Convention("same", epsilon=1e-3)
 
@@ -31,7 +31,7 @@ def Small(x, *, width: int = 2, convention: Convention = TENSORFLOW):
     return conv_norm(x, 2 * width, 3, 2, convention=convention, names=("conv.0", "conv.1"))
 
 
-@pytest.mark.parametrize("name", tfconv.models.__all__)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_signatures(name):
     function = getattr(tfconv.models, name)
     assert list(inspect.signature(function).parameters)[: len(ARGUMENTS)] == ARGUMENTS
@@ -61,6 +61,59 @@ def test_activation_and_name():
     assert Small().name == "small"
 
 
+def test_all_arguments_by_position():
+    assert Small(False, None, None, (6, 4, 3), "avg", 3, None, "mine").name == "mine"
+    assert Small(False, None, None, (6, 4, 3)).input_shape == (None, 6, 4, 3)
+
+
+@pytest.mark.parametrize("include_top", [True, False])
+def test_input_tensor(include_top):
+    """Alone it is the model's input; with layers before it, theirs is."""
+    plain = Small(include_top, input_shape=(8, 6, 3))
+    picture = keras.Input((8, 6, 3), name="picture")
+    alone = Small(include_top, None, picture)
+    behind = Small(include_top, input_tensor=keras.layers.Rescaling(0.5)(picture))
+    x = np.random.default_rng(0).normal(size=[2, 8, 6, 3]).astype(np.float32)
+    for model, factor in ((alone, 1), (behind, 0.5)):
+        keras.Model(picture, model.output)  # raises unless that is the input
+        model.set_weights(plain.get_weights())
+        np.testing.assert_allclose(model(x), plain(factor * x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+@pytest.mark.parametrize("mode", ["torch", "tf", "caffe", "bgr"])
+def test_preprocessing(mode, data_format):
+    pixels = np.random.default_rng(0).integers(0, 256, [2, 4, 5, 3], np.uint8)
+    mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    expected = {
+        "torch": (pixels / 255 - mean) / deviation,
+        "tf": pixels / 127.5 - 1,
+        "caffe": pixels[..., ::-1] - np.array([103.939, 116.779, 123.68]),
+        "bgr": pixels[..., ::-1],
+    }[mode]
+    first = data_format == "channels_first"
+    given = np.moveaxis(pixels, -1, 1) if first else pixels
+    for x in (given, given.astype(np.float32), tf.constant(given), given[0]):
+        before = np.array(x)
+        y = np.asarray(tfconv.models.preprocess_input(x, data_format, mode))
+        assert y.dtype == np.float32
+        y = np.moveaxis(y, -3, -1) if first else y
+        np.testing.assert_allclose(y, expected if y.ndim == 4 else expected[0], atol=1e-4)
+        np.testing.assert_array_equal(x, before)
+
+
+def test_preprocessing_of_networks():
+    x = np.full([1, 1, 1, 3], 255.0, np.float32)
+    tops = {name: getattr(tfconv.models, name).preprocess_input(x).max() for name in NETWORKS}
+    own = {"MobileNetV1", "GoogLeNet", "Xception", "CondConvEfficientNetB0"}
+    own.add("CondConvEfficientNetB1")
+    for name, top in tops.items():
+        expected = 1 if name in own else 255 if name == "ShuffleNetV1" else (1 - 0.406) / 0.225
+        assert top == pytest.approx(expected), name
+    with pytest.raises(ValueError, match="`mode` must be .*Received: "):
+        tfconv.models.preprocess_input(x, mode="imagenet")
+
+
 @pytest.mark.parametrize(
     "arguments, name",
     [
@@ -71,6 +124,9 @@ def test_activation_and_name():
         ({"input_shape": (8, 8, None)}, "input_shape"),
         ({"input_shape": 32}, "input_shape"),
         ({"weights": "imagenet"}, "weights"),
+        ({"input_tensor": np.ones([1, 8, 8, 3])}, "input_tensor"),
+        ({"input_tensor": keras.Input([8, 8, 3]), "input_shape": (9, 9, 3)}, "input_shape"),
+        ({"input_tensor": keras.Input([8])}, "input_shape"),
         ({"classifier_activation": "bogus"}, "classifier_activation"),
         ({"classifier_activation": 7}, "classifier_activation"),
         ({"convention": "same"}, "convention"),

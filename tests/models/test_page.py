@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import tfconv.blocks
-import tfconv.models
+from tests.models.test_arguments import NETWORKS
 from tests.models.test_networks import COSTS, WITHOUT_PEER
 from tests.parity.cases import CASES
 
@@ -33,7 +33,7 @@ def test_table():
     assert compared.keys() == told.keys()
     for call, (parameters, products) in compared.items():
         assert told[call] == (parameters, pytest.approx(products, rel=0.005)), call
-    assert {call.partition("(")[0] for call in told} == set(tfconv.models.__all__)
+    assert {call.partition("(")[0] for call in told} == set(NETWORKS)
 
 
 def test_examples(capsys):

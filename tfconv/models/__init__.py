@@ -8,6 +8,7 @@ from tfconv.models.mobilenet import (
     MobileNetV3Large,
     MobileNetV3Small,
 )
+from tfconv.models.preprocessing import preprocess_input
 from tfconv.models.rednet import RedNet26, RedNet38, RedNet50, RedNet101, RedNet152
 from tfconv.models.resnet import DeformableResNet50, ResNet50, SEResNet50
 from tfconv.models.shufflenet import ShuffleNetV1, ShuffleNetV2
@@ -31,4 +32,5 @@ __all__ = [
     "ShuffleNetV1",
     "ShuffleNetV2",
     "Xception",
+    "preprocess_input",
 ]

@@ -58,7 +58,7 @@ def _squeeze(x: Any) -> dict[str, Any]:
     return {"squeeze_channels": max(1, channels_of(x) // 4), "activation": "swish"}
 
 
-@network(classifier="classifier", dropout=0.25)
+@network(classifier="classifier", dropout=0.25, normalization="tf")
 def CondConvEfficientNetB0(x, *, num_experts: int = 8, convention: Convention = TENSORFLOW):
     """EfficientNet-B0 with CondConv in its last three stages.
 
@@ -81,7 +81,7 @@ def CondConvEfficientNetB0(x, *, num_experts: int = 8, convention: Convention = 
     return _features(x, 1.0, num_experts, convention)
 
 
-@network(size=240, classifier="classifier", dropout=0.25)
+@network(size=240, classifier="classifier", dropout=0.25, normalization="tf")
 def CondConvEfficientNetB1(x, *, num_experts: int = 8, convention: Convention = TENSORFLOW):
     """EfficientNet-B1 with CondConv in its last three stages.
 

@@ -23,7 +23,7 @@ MODULES = {
 }
 
 
-@network(dropout=0.2)
+@network(dropout=0.2, normalization="tf")
 def GoogLeNet(x):
     """GoogLeNet (Inception v1) with batch normalization and without auxiliary classifiers.
 
@@ -57,7 +57,7 @@ def GoogLeNet(x):
     return x
 
 
-@network(size=299)
+@network(size=299, normalization="tf")
 def Xception(x):
     """Xception: a chain of separable convolutions with residual connections.
 

@@ -20,7 +20,7 @@ from tfconv.layers.base import positive_number
 from tfconv.models.network import network
 
 
-@network(classifier="classifier")
+@network(classifier="classifier", normalization="tf")
 def MobileNetV1(x, *, width: float = 1.0, convention: Convention = PYTORCH):
     """MobileNet v1: depthwise separable convolutions only.
 
@@ -177,6 +177,8 @@ def MobileNetV3Large(x, *, width: float = 1.0, convention: Convention = PYTORCH)
             ``Convention("same", epsilon=1e-3)``.
         {common}
 
+    Weights that timm has from TensorFlow want ``preprocess_input(x, mode="tf")``.
+
     Source: Howard et al., Searching for MobileNetV3, arXiv:1905.02244, table 1. Weights: timm
     ``mobilenetv3_large_100`` and ``tf_mobilenetv3_large_100``, torchvision
     ``mobilenet_v3_large``.
@@ -202,6 +204,8 @@ def MobileNetV3Small(x, *, width: float = 1.0, convention: Convention = PYTORCH)
             need ``Convention(epsilon=1e-3)``, those that timm has from TensorFlow
             ``Convention("same", epsilon=1e-3)``.
         {common}
+
+    Weights that timm has from TensorFlow want ``preprocess_input(x, mode="tf")``.
 
     Source: Howard et al., Searching for MobileNetV3, arXiv:1905.02244, table 2. Weights: timm
     ``mobilenetv3_small_100`` and ``tf_mobilenetv3_small_100``, torchvision

@@ -9,9 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tfconv import _compat
 from tfconv._compat import keras
 from tfconv.blocks.convolution import PYTORCH, checked_convention
-from tfconv.layers.base import boolean, one_of, positive_int, resolved
+from tfconv.layers.base import boolean, one_of, positive_int, resolved, static_shape
+from tfconv.models.preprocessing import preprocess_input
 from tfconv.ops.geometry import is_int
 from tfconv.surgery.torch_weights import SUFFIXES, load_torch_weights, top_module
 
@@ -21,6 +23,8 @@ AUXILIARY = ("aux1", "aux2", "neck")
 COMMON = """include_top: Whether the classifier belongs to it.
         weights: None for random ones, or a file: one of Keras's or a PyTorch checkpoint (.pth or
             .safetensors), which `tfconv.surgery.load_torch_weights` reads.
+        input_tensor: A Keras tensor of images that takes the place of the network's own input;
+            with layers before it, the model begins where they begin.
         input_shape: Shape of an image, such as (224, 224, 3) or (None, None, 3).
         pooling: What follows the features without the classifier: "avg", "max" or None.
         classes: How many classes the classifier tells apart.
@@ -28,7 +32,8 @@ COMMON = """include_top: Whether the classifier belongs to it.
         name: The model's name.
 
     Returns:
-        A functional `keras.Model` of images that have been normalized as its weights want it.
+        A functional `keras.Model` of images that have been normalized as its weights want it:
+        by the network's ``preprocess_input``, see `tfconv.models.preprocess_input`.
 
     Raises:
         ValueError: If an argument is not what is described above, or the file's weights do not
@@ -55,6 +60,27 @@ def _checked_shape(input_shape: Any, size: int) -> tuple[int | None, ...]:
             f"format; height and width may be None. Received: input_shape={input_shape!r}"
         )
     return shape
+
+
+def _input(input_tensor: Any, input_shape: Any, size: int) -> tuple[Any, Any]:
+    """What the model takes, and the images."""
+    if input_tensor is None:
+        inputs = keras.Input(_checked_shape(input_shape, size))
+        return inputs, inputs
+    if not _compat.is_keras_tensor(input_tensor):
+        raise ValueError(
+            "`input_tensor` must be a Keras tensor, such as `keras.Input` gives. Received: "
+            f"input_tensor={input_tensor!r}"
+        )
+    shape = static_shape(input_tensor.shape)
+    if input_shape is not None and _checked_shape(input_shape, size) != shape[1:]:
+        raise ValueError(
+            "`input_shape` must be that of the images in `input_tensor`. Received: "
+            f"input_shape={input_shape!r}, input_tensor of shape {shape}"
+        )
+    _checked_shape(shape[1:], size)
+    sources = keras.utils.get_source_inputs(input_tensor)
+    return (sources[0] if len(sources) == 1 else sources), input_tensor
 
 
 def _check_file(weights: Any) -> None:
@@ -93,6 +119,7 @@ def network(
     classifier: str = "fc",
     use_bias: bool = True,
     dropout: float = 0.0,
+    normalization: str = "torch",
     head: Callable[..., Any] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., keras.Model]]:
     """Decorator that makes a network of a function that gives an image's features.
@@ -106,6 +133,7 @@ def network(
         classifier: Name of the last dense layer.
         use_bias: Whether that layer has a bias.
         dropout: Fraction dropped before it.
+        normalization: Mode of `preprocess_input` that its checkpoints want.
         head: What comes between pooling and it; takes the pooled features and the network's own
             arguments.
     """
@@ -118,6 +146,7 @@ def network(
         def build(
             include_top: bool = True,
             weights: str | os.PathLike | None = None,
+            input_tensor: Any = None,
             input_shape: tuple[int | None, ...] | None = None,
             pooling: str | None = None,
             classes: int = 1000,
@@ -133,8 +162,8 @@ def network(
             if weights is not None:
                 _check_file(weights)
             checked_convention(own.get("convention", PYTORCH))
-            inputs = keras.Input(_checked_shape(input_shape, size))
-            x = features(inputs, **own)
+            inputs, images = _input(input_tensor, input_shape, size)
+            x = features(images, **own)
             if include_top:
                 x = keras.layers.GlobalAveragePooling2D()(x)
                 x = x if head is None else head(x, **own)
@@ -157,6 +186,7 @@ def network(
             [*common, *parameters], return_annotation=keras.Model
         )
         build.__doc__ = (features.__doc__ or "").replace("{common}", COMMON)
+        build.preprocess_input = functools.partial(preprocess_input, mode=normalization)
         return build
 
     return decorate

@@ -23,7 +23,7 @@ V2_CHANNELS = {
 }
 
 
-@network(classifier="classifier.0", use_bias=False)
+@network(classifier="classifier.0", use_bias=False, normalization="bgr")
 def ShuffleNetV1(x, *, groups: int = 3):
     """ShuffleNet v1: grouped 1x1 convolutions and channel shuffles.
 

@@ -1,0 +1,50 @@
+"""Images as the networks' checkpoints want them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfconv import _compat
+from tfconv._compat import keras
+from tfconv.layers.base import one_of
+
+MODES = ("torch", "tf", "caffe", "bgr")
+
+
+def preprocess_input(x: Any, data_format: str | None = None, mode: str = "torch") -> Any:
+    """Images of 0..255 in RGB, normalized as `keras.applications` does it.
+
+    Each network has the function with the mode of its checkpoints: ``RedNet26.preprocess_input``.
+
+    Args:
+        x: An array or a tensor of one image or of a batch; integers are taken for floats. It is
+            not changed.
+        data_format: "channels_last" or "channels_first"; None takes Keras's setting.
+        mode: "torch" gives ``(x / 255 - mean) / std`` with ImageNet's mean and standard deviation
+            of each colour, "tf" ``x / 127.5 - 1``, "caffe" BGR less ImageNet's mean, and "bgr" BGR
+            as it is.
+
+    Returns:
+        An array or a tensor of floats, of the shape of ``x``.
+
+    Raises:
+        ValueError: If an argument is not what is described above.
+
+    Example:
+        >>> x = tfconv.models.preprocess_input(np.full([1, 2, 2, 3], 255, np.uint8), mode="tf")
+        >>> float(x.min()), float(x.max())
+        (1.0, 1.0)
+    """
+    one_of(mode, "mode", MODES)
+    data_format = _compat.standardized_data_format(data_format)
+    if isinstance(x, np.ndarray):
+        x = x.astype(x.dtype if np.issubdtype(x.dtype, np.floating) else keras.backend.floatx())
+    elif isinstance(x, tf.Tensor) and not x.dtype.is_floating:
+        x = tf.cast(x, keras.backend.floatx())
+    if mode == "bgr":
+        last = data_format == "channels_last"
+        return x[..., ::-1] if last else x[..., ::-1, :, :]
+    return keras.applications.imagenet_utils.preprocess_input(x, data_format, mode)
