@@ -5,7 +5,10 @@ imports ``keras`` from here, so that it is Keras 3 on TensorFlow >= 2.16, Keras 
 TensorFlow 2.15 and tf_keras under ``TF_USE_LEGACY_KERAS=1``.
 """
 
+import contextlib
+import functools
 import inspect
+import sys
 
 try:
     import tensorflow as tf
@@ -36,14 +39,55 @@ def require_tensorflow_backend() -> None:
         )
 
 
+# Those that trace a model themselves, outside of TensorFlow's scope for saving.
+_EXPORTERS = ("keras.src.export.", "tf_keras.src.export.", "tf2onnx.", "openvino.", "coremltools.")
+
+
 def tracing_for_export() -> bool:
-    """True exactly while TensorFlow traces functions to save or convert them."""
-    return _save_context.in_save_context()
+    """True exactly while functions are traced to save or convert them."""
+    if _save_context.in_save_context():
+        return True
+    frame = None if tf.executing_eagerly() else sys._getframe(1)
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").startswith(_EXPORTERS):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def export_scope():
     """Scope in which functions are traced as TensorFlow traces them to save a model."""
     return _save_context.save_context(tf.saved_model.SaveOptions())
+
+
+def forbid_export(reason: str) -> None:
+    """Has an error raised when the functions that are being traced are saved or converted.
+
+    Functions that are traced in another function forbid it to that one too.
+    """
+    _check_when_frozen(reason)
+    graph = tf.compat.v1.get_default_graph()
+    while hasattr(graph, "mark_as_unsaveable"):
+        graph.mark_as_unsaveable(reason)
+        graph = graph.outer_graph
+
+
+@functools.cache
+def _check_when_frozen(reason: str) -> None:
+    # TensorFlow asks whether a function may be exported when it saves one. All converters of
+    # traced functions (TensorFlow Lite's, tf2onnx, OpenVINO) freeze them first.
+    from tensorflow.python.framework import convert_to_constants
+
+    freezing = convert_to_constants._FunctionConverterData
+    start = freezing.__init__
+
+    @functools.wraps(start)
+    def checked_start(self, func, *args, **kwargs):
+        if reason in func.graph.saving_errors:
+            raise ValueError(f"Unable to convert function {func.name!r}: {reason}")
+        start(self, func, *args, **kwargs)
+
+    freezing.__init__ = checked_start
 
 
 def model_input(model):

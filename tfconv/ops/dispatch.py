@@ -19,6 +19,10 @@ from tfconv import _compat
 from tfconv.ops import native
 
 _NATIVE_DTYPES = (tf.float16, tf.bfloat16, tf.float32, tf.float64)
+_NOT_FOR_EXPORT = (
+    "it was traced with tfconv's native ops. Trace it anew, inside `tfconv.portable()` for stock "
+    "ops, or inside `tfconv.keep_native()` for a file that needs tfconv's library."
+)
 
 
 class _Scopes(threading.local):
@@ -107,12 +111,17 @@ def _why_portable() -> str | None:
     scope = _scopes.stack[-1] if _scopes.stack else None
     if scope == "portable":
         return "inside tfconv.portable()"
-    if _compat.tracing_for_export() and scope != "keep_native":
+    if scope != "keep_native" and _compat.tracing_for_export():
         return "TensorFlow traces for saving or conversion; tfconv.keep_native() would keep them"
     library = native.library()
     if library.module is None:
         return library.problem
     return None
+
+
+def keeps_native() -> bool:
+    """True inside `keep_native`, unless `portable` is further in."""
+    return _scopes.stack[-1:] == ["keep_native"]
 
 
 def _on_gpu(tensor: tf.Tensor) -> bool:
@@ -136,6 +145,8 @@ def dispatch(
     if without_kernel or _why_portable() is not None:
         native.warn_if_unavailable()
         return portable_call()
+    if not (tf.executing_eagerly() or keeps_native()):
+        _compat.forbid_export(_NOT_FOR_EXPORT)
     return native_call(library.module)
 
 
