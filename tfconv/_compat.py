@@ -118,11 +118,16 @@ def saved_model_graph(path):
     return meta_graph
 
 
-def frozen(concrete_function):
-    """A concrete function without variables and calls: values and ops in one flat graph."""
+def frozen(concrete_function, lower_control_flow: bool = True):
+    """A concrete function without variables and calls: values and ops in one flat graph.
+
+    Loops and conditions are operations of that graph, or hold graphs of their own.
+    """
     from tensorflow.python.framework import convert_to_constants
 
-    return convert_to_constants.convert_variables_to_constants_v2(concrete_function)
+    return convert_to_constants.convert_variables_to_constants_v2(
+        concrete_function, lower_control_flow, aggressive_inlining=not lower_control_flow
+    )
 
 
 def tensorflow_version() -> str:
@@ -152,6 +157,74 @@ def standardized_data_format(data_format: "str | None") -> str:
             f"Received: data_format={data_format!r}"
         )
     return name
+
+
+@contextlib.contextmanager
+def in_float32(model):
+    """Scope in which a model takes and computes in float32 what has another real type."""
+    parts = list(_float32_parts(model))
+    before = [vars(owner)[name] for owner, name, _ in parts]
+    try:
+        for owner, name, value in parts:
+            vars(owner)[name] = value
+        yield
+    finally:
+        for (owner, name, _), value in zip(parts, before):
+            vars(owner)[name] = value
+
+
+def _float32_parts(model):
+    """What makes a model compute in float32: objects, their attributes, and values for these."""
+    layers = all_layers(model)
+    for layer in layers:
+        policy = layer._dtype_policy
+        if KERAS_3 and isinstance(policy, keras.dtype_policies.DTypePolicyMap):
+            policy = policy[layer.path]
+        if _is_other_real(policy.compute_dtype) or _is_other_real(policy.variable_dtype):
+            if KERAS_3:
+                mode, of, _ = policy.name.rpartition("_from_")  # of quantized layers
+                yield layer, "_dtype_policy", keras.dtype_policies.get(f"{mode}{of}float32")
+            else:
+                yield layer, "_dtype_policy", keras.mixed_precision.Policy("float32")
+                yield layer, "_compute_dtype_object", tf.float32
+        # Keras 3 has operations in its models too.
+        for each in getattr(layer, "operations", ()):
+            if not isinstance(each, keras.layers.Layer) and _is_other_real(vars(each).get("dtype")):
+                yield each, "dtype", "float32"
+        for x in getattr(layer, "inputs", None) or ():
+            if _is_other_real(x.dtype):
+                spec = None if KERAS_3 else tf.TensorSpec(x.shape, tf.float32, x.name)
+                yield (x, "_dtype", "float32") if KERAS_3 else (x, "_type_spec", spec)
+    made = {}
+
+    def twin(value):
+        if id(value) not in made:
+            kind = tf.Variable if isinstance(value, tf.Variable) else tf.identity
+            made[id(value)] = kind(tf.cast(value, tf.float32))
+        return made[id(value)]
+
+    def is_other(value):
+        return isinstance(value, (tf.Tensor, tf.Variable)) and _is_other_real(value.dtype)
+
+    for variable in model.variables if KERAS_3 else ():
+        if is_other(variable._value):
+            yield variable, "_value", twin(variable._value)
+            yield variable, "_dtype", "float32"
+    for layer in layers:
+        for name, value in vars(layer).items():
+            if is_other(value):
+                yield layer, name, twin(value)
+            elif not KERAS_3 and isinstance(value, (list, tuple)) and any(map(is_other, value)):
+                yield layer, name, [twin(v) if is_other(v) else v for v in value]
+
+
+def _is_other_real(dtype) -> bool:
+    """Whether a type, or what Keras takes for one, is one of real numbers but not float32."""
+    try:
+        dtype = tf.as_dtype(dtype)
+    except TypeError:
+        return False
+    return dtype.is_floating and dtype != tf.float32
 
 
 def all_layers(model) -> list:

@@ -71,6 +71,14 @@ STACKS = {
         [lambda: conv(3, 2), lambda: L.UpSampling1D(3), lambda: conv(3), lambda: conv(2, 2)],
         (15,),
     ),
+    "down, then up": (
+        [lambda: conv(3, 2, "same"), lambda: transposed(4, 2, "same"), lambda: conv(3)],
+        (16,),
+    ),
+    "down further than up": (
+        [lambda: conv(3, 4, "same"), lambda: transposed(3, 2, "same"), lambda: conv(2)],
+        (24,),
+    ),
     "bilinear": (
         [lambda: L.UpSampling2D((2, 3), interpolation="bilinear"), lambda: conv((2, 2))],
         (5, 4),
@@ -165,6 +173,8 @@ def test_dependence(name):
                 assert (first, last) == (pixels[0], pixels[-1]), position
                 exact += 1
             assert all(first <= pixel <= last for pixel in pixels), position
+            window = math.floor(position * axis.stride) + axis.offset
+            assert all(window <= pixel < window + axis.size for pixel in pixels), position
         assert exact > 0
 
 

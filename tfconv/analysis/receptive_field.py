@@ -37,8 +37,9 @@ class Axis:
 
     @property
     def size(self) -> int:
-        """Pixels from the first to the last one, of the output that sees most."""
-        return max((last - first + 1 for first, last in filter(None, self.bounds)), default=0)
+        """Pixels of the smallest window that holds what each output sees, moved by the stride."""
+        ends = (last - place for place, (_, last) in self._windows())
+        return max(ends, default=self.offset - 1) - self.offset + 1
 
     @property
     def stride(self) -> Fraction:
@@ -47,8 +48,13 @@ class Axis:
 
     @property
     def offset(self) -> int:
-        """The first pixel that an output sees, the first output that sees any."""
-        return next((bounds[0] for bounds in self.bounds if bounds), 0)
+        """The first pixel of the window of the first output."""
+        return min((first - place for place, (first, _) in self._windows()), default=0)
+
+    def _windows(self) -> list[tuple[int, tuple[int, int]]]:
+        """For each output that sees something, how far the window has moved, and its bounds."""
+        places = (math.floor(i * self.stride) for i in range(len(self.bounds)))
+        return [(place, bounds) for place, bounds in zip(places, self.bounds) if bounds]
 
     def through(
         self, read: Callable[[int], Iterable[int]], outputs: int = 1, inputs: int = 1
@@ -80,10 +86,10 @@ def hull(bounds: Iterable[Bounds]) -> Bounds:
 class Field:
     """The receptive field of a map's values, for each spatial axis.
 
-    Output p sees, of the model's input, the pixels from ``p * stride + offset`` to
+    Output p sees, of the model's input, pixels from ``p * stride + offset`` to
     ``p * stride + offset + size - 1``; those before 0 and behind the last are padding. Where the
-    stride is a fraction, behind layers that make maps larger, ``size`` is that of the output
-    that sees most, and ``offset`` the first pixel of the first output.
+    stride is a fraction, behind layers that make maps larger, ``p * stride`` is rounded down.
+    Behind such layers some outputs see less: the axes' ``at(p)`` is exact for each.
 
     Attributes:
         axes: The axes; each has ``size``, ``stride`` and ``offset``.

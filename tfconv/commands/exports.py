@@ -87,13 +87,16 @@ def add_inspect(commands: Any) -> None:
     """Adds `tfconv inspect` to a parser's commands."""
     inspect = commands.add_parser(
         "inspect",
-        help="say what is in a TFLite file or a SavedModel",
-        description="Says what is in a TFLite file or a SavedModel without running it: inputs and "
+        help="say what is in a TFLite or ONNX file, or a SavedModel",
+        description="Says what is in a TFLite or ONNX file, or a SavedModel, without running it: inputs and "
         "outputs, operators and how many, which of them are custom or native, sizes and, in TFLite "
         "files, the layers they come from.",
     )
     inspect.add_argument(
-        "path", type=Path, metavar="PATH", help="a .tflite file, a SavedModel, a folder of versions"
+        "path",
+        type=Path,
+        metavar="PATH",
+        help="a .tflite or .onnx file, a SavedModel, a folder of versions",
     )
     inspect.add_argument("--json", action="store_true", help="print JSON instead of tables")
     inspect.set_defaults(run=_inspect)
@@ -110,7 +113,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
     try:
         contents = inspection.inspect(arguments.path)
-    except ValueError as error:
+    except (ValueError, ImportError) as error:
         return fail("there is nothing to inspect.", error, {"path": "PATH"})
     if arguments.json:
         print(json.dumps(contents.as_json(), indent=2))

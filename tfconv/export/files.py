@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import os
 import shutil
@@ -24,6 +25,21 @@ def checked_file(path: str | os.PathLike[str]) -> Path:
     if path.is_dir():
         raise ValueError(f"`path` must be a file: there is a folder. Received: path={path}")
     return path
+
+
+def why_no_file(path: str | os.PathLike[str]) -> str:
+    """Why there is no file to read, and what is there instead."""
+    path = Path(path)
+    if path.is_dir():
+        return "it is a folder"
+    if not path.parent.is_dir():
+        return f"there is no folder {path.parent}"
+    others = sorted(each.name for each in path.parent.iterdir() if each.is_file())
+    near = difflib.get_close_matches(path.name, others) or [
+        name for name in others if Path(name).suffix == path.suffix
+    ]
+    there = f", but {', '.join(near[:5])}" if near else ""
+    return f"there is no such file in {path.parent.resolve()}{there}"
 
 
 @contextlib.contextmanager

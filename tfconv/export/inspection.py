@@ -1,10 +1,12 @@
-"""Says what is in an exported model: a TensorFlow Lite file, or a SavedModel."""
+"""Says what is in an exported model: a TensorFlow Lite or ONNX file, or a SavedModel."""
 
 from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,11 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tfconv.export import tables, tflite_file
 from tfconv.export.files import size_on_disk
 from tfconv.export.graph_layers import layer_shares
+from tfconv.export.onnx import described, nodes, operator_counts, package
+from tfconv.export.tflite_file import NATIVE_PREFIX
 
-NATIVE_PREFIX = "Tfconv>"
 _PROTO = "saved_model.pb"
+_ONNX_START = re.compile(rb"\x08[\x01-\x20]")
 _INITIALIZER = "__saved_model_init_op"  # stands among the signatures and is none
 
 
@@ -91,6 +95,57 @@ class TFLiteContents:
 
 
 @dataclasses.dataclass(frozen=True)
+class OnnxContents:
+    """What is in an ONNX model. `print` shows a table.
+
+    Attributes:
+        path: The file.
+        size: Its bytes.
+        producer: What wrote it, such as "tf2onnx 1.17.0".
+        opsets: The version of the operators of each domain; "" for ONNX's own.
+        inputs: Type and shape of each input by name, such as "float32 [?, 8, 8, 3]".
+        outputs: The same of each output.
+        operators: How many operators there are of each name, the most frequent first.
+        custom_operators: The same for those that are none of ONNX's own.
+        size_by_type: Bytes of constants by their type, those in files beside it included.
+    """
+
+    path: Path
+    size: int
+    producer: str
+    opsets: dict[str, int]
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+    operators: dict[str, int]
+    custom_operators: dict[str, int]
+    size_by_type: dict[str, int]
+
+    kind = "ONNX"
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        return _as_json(self)
+
+    def __rich__(self) -> Group:
+        opsets = (f"{name or 'ai.onnx'} {version}" for name, version in self.opsets.items())
+        custom = ", ".join(f"{n} {name}" for name, n in self.custom_operators.items())
+        facts = [
+            ("ONNX", os.fspath(self.path)),
+            ("size", tables.kilobytes(self.size)),
+            *((f"  {name}", tables.kilobytes(n)) for name, n in self.size_by_type.items()),
+            ("written by", self.producer),
+            ("opset", ", ".join(opsets)),
+            *_tensor_rows(self.inputs, self.outputs),
+            ("operators", str(sum(self.operators.values()))),
+            ("  custom", custom or "none"),
+        ]
+        return Group(tables.facts(facts), tables.counts("operator", self.operators))
+
+    def __str__(self) -> str:
+        return tables.as_text(self)
+
+
+@dataclasses.dataclass(frozen=True)
 class SavedModelContents:
     """What is in a SavedModel. `print` shows a table.
 
@@ -153,19 +208,20 @@ class SavedModelContents:
         return tables.as_text(self)
 
 
-def inspect(path: str | os.PathLike[str]) -> TFLiteContents | SavedModelContents:
+def inspect(path: str | os.PathLike[str]) -> TFLiteContents | OnnxContents | SavedModelContents:
     """Says what is in an exported model, without running it.
 
     Args:
-        path: A TensorFlow Lite file, the folder of a SavedModel, or a folder of versions as
-            TF Serving takes it: the highest version is looked at.
+        path: A TensorFlow Lite or ONNX file, the folder of a SavedModel, or a folder of versions
+            as TF Serving takes it: the highest version is looked at.
 
     Returns:
-        `TFLiteContents` or `SavedModelContents`: `print` shows tables, `as_json` gives the same
-        for JSON.
+        `TFLiteContents`, `OnnxContents` or `SavedModelContents`: `print` shows tables, `as_json`
+        gives the same for JSON.
 
     Raises:
-        ValueError: If it is neither, or damaged.
+        ValueError: If it is none of these, or damaged.
+        ImportError: If it is an ONNX file, and the package onnx is not installed.
 
     Example:
         >>> import tempfile
@@ -184,7 +240,10 @@ def inspect(path: str | os.PathLike[str]) -> TFLiteContents | SavedModelContents
     try:
         if path.is_dir():
             return _saved_model(path)
-        return _tflite(path)
+        with path.open("rb") as file:
+            # Of ONNX, the first byte says that the version comes, a small number.
+            is_onnx = path.suffix == ".onnx" or _ONNX_START.match(file.read(2))
+        return _onnx(path) if is_onnx else _tflite(path)
     except OSError as error:
         raise ValueError(
             f"`path` cannot be read ({error.strerror}). Received: path={os.fspath(path)!r}"
@@ -250,6 +309,46 @@ def _tflite(path: Path) -> TFLiteContents:
     )
 
 
+# ONNX.
+
+
+def _onnx(path: Path) -> OnnxContents:
+    onnx = package("onnx")
+    content = path.read_bytes()
+    try:
+        model = onnx.load_from_string(content)
+    except DecodeError:
+        model = None
+    if model is None or not model.graph.node or not model.opset_import:
+        raise ValueError(
+            "`path` is no ONNX model, or a damaged one: part of it may be missing. "
+            f"Received: path={os.fspath(path)!r}"
+        )
+    opsets = {opset.domain: opset.version for opset in model.opset_import}
+    custom = collections.Counter(
+        node.op_type
+        for node in nodes(model.graph)
+        if not onnx.defs.has(node.op_type, opsets.get("", 1), node.domain)
+    )
+    constants = model.graph.initializer
+    sizes: collections.Counter[str] = collections.Counter()
+    for tensor in constants:
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        sizes[str(dtype)] += math.prod(tensor.dims) * dtype.itemsize
+    names = {tensor.name for tensor in constants}  # old versions have them among the inputs
+    return OnnxContents(
+        path=path,
+        size=len(content),
+        producer=f"{model.producer_name} {model.producer_version}".strip(),
+        opsets=opsets,
+        inputs=described([x for x in model.graph.input if x.name not in names], onnx),
+        outputs=described(model.graph.output, onnx),
+        operators=operator_counts(model.graph),
+        custom_operators=dict(custom.most_common()),
+        size_by_type=dict(sizes.most_common()),
+    )
+
+
 # SavedModels.
 
 
@@ -263,7 +362,7 @@ def _saved_model(path: Path) -> SavedModelContents:
         )
         if not versions:
             raise ValueError(
-                f"`path` must be a TensorFlow Lite file, or a folder that holds {_PROTO} or "
+                f"`path` must be a TensorFlow Lite or ONNX file, or a folder that holds {_PROTO} or "
                 f"versions of a model. Received: path={os.fspath(path)!r}"
             )
         path = next(

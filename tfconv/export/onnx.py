@@ -11,14 +11,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import tensorflow as tf
 from rich.console import Group
 
+from tfconv import _compat
 from tfconv.export import tables, tracing, verification
 from tfconv.export.errors import ExportError
 from tfconv.export.files import checked_file, write
 from tfconv.export.quiet import quiet
-from tfconv.export.samples import Arrays, given_samples, random_samples, repeatable
+from tfconv.export.samples import Arrays, repeatable
+from tfconv.ops.dispatch import portable
 
 BOUND = 1e-4  # sums in another order, in float32
 _OPSETS = range(9, 19)  # those that tf2onnx knows and ONNX Runtime still takes
@@ -85,8 +86,9 @@ def to_onnx(
     """Converts a Keras model to ONNX and compares the two.
 
     The result holds ONNX's own operators only: those that the stock ops of the layers become.
-    Its inputs and outputs are the model's, under their names, the batch of any size if the
-    model's is. tf2onnx converts, ONNX Runtime compares; both are installed by
+    Its inputs and outputs are the model's, under their names and in their order, the batch of any
+    size if the model's is. Real numbers are in float32, in which layers of other types compute as
+    well. tf2onnx converts, ONNX Runtime compares; both are installed by
     `pip install tf2onnx onnx onnxruntime`.
 
     Args:
@@ -124,20 +126,29 @@ def to_onnx(
         path = checked_file(path)
     representative_data = repeatable(representative_data)
     inputs = tracing.model_inputs(model, representative_data)
-    onnx, tf2onnx = _package("onnx"), _package("tf2onnx")
-    onnxruntime = _package("onnxruntime") if verify else None
+    onnx, tf2onnx = package("onnx"), package("tf2onnx")
+    onnxruntime = package("onnxruntime") if verify else None
     with quiet("The conversion to ONNX"):
-        traced = tracing.trace(model, inputs)
-        function = tf.function(lambda *x: traced.function(*x), input_signature=traced.inputs)
-        proto, _ = tf2onnx.convert.from_function(function, traced.inputs, opset=opset)
+        samples = tracing.samples_of(model, inputs, representative_data, run=verify)
+        with portable():
+            traced = tracing.trace(model, inputs)
+        function = _compat.frozen(traced.function, lower_control_flow=False)
+        tensors = dict(zip(sorted(traced.outputs), function.outputs))  # as TensorFlow sorts them
+        names = {tensors[name].name: name for name in traced.outputs}
+        names.update((x.name, spec.name) for x, spec in zip(function.inputs, traced.inputs))
+        proto, _ = tf2onnx.convert.from_graph_def(
+            function.graph.as_graph_def(add_shapes=True),
+            name=model.name,
+            input_names=[x.name for x in function.inputs],
+            output_names=[tensors[name].name for name in traced.outputs],
+            opset=opset,
+            tensors_to_rename=names,
+        )
         version = next(o.version for o in proto.opset_import if o.domain == "")
         _check_operators(proto, version, onnx)
         content = proto.SerializeToString()
         error = None
         if onnxruntime is not None:
-            samples = random_samples(traced.inputs)
-            if representative_data is not None:
-                samples = given_samples(representative_data, traced.inputs)
             errors = verification.compared(_runner(content, onnxruntime), traced, samples)
             error = max(errors.values())
             if not error <= BOUND:
@@ -152,19 +163,19 @@ def to_onnx(
         content,
         path,
         version,
-        {tensor.name: _described(tensor, onnx) for tensor in proto.graph.input},
-        {tensor.name: _described(tensor, onnx) for tensor in proto.graph.output},
-        dict(collections.Counter(node.op_type for node in _nodes(proto.graph)).most_common()),
+        described(proto.graph.input, onnx),
+        described(proto.graph.output, onnx),
+        operator_counts(proto.graph),
         error,
     )
 
 
-def _package(name: str) -> ModuleType:
+def package(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise ImportError(
-            f"`tfconv.export.to_onnx` needs {name}, which cannot be imported ({error}): "
+            f"ONNX needs {name}, which cannot be imported ({error}): "
             "`pip install tf2onnx onnx onnxruntime`"
         ) from error
 
@@ -179,20 +190,20 @@ def _runner(content: bytes, onnxruntime: ModuleType) -> Any:
     return run
 
 
-def _nodes(graph: Any) -> Iterator[Any]:
+def nodes(graph: Any) -> Iterator[Any]:
     """The nodes of a graph and of the graphs inside them."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
             for inner in (attribute.g, *attribute.graphs):
-                yield from _nodes(inner)
+                yield from nodes(inner)
 
 
 def _check_operators(proto: Any, version: int, onnx: ModuleType) -> None:
     """Raises an error for operations that tf2onnx has left as they were."""
     unknown = {
         node.op_type: node.name
-        for node in _nodes(proto.graph)
+        for node in nodes(proto.graph)
         if not onnx.defs.has(node.op_type, version, node.domain)
     }
     if unknown:
@@ -200,9 +211,22 @@ def _check_operators(proto: Any, version: int, onnx: ModuleType) -> None:
         raise ExportError(f"ONNX's opset {version} has no operator for: {listed}.")
 
 
-def _described(tensor: Any, onnx: ModuleType) -> str:
-    """Type and shape of an input or output."""
-    of_tensor = tensor.type.tensor_type
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(of_tensor.elem_type)
-    shape = [d.dim_value if d.HasField("dim_value") else None for d in of_tensor.shape.dim]
-    return tables.tensor_text(str(dtype), shape)
+def operator_counts(graph: Any) -> dict[str, int]:
+    """How many operators there are of each name, the most frequent first."""
+    return dict(collections.Counter(node.op_type for node in nodes(graph)).most_common())
+
+
+def described(tensors: Any, onnx: ModuleType) -> dict[str, str]:
+    """Type and shape of inputs or outputs, by name."""
+
+    def text(tensor: Any) -> str:
+        if not tensor.type.HasField("tensor_type"):
+            return str(tensor.type.WhichOneof("value")).removesuffix("_type")
+        of_tensor = tensor.type.tensor_type
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(of_tensor.elem_type)
+        shape = None
+        if of_tensor.HasField("shape"):
+            shape = [d.dim_value if d.HasField("dim_value") else None for d in of_tensor.shape.dim]
+        return tables.tensor_text(str(dtype), shape)
+
+    return {tensor.name: text(tensor) for tensor in tensors}

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 from tfconv.export.errors import ExportError
 
 _LINES = 20
+_CHARACTERS = 1000
 
 
 @contextlib.contextmanager
@@ -39,8 +40,10 @@ def quiet(what: str, error_class: type[Exception] = ExportError) -> Iterator[Tex
         except (error_class, ValueError):
             raise
         except Exception as error:
-            said = _redirection.said().strip().splitlines()[-_LINES:]
-            raise error_class("\n".join([f"{what} failed: {error}", *said])) from error
+            why = str(error)  # of the compiler's, the start says what is wrong
+            why = why if len(why) <= _CHARACTERS else f"{why[:_CHARACTERS]} ..."
+            said = "\n".join(_redirection.said().strip().splitlines()[-_LINES:])
+            raise error_class(f"{what} failed: {why}\n{said[-_CHARACTERS:]}".rstrip()) from error
 
 
 class _Redirection:

@@ -56,8 +56,6 @@ def given_samples(data: Any, inputs: Sequence[tf.TensorSpec]) -> Samples:
             examples.append({name: array[i : i + 1] for name, array in arrays.items()})
             if len(examples) == MOST:
                 return _split(examples)
-    if not examples:
-        raise _error("at least one example", data)
     return _split(examples)
 
 
@@ -110,8 +108,12 @@ def _by_name(element: Any, inputs: Sequence[tf.TensorSpec]) -> Arrays:
             raise _error(f"the inputs {names}", sorted(element))
     else:
         parts = element if isinstance(element, (list, tuple)) else [element]
-        if len(parts) != len(names):
-            raise _error(f"one array for each of the inputs {names}", f"{len(parts)} arrays")
+        nested = any(isinstance(part, (dict, list, tuple)) for part in parts)
+        if len(parts) != len(names) or (nested and isinstance(element, tuple)):
+            needed = f"one array for each of the inputs {names}"
+            if isinstance(element, tuple) and len(element) in (2, 3):
+                needed += ", and no labels, which `.map(lambda x, y: x)` drops from a dataset"
+            raise _error(needed, f"{len(parts)} arrays")
         element = dict(zip(names, parts))
     arrays = {}
     for spec in inputs:
@@ -135,6 +137,11 @@ def _by_name(element: Any, inputs: Sequence[tf.TensorSpec]) -> Arrays:
 
 
 def _split(examples: list[Arrays]) -> Samples:
+    if not examples:
+        raise _error("at least one example", "none")
+    real = [x for example in examples for x in example.values() if x.dtype.kind == "f"]
+    if real and not any(x.any() for x in real):
+        raise _error("numbers as they will come", f"nothing but zeros in {len(examples)} examples")
     if len(examples) < 2 * _HELD_OUT:
         return Samples(examples, examples)
     held_out = examples[::_HELD_OUT]

@@ -24,9 +24,9 @@ from tfconv.export.errors import ExportError
 from tfconv.export.files import writing
 from tfconv.export.samples import random_samples
 from tfconv.export.signatures import DEFAULT, Signature, answers, trace
+from tfconv.export.tflite_file import NATIVE_PREFIX
 from tfconv.export.verification import relative_error
 
-_NATIVE_OP_PREFIX = "Tfconv>"
 _BOUND = 1e-4  # sums in another order, in float32
 _HALF_BOUND = 5e-2  # the same where a layer computes in half of it
 
@@ -57,7 +57,7 @@ class SavedModelReport:
     @property
     def native_ops(self) -> dict[str, int]:
         """Those of `ops` that a server has only if it is linked with tfconv's."""
-        return {op: n for op, n in self.ops.items() if op.startswith(_NATIVE_OP_PREFIX)}
+        return {op: n for op, n in self.ops.items() if op.startswith(NATIVE_PREFIX)}
 
     def __rich__(self) -> Group:
         facts = [
@@ -180,7 +180,7 @@ def to_saved_model(
         if requests:
             serving_files.write_warmup(made, folder.name, requests)
         size = sum(file.stat().st_size for file in made.rglob("*") if file.is_file())
-        native = any(op.startswith(_NATIVE_OP_PREFIX) for op in ops)
+        native = any(op.startswith(NATIVE_PREFIX) for op in ops)
         texts = {
             serving_files.MODELS: serving_files.models_config(folder.name),
             serving_files.COMPOSE: serving_files.compose_file(folder.name, bool(most), native),

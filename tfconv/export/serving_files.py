@@ -97,12 +97,17 @@ def models_config(name: str) -> str:
     return f"""\
 model_config_list {{
   config {{
-    name: {json.dumps(name)}
-    base_path: {json.dumps(f"/models/{name}")}
+    name: {_quoted(name)}
+    base_path: {_quoted(f"/models/{name}")}
     model_platform: "tensorflow"
   }}
 }}
 """
+
+
+def _quoted(text: str) -> str:
+    """A string in YAML and in protocol buffers' text, the same in both."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def compose_file(name: str, batching: bool, native: bool) -> str:
@@ -112,11 +117,11 @@ def compose_file(name: str, batching: bool, native: bool) -> str:
     if native:
         image = "${TENSORFLOW_SERVING_IMAGE:?a server that is linked with the ops of tfconv}"
         said += " It needs a server that is linked with tfconv's ops."
-    folder = f"/models/{name}"
+    folder = f"/models/{name}".replace("$", "$$")  # alone, it begins a variable's name
     flags = [f"--model_config_file={folder}/{MODELS}"]
     if batching:
         flags += ["--enable_batching=true", f"--batching_parameters_file={folder}/{BATCHING}"]
-    command = "\n".join(f"      - {json.dumps(flag)}" for flag in flags)
+    command = "\n".join(f"      - {_quoted(flag)}" for flag in flags)
     return f"""\
 # `docker compose up` here serves the newest version at localhost:8500 (gRPC) and :8501 (REST).
 # {said}
@@ -129,7 +134,7 @@ services:
     volumes:
       - type: bind
         source: .
-        target: {json.dumps(folder)}
+        target: {_quoted(folder)}
         read_only: true
     command:
 {command}

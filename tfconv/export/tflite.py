@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
@@ -14,8 +15,9 @@ from tfconv.export import quantization, tflite_file, tracing, verification
 from tfconv.export.errors import ExportError
 from tfconv.export.files import checked_file, write
 from tfconv.export.quiet import quiet
-from tfconv.export.samples import Samples, given_samples, random_samples, repeatable
+from tfconv.export.samples import Samples, repeatable
 from tfconv.export.tflite_report import TFLiteReport
+from tfconv.ops.dispatch import keeps_native
 from tfconv.ops.dispatch import keep_native as keeping_native
 
 _THREADS = 1
@@ -32,8 +34,9 @@ def to_tflite(
     """Converts a Keras model to TensorFlow Lite and compares the two.
 
     The result holds builtin operators only and runs wherever TensorFlow Lite (LiteRT) does. Its
-    inputs and outputs are the model's, in their types and under their names (the signature
-    "serving_default"), the batch of any size if the model's is.
+    inputs and outputs are the model's, under their names (the signature "serving_default"), the
+    batch of any size if the model's is; by index they are sorted otherwise. Real numbers are in
+    float32, in which layers of other types (mixed precision, float64) compute as well.
 
     ``quantize`` says which numbers it computes with, and so how far each layer's output may be
     from the model's (the root mean square of the difference, as a share of that of the output):
@@ -59,7 +62,8 @@ def to_tflite(
             batches, or a function that gives one. Every fourth example is kept out of the
             measuring of ranges, and compared on. Without it, random numbers are compared on.
         keep_native: Whether involution and deformable operations become custom operators for the
-            delegate of `tfconv.lite`, which the interpreter then needs.
+            delegate of `tfconv.lite`, which the interpreter then needs. Inside
+            `tfconv.keep_native()` they do.
         verify: Whether the result is run and compared with the model, for several inputs and
             sizes of the batch, and timed.
 
@@ -68,6 +72,7 @@ def to_tflite(
 
     Raises:
         ValueError: If an argument is not what is described above.
+        OSError: If the file cannot be written.
         ExportError: If the conversion fails, or an error is larger than is allowed: the message
             names the layer. Or if the delegate that ``keep_native`` needs has not been built.
 
@@ -80,6 +85,7 @@ def to_tflite(
         >>> report.error < 0.003, report.custom_operators
         (True, {})
     """
+    keep_native = keep_native or keeps_native()
     if quantize not in quantization.BOUNDS:
         kinds = ", ".join(map(repr, quantization.BOUNDS))
         raise ValueError(f"`quantize` must be one of {kinds}. Received: quantize={quantize!r}")
@@ -97,21 +103,27 @@ def to_tflite(
     if path is not None:
         path = checked_file(path)
     with quiet("The conversion to TensorFlow Lite") as terminal, _steps(terminal) as step:
-        report = _converted(model, path, quantize, representative_data, keep_native, verify, step)
+        report, samples = _converted(
+            model, path, quantize, representative_data, keep_native, verify, step
+        )
+    if quantize in quantization.NEED_DATA and len(samples.calibration) == 1:
+        warnings.warn(
+            "`representative_data` holds one example: the ranges of integers are measured on it "
+            "alone, and the errors too. A hundred or so say what others will give.",
+            stacklevel=2,
+        )
     if path is not None:
         write(path, lambda made: made.write_bytes(report.content))
     return report
 
 
-def _converted(model, path, quantize, data, keep_native, verify, step) -> TFLiteReport:
+def _converted(model, path, quantize, data, keep_native, verify, step):
     step("tracing the model")
     data = repeatable(data)
     inputs = tracing.model_inputs(model, data)
+    samples = tracing.samples_of(model, inputs, data, run=verify or quantize == "dynamic")
     with keeping_native() if keep_native else contextlib.nullcontext():
         traced = tracing.trace(model, inputs)
-    samples = random_samples(traced.inputs)
-    if data is not None:
-        samples = given_samples(data, traced.inputs)
     step("converting")
     chosen = None
     plain = quantize if quantize == "float16" else None
@@ -155,12 +167,12 @@ def _converted(model, path, quantize, data, keep_native, verify, step) -> TFLite
     if quantize in quantization.NEED_DATA:
         in_float = {*float_layers, *quantization.layers_in_float(file, traced)}
         float_layers = [path for path in chosen.errors if path in in_float]
-    return TFLiteReport(
+    report = TFLiteReport(
         content=content,
         path=path,
         quantize=quantize,
         inputs=[spec.name for spec in traced.inputs],
-        outputs=sorted(traced.function.structured_outputs),
+        outputs=traced.outputs,
         operators=file.operator_counts,
         custom_operators=file.custom_counts,
         operator_types=_types(file),
@@ -174,6 +186,7 @@ def _converted(model, path, quantize, data, keep_native, verify, step) -> TFLite
         runtime=verification.RUNTIME,
         random_inputs=samples.are_random,
     )
+    return report, samples
 
 
 def _types(file: tflite_file.TFLiteFile) -> dict[str, int]:

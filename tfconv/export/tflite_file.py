@@ -14,6 +14,7 @@ from typing import Any
 
 from tfconv._compat import KERAS_3, child_layers, tflite_schema
 
+NATIVE_PREFIX = "Tfconv>"  # of the names of tfconv's own operators
 _IDENTIFIER = b"TFL3"
 # What an operator is named for, where several operations of a graph were fused into it.
 _PRODUCT = re.compile("conv|matmul|einsum|tensordot", re.IGNORECASE)

@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Console, Group
 from rich.table import Table
 
-from tfconv.export.files import checked_file, replacing
+from tfconv.export.files import checked_file, write
 
 _MOST_LAYERS = 12  # in the picture
 
@@ -26,7 +26,8 @@ class TFLiteReport:
         path: The file that it was written to, or None.
         quantize: The kind of its numbers, as `to_tflite` takes it.
         inputs: The names of its inputs.
-        outputs: The names of its outputs.
+        outputs: The names of its outputs, in the model's order. By index, the interpreter has
+            both in an order of its own: `interpreter.get_signature_runner()` has them by name.
         operators: How many operators there are of each name.
         custom_operators: The same for operators that are none of TensorFlow Lite's own.
         operator_types: How many operators compute in each type, such as "FLOAT32".
@@ -112,6 +113,8 @@ class TFLiteReport:
             "file": "none: in memory" if self.path is None else os.fspath(self.path),
             "numbers": self.quantize or "float32",
             "size": f"{self.size / 1e3:,.1f} kB",
+            "inputs": f"{', '.join(self.inputs)} (by name: `get_signature_runner()`)",
+            "outputs": ", ".join(self.outputs),
             "operators": f"{sum(self.operators.values())}: {types}",
         }
         if self.delegated is not None:
@@ -160,6 +163,5 @@ class TFLiteReport:
             colors = ["#ff7043" if name in self.float_layers else "#546e7a" for name, _ in worst]
             axes.barh([name for name, _ in worst], [100 * e for _, e in worst], color=colors)
             axes.set_title("error of layers, % (orange: float in part)")
-        with replacing(path) as made:
-            figure.savefig(made)
+        write(path, figure.savefig)
         return path

@@ -13,8 +13,9 @@ import tensorflow as tf
 
 from tfconv import _compat
 from tfconv._compat import keras
-from tfconv.export.samples import Arrays, elements
+from tfconv.export.samples import Arrays, Samples, elements, given_samples, random_samples
 
+_STYLE = re.compile(r"\x1b\[\d*m")  # of terminals, in Keras's messages
 _NO_NAME = re.compile(r"[^A-Za-z0-9_.\\/>-]")  # signs that names of operations cannot have
 
 
@@ -28,6 +29,7 @@ class Traced:
         structure: The same in the structure that the model is called with.
         function: Takes the inputs, gives the outputs by name.
         module: Holds the variables.
+        outputs: The names of the model's outputs, in its order.
         layers: Paths ("block/conv") of the layers whose outputs are among those of ``function``
             as well, under names of their own; see `trace`.
     """
@@ -37,22 +39,33 @@ class Traced:
     structure: Any
     function: Any
     module: tf.Module
+    outputs: list[str]
     layers: dict[str, str]
 
     @property
     def fixed_batch(self) -> int | None:
         """The size of the batch if there is only one that the model takes."""
-        return max((spec.shape[0] or 0 for spec in self.inputs), default=0) or None
+        return fixed_batch(self.inputs)
 
     def expected(self, arrays: Arrays) -> Arrays:
         """What the model gives for arrays by the names of its inputs."""
-        tensors = [tf.constant(arrays[spec.name]) for spec in self.inputs]
-        y = self.model(tf.nest.pack_sequence_as(self.structure, tensors), training=False)
-        return {name: np.asarray(t) for name, t in named_outputs(self.model, y).items()}
+        return _given(self.model, self.structure, arrays)
+
+
+def _given(model: Any, inputs: Any, arrays: Arrays) -> Arrays:
+    tensors = [tf.constant(arrays[spec.name]) for spec in tf.nest.flatten(inputs)]
+    with _compat.in_float32(model):
+        y = model(tf.nest.pack_sequence_as(inputs, tensors), training=False)
+        return {name: np.asarray(t) for name, t in named_outputs(model, y).items()}
+
+
+def fixed_batch(inputs: Sequence[tf.TensorSpec]) -> int | None:
+    """The size of the batch if only one fits the inputs."""
+    return max((spec.shape[0] or 0 for spec in inputs), default=0) or None
 
 
 def trace(model: Any, inputs: Any, of_layers: bool = False) -> Traced:
-    """Traces a model for conversion.
+    """Traces a model for conversion: layers that compute in other real types do in float32.
 
     Args:
         model: The model.
@@ -61,23 +74,58 @@ def trace(model: Any, inputs: Any, of_layers: bool = False) -> Traced:
     """
     specs = tf.nest.flatten(inputs)
     layers: dict[str, str] = {}
+    names: list[str] = []
 
     @tf.function(input_signature=specs)
     def function(*tensors):
         with _recorded_outputs(model if of_layers else None) as recorded:
             y = model(tf.nest.pack_sequence_as(inputs, list(tensors)), training=False)
         outputs = named_outputs(model, y)
+        names[:] = outputs
         for number, (path, output) in enumerate(recorded):
             layers[f"layer_{number}"] = path
             outputs[f"layer_{number}"] = output
         # A converter joins outputs that are one tensor: each gets an operation of its own.
         return {n: tf.identity(t, name=_NO_NAME.sub("_", n)) for n, t in outputs.items()}
 
-    with _compat.export_scope():
+    module = tf.Module()
+    with _compat.export_scope(), _compat.in_float32(model):
         concrete = function.get_concrete_function()
-    module = tf.Module()  # only now: the call builds what a subclass of keras.Model is made of
-    module.variables_of_model = [_compat.tensorflow_variable(v) for v in model.variables]
-    return Traced(model, specs, inputs, concrete, module, layers)
+        # Only now: the call builds what a subclass of keras.Model is made of.
+        module.variables_of_model = [_compat.tensorflow_variable(v) for v in model.variables]
+    return Traced(model, specs, inputs, concrete, module, names, layers)
+
+
+def samples_of(model: Any, inputs: Any, data: Any, run: bool) -> Samples:
+    """Examples for a model: those that the user gives, or random ones for None.
+
+    Args:
+        model: The model.
+        inputs: What `model_inputs` gives for it.
+        data: The ``representative_data``.
+        run: Whether the model will be run on them.
+
+    Raises:
+        ValueError: If the data does not fit the inputs, or random examples of an unknown size do
+            not fit the model.
+    """
+    specs = tf.nest.flatten(inputs)
+    if data is not None:
+        return given_samples(data, specs)
+    samples = random_samples(specs)
+    if run and any(None in spec.shape[1:] for spec in specs):
+        arrays = samples.batch(fixed_batch(specs) or 1)
+        try:
+            _given(model, inputs, arrays)
+        except Exception as error:
+            lines = _STYLE.sub("", str(error)).splitlines()
+            why = next((line for line in lines[1:] if line), str(error))
+            raise ValueError(
+                "`representative_data` is needed: the sizes of the model's inputs are not known, "
+                f"and {[a.shape for a in arrays.values()]} do not suit it ({why}) One example "
+                "of a size that does is enough. Received: representative_data=None"
+            ) from error
+    return samples
 
 
 def model_inputs(model: Any, data: Any) -> Any:
@@ -109,10 +157,13 @@ def model_inputs(model: Any, data: Any) -> Any:
         )
     else:
         structure = next(iter(elements(data)), [])
+        if not model.built:  # by its own policy, before it is traced in float32
+            one = tf.nest.map_structure(lambda x: tf.convert_to_tensor(x)[:1], structure)
+            model(one, training=False)
         arrays = [np.asarray(x) for x in tf.nest.flatten(structure)]
         names = sorted(structure) if isinstance(structure, dict) else _numbered("input", arrays)
-        shapes = [((None, *a.shape[1:]), _narrowed(a.dtype), n) for a, n in zip(arrays, names)]
-    specs = [tf.TensorSpec(shape, tf.as_dtype(dtype), name) for shape, dtype, name in shapes]
+        shapes = [((None, *a.shape[1:]), a.dtype, n) for a, n in zip(arrays, names)]
+    specs = [tf.TensorSpec(shape, _narrowed(dtype), name) for shape, dtype, name in shapes]
     return tf.nest.pack_sequence_as(structure, specs)
 
 
@@ -132,8 +183,9 @@ def _numbered(word: str, things: Sequence[Any]) -> list[str]:
     return [word] if len(things) == 1 else [f"{word}_{i}" for i in range(len(things))]
 
 
-def _narrowed(dtype: np.dtype) -> np.dtype:
-    return np.dtype(np.float32) if dtype.kind == "f" else dtype
+def _narrowed(dtype: Any) -> tf.DType:
+    dtype = tf.as_dtype(dtype)
+    return tf.float32 if dtype.is_floating else dtype
 
 
 # Layers within the model.

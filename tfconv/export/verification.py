@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfconv.export.inspection import NATIVE_PREFIX
 from tfconv.export.samples import Arrays, Samples
+from tfconv.export.tflite_file import NATIVE_PREFIX
 from tfconv.export.tracing import Traced
 
 try:

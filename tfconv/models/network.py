@@ -15,6 +15,7 @@ from tfconv.blocks.convolution import PYTORCH, checked_convention
 from tfconv.layers.base import boolean, one_of, positive_int, resolved, static_shape
 from tfconv.models.preprocessing import preprocess_input
 from tfconv.ops.geometry import is_int
+from tfconv.export.files import why_no_file
 from tfconv.surgery.torch_weights import SUFFIXES, load_torch_weights, top_module
 
 # Modules that checkpoints have besides the network: torchvision's GoogLeNet, mmpretrain's models.
@@ -84,8 +85,15 @@ def _input(input_tensor: Any, input_shape: Any, size: int) -> tuple[Any, Any]:
 
 
 def _check_file(weights: Any) -> None:
-    if not isinstance(weights, (str, os.PathLike)) or not Path(weights).is_file():
-        raise ValueError(f"`weights` must be None or a file. Received: weights={weights!r}")
+    if isinstance(weights, (str, os.PathLike)):
+        path = Path(weights)
+        if path.is_file():
+            return
+        why = why_no_file(path)
+        if isinstance(weights, str) and path.name == weights and not path.suffix:
+            why = "tfconv has none by name; docs/networks.md says whose checkpoints fit"
+        raise ValueError(f"`weights` must be None or a file: {why}. Received: weights={weights!r}")
+    raise ValueError(f"`weights` must be None or a file's path. Received: weights={weights!r}")
 
 
 def _load(model: keras.Model, weights: Any, include_top: bool) -> None:

@@ -18,6 +18,7 @@ from tfconv._compat import keras
 from tfconv.layers import DeformableConv2D, DepthwiseCondConv2D, SqueezeExcite
 from tfconv.layers.experts import Experts
 from tfconv.layers.involution import Involution
+from tfconv.export.files import why_no_file
 from tfconv.surgery.torch_names import Origin, origins
 
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
@@ -165,6 +166,11 @@ def _read(file: Any) -> Any:
         raise ValueError(
             "`state_dict_or_file` must be a mapping of weights or a file that ends with one of "
             f"{', '.join(SUFFIXES)}. Received: state_dict_or_file={file!r}"
+        )
+    if not Path(file).is_file():
+        raise ValueError(
+            f"`state_dict_or_file` must be a file that exists: {why_no_file(file)}. "
+            f"Received: state_dict_or_file={file!r}"
         )
     safe = Path(file).suffix == ".safetensors"
     try:

@@ -17,7 +17,7 @@ import tensorflow as tf
 import tfconv
 from tfconv._compat import KERAS_3, keras
 from tfconv.export import inspection, tflite_file
-from tfconv.export.inspection import NATIVE_PREFIX
+from tfconv.export.tflite_file import NATIVE_PREFIX
 
 try:
     from ai_edge_litert.interpreter import Interpreter
