@@ -88,9 +88,9 @@ def add_inspect(commands: Any) -> None:
     inspect = commands.add_parser(
         "inspect",
         help="say what is in a TFLite or ONNX file, or a SavedModel",
-        description="Says what is in a TFLite or ONNX file, or a SavedModel, without running it: inputs and "
-        "outputs, operators and how many, which of them are custom or native, sizes and, in TFLite "
-        "files, the layers they come from.",
+        description="Says what is in a TFLite or ONNX file, or a SavedModel, without running it: "
+        "inputs and outputs, operators and how many, which of them are custom or native, sizes "
+        "and, but for ONNX, the layers they come from.",
     )
     inspect.add_argument(
         "path",

@@ -362,7 +362,7 @@ def _saved_model(path: Path) -> SavedModelContents:
         )
         if not versions:
             raise ValueError(
-                f"`path` must be a TensorFlow Lite or ONNX file, or a folder that holds {_PROTO} or "
+                f"`path` must be a TensorFlow Lite file, or a folder that holds {_PROTO} or "
                 f"versions of a model. Received: path={os.fspath(path)!r}"
             )
         path = next(

@@ -108,6 +108,7 @@ def to_onnx(
     Raises:
         ValueError: If an argument is not what is described above.
         ImportError: If a package that is needed is not installed.
+        OSError: If the file cannot be written.
         ExportError: If the conversion fails, or the results differ.
 
     Source: https://github.com/onnx/tensorflow-onnx

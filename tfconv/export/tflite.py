@@ -17,8 +17,8 @@ from tfconv.export.files import checked_file, write
 from tfconv.export.quiet import quiet
 from tfconv.export.samples import Samples, repeatable
 from tfconv.export.tflite_report import TFLiteReport
-from tfconv.ops.dispatch import keeps_native
 from tfconv.ops.dispatch import keep_native as keeping_native
+from tfconv.ops.dispatch import keeps_native
 
 _THREADS = 1
 

@@ -12,10 +12,10 @@ from typing import Any
 from tfconv import _compat
 from tfconv._compat import keras
 from tfconv.blocks.convolution import PYTORCH, checked_convention
+from tfconv.export.files import why_no_file
 from tfconv.layers.base import boolean, one_of, positive_int, resolved, static_shape
 from tfconv.models.preprocessing import preprocess_input
 from tfconv.ops.geometry import is_int
-from tfconv.export.files import why_no_file
 from tfconv.surgery.torch_weights import SUFFIXES, load_torch_weights, top_module
 
 # Modules that checkpoints have besides the network: torchvision's GoogLeNet, mmpretrain's models.

@@ -15,10 +15,10 @@ import tensorflow as tf
 
 from tfconv import _compat
 from tfconv._compat import keras
+from tfconv.export.files import why_no_file
 from tfconv.layers import DeformableConv2D, DepthwiseCondConv2D, SqueezeExcite
 from tfconv.layers.experts import Experts
 from tfconv.layers.involution import Involution
-from tfconv.export.files import why_no_file
 from tfconv.surgery.torch_names import Origin, origins
 
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
