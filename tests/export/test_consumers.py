@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 import tfconv
+from tests.conftest import require_native
 from tfconv import _compat
 from tfconv._compat import KERAS_3, keras
 from tfconv.catalog import family_name
@@ -152,3 +153,104 @@ def test_ops_of_layers(name):
     ops = {node.op for node in _compat.frozen(function).graph.as_graph_def().node}
     strides = case.kwargs.get("strides", 1)
     assert ops - supported() <= ({MISSING} if strides == 2 else set())
+
+
+# Ways out of Keras that are not tfconv's.
+
+
+@pytest.fixture(scope="module")
+def small():
+    x = keras.Input((4, 4, 2))
+    return keras.Model(x, tfconv.Involution2D(1, groups=2)(x))
+
+
+def traced(model):
+    """A function that was traced to be run: with native ops, outside of `portable`."""
+    function = tf.function(model, input_signature=[tf.TensorSpec([1, 4, 4, 2])])
+    function(tf.ones([1, 4, 4, 2]))
+    return function
+
+
+def by_keras(model, folder):
+    archive = (keras.export if KERAS_3 else tf.keras.export).ExportArchive()
+    archive.track(model)
+    archive.add_endpoint("serve", traced(model))
+    archive.write_out(str(folder))
+
+
+def by_tensorflow(model, folder):
+    concrete = traced(model).get_concrete_function()
+    tf.saved_model.save(model, str(folder), signatures=concrete)
+
+
+def in_a_function(model, folder):
+    """The native ops are in a function inside the one that is saved."""
+    inner = traced(model)
+
+    @tf.function(input_signature=[tf.TensorSpec([1, 4, 4, 2])])
+    def outer(x):
+        return 2 * inner(x)
+
+    tf.saved_model.save(model, str(folder), signatures=outer.get_concrete_function())
+
+
+def in_a_branch(model, folder):
+    @tf.function(input_signature=[tf.TensorSpec([1, 4, 4, 2])])
+    def outer(x):
+        return tf.cond(tf.reduce_sum(x) > 0, lambda: model(x), lambda: x)
+
+    tf.saved_model.save(model, str(folder), signatures=outer.get_concrete_function())
+
+
+def by_the_converter(model, folder):
+    holder = tf.Module()
+    holder.variables_of_model = [_compat.tensorflow_variable(v) for v in model.variables]
+    concrete = traced(model).get_concrete_function()
+    tf.lite.TFLiteConverter.from_concrete_functions([concrete], holder).convert()
+
+
+def by_tf2onnx(model, folder):
+    tf2onnx = pytest.importorskip("tf2onnx")
+    tf2onnx.convert.from_function(traced(model), [tf.TensorSpec([1, 4, 4, 2])])
+
+
+@pytest.mark.parametrize(
+    "route", [by_keras, by_tensorflow, in_a_function, in_a_branch, by_the_converter, by_tf2onnx]
+)
+def test_traced_functions_are_refused(small, tmp_path, route):
+    """They keep their native ops: the error says how to have stock ones, and no file is left."""
+    require_native()
+    with pytest.raises(ValueError, match=r"`tfconv.portable\(\)`") as raised:
+        route(small, tmp_path / "saved")
+    assert len(str(raised.value)) < 500
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("scope", [tfconv.portable, tfconv.keep_native])
+def test_functions_traced_in_scopes(small, scope):
+    with scope():
+        function = _compat.frozen(traced(small).get_concrete_function())
+    native = any(node.op.startswith("Tfconv>") for node in function.graph.as_graph_def().node)
+    assert native == (scope is tfconv.keep_native)
+
+
+def test_exporters_that_trace(small, monkeypatch):
+    """Their modules are on the stack then."""
+    require_native()
+
+    def ops(exporter):
+        monkeypatch.setitem(globals(), "__name__", exporter)
+        function = tf.function(lambda x: small(x)).get_concrete_function(tf.ones([1, 4, 4, 2]))
+        return {op.type for op in function.graph.get_operations()}
+
+    for exporter in ("tf2onnx.convert", "openvino.tools.ovc", "keras.src.export.onnx"):
+        assert not any(op.startswith("Tfconv>") for op in ops(exporter))
+    assert "Tfconv>Involution" in ops("somewhere.else")
+
+
+@pytest.mark.skipif(not KERAS_3, reason="Keras 2 exports SavedModels only")
+def test_keras_exports_to_onnx(small, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("tf2onnx")
+    small.export(tmp_path / "small.onnx", format="onnx", verbose=False)
+    assert {node.domain for node in onnx.load(tmp_path / "small.onnx").graph.node} == {""}

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,17 @@ def test_folders_are_no_files(folder, convert):
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     with pytest.raises(ValueError, match="`path` must be a file.*Received: path="):
         convert(model, folder)
+
+
+def test_why_there_is_no_file(folder):
+    """A folder, a folder that is missing, a name that is like another, or a suffix."""
+    for path, why in [
+        (folder, "it is a folder"),
+        (folder / "a" / "b.h5", "there is no folder .*a$"),
+        (folder / "mien", "there is no such file in .*folder, but mine$"),
+        (folder / "b.h5", "there is no such file in .*folder$"),
+    ]:
+        assert re.search(why, files.why_no_file(path))
 
 
 def test_no_file_replaces_a_folder(folder):

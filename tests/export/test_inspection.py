@@ -2,6 +2,7 @@
 
 import dataclasses
 import doctest
+import importlib.util
 import json
 import shutil
 
@@ -10,8 +11,11 @@ import tensorflow as tf
 
 import tfconv
 from tfconv._compat import KERAS_3, keras
-from tfconv.export import inspection
+from tfconv.export import inspection, to_onnx
 from tfconv.export.inspection import inspect
+
+has_onnx = all(map(importlib.util.find_spec, ("onnx", "tf2onnx")))
+needs_onnx = pytest.mark.skipif(not has_onnx, reason="tf2onnx, onnx: not installed")
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +36,8 @@ def exports(model, tmp_path_factory):
         converter = tf.lite.TFLiteConverter.from_keras_model(model)
         converter.allow_custom_ops = True
         (folder / "native.tflite").write_bytes(converter.convert())
+    if has_onnx:
+        to_onnx(model, folder / "model.onnx", verify=False)
     (folder / "versions" / "11").mkdir()  # not complete yet
     (folder / "versions" / "models.config").write_text("")
     return folder
@@ -120,6 +126,36 @@ def test_versions(exports):
     assert ["signature", "serving_default"] in lines
     lines = [line.split() for line in str(inspect(exports / "versions" / "9")).splitlines()]
     assert ["native", "none:", "any", "TensorFlow", "runs", "it"] in lines
+
+
+@needs_onnx
+def test_onnx(exports, tmp_path):
+    import onnx
+
+    contents = inspect(exports / "model.onnx")
+    assert contents.size == (exports / "model.onnx").stat().st_size
+    assert contents.inputs == {"image": "float32 [?, 6, 5, 4]"}
+    assert contents.outputs == {"head": "float32 [?, 3]"}
+    assert contents.operators["Conv"] == 2 and contents.custom_operators == {}
+    weights = 4 * (4 + 18 + 120 * 3)  # without biases, which are zero
+    assert weights <= contents.size_by_type["float32"] < weights + 200
+    lines = [line.split() for line in str(contents).splitlines()]
+    assert ["Conv", "2"] in lines and ["custom", "none"] in lines
+    assert ["input", "image:", "float32", "[?,", "6,", "5,", "4]"] in lines
+    assert ["written", "by", "tf2onnx"] in [line[:3] for line in lines]
+    facts = json.loads(json.dumps(contents.as_json()))
+    assert (facts["kind"], facts["operators"]["Conv"]) == ("ONNX", 2)
+    content = (exports / "model.onnx").read_bytes()
+    other = tmp_path / "model"  # it need not be called .onnx
+    proto = onnx.load_from_string(content)
+    proto.graph.node[0].domain = "of.mine"
+    other.write_bytes(proto.SerializeToString())
+    assert inspect(other).custom_operators == {proto.graph.node[0].op_type: 1}
+    for damaged in (content[:-200], content[:4], b"", b"text"):
+        path = tmp_path / "damaged.onnx"
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="no ONNX model, or a damaged one.*Received: path="):
+            inspect(path)
 
 
 @pytest.mark.parametrize("name", ["native.tflite", "versions"])

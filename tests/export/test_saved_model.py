@@ -289,7 +289,7 @@ def batching_message():
 def test_configuration(small, apis, tmp_path):
     from tensorflow_serving.config import model_server_config_pb2
 
-    name = 'a "name"'
+    name = 'a "name" for $1 é'
     to_saved_model(
         small,
         tmp_path / name,
@@ -300,7 +300,7 @@ def test_configuration(small, apis, tmp_path):
             "pad_variable_length_inputs": True,
         },
     )
-    text = (tmp_path / name / "models.config").read_text()
+    text = (tmp_path / name / "models.config").read_text(encoding="utf-8")
     models = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
     (config,) = models.model_config_list.config
     assert (config.name, config.base_path) == (name, f"/models/{name}")
@@ -317,20 +317,24 @@ def test_configuration(small, apis, tmp_path):
 
 
 def test_compose_file(small, tmp_path):
+    """Compose takes "$" for the start of a variable's name, and "$$" for itself."""
     yaml = pytest.importorskip("yaml")
+    name = "nét$ $HOME ${x}"
+    in_compose = name.replace("$", "$$")
     for batching in (True, False):
-        to_saved_model(small, tmp_path / "net", batching=batching)
-        compose = yaml.safe_load((tmp_path / "net" / "docker-compose.yml").read_text())
+        to_saved_model(small, tmp_path / name, batching=batching)
+        text = (tmp_path / name / "docker-compose.yml").read_text(encoding="utf-8")
+        compose = yaml.safe_load(text)
         (service,) = compose["services"].values()
         assert service["image"] == "${TENSORFLOW_SERVING_IMAGE:-tensorflow/serving}"
         assert service["ports"] == ["8500:8500", "8501:8501"]
         (volume,) = service["volumes"]
-        assert (volume["source"], volume["target"]) == (".", "/models/net")
-        flags = ["--model_config_file=/models/net/models.config"]
+        assert (volume["source"], volume["target"]) == (".", f"/models/{in_compose}")
+        flags = [f"--model_config_file=/models/{in_compose}/models.config"]
         if batching:
             flags += [
                 "--enable_batching=true",
-                "--batching_parameters_file=/models/net/batching.config",
+                f"--batching_parameters_file=/models/{in_compose}/batching.config",
             ]
         assert service["command"] == flags
 

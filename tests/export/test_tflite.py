@@ -263,6 +263,8 @@ def test_dataset(images):
     report = to_tflite(model, quantize="int8", representative_data=data)
     assert report.error < 0.05
     assert not report.float_layers
+    with pytest.warns(UserWarning, match="`representative_data` holds one example"):
+        to_tflite(model, quantize="int8", representative_data=images[:1], verify=False)
 
 
 @pytest.mark.parametrize(
@@ -271,6 +273,9 @@ def test_dataset(images):
         (np.zeros((0, *SIZE)), "at least one example"),
         (np.zeros((3, 8, 8, 3)), r"shape \[examples, ...\].*\(3, 8, 8, 3\)"),
         ([np.zeros((3, *SIZE))] * 2, "one array for each of the inputs.*2 arrays"),
+        ((np.zeros((3, *SIZE)), np.zeros(3)), r"no labels, which `.map\(lambda x, y: x\)` drops"),
+        (({"image": np.zeros((3, *SIZE))}, np.zeros(3)), "no labels"),
+        (np.zeros((3, *SIZE)), "numbers as they will come.*nothing but zeros in 3 examples"),
         ({"picture": np.zeros((3, *SIZE))}, r"the inputs \['image'\]"),
         (np.full((3, *SIZE), np.nan), "finite"),
         (np.full((3, *SIZE), "a"), "numbers"),

@@ -1,14 +1,18 @@
 """What a model takes and what its layers give: traced, read from examples, put back."""
 
+import itertools
 import types
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfconv._compat import keras
+import tfconv
+from tfconv import _compat
+from tfconv._compat import KERAS_3, keras
 from tfconv.export import quantization, signatures, tflite, tflite_file, to_tflite, tracing
 from tfconv.export.samples import given_samples, repeatable
+from tfconv.testing import assert_same
 
 
 def test_layers_are_as_they_were():
@@ -35,6 +39,94 @@ def test_layers_are_as_they_were():
         tracing.trace(model, tracing.model_inputs(model, None), of_layers=True)
     assert "call" not in vars(shared)
     assert vars(own)["call"] is broken
+
+
+class Several(keras.Model):
+    """Layers with weights, layers in layers, constants: as a subclass, without a graph."""
+
+    def __init__(self, dtypes):
+        super().__init__(dtype=policy("float32"))
+        make = [
+            lambda **k: keras.layers.Normalization(mean=0.25, variance=2.25, **k),
+            lambda **k: tfconv.CondConv2D(4, 2, num_experts=2, **k),
+            lambda **k: tfconv.Involution2D(3, group_channels=2, **k),
+            keras.layers.BatchNormalization,
+            keras.layers.Flatten,
+            lambda **k: keras.layers.Dense(2, **k),
+        ]
+        kinds = zip(make, itertools.cycle(dtypes), "abcdef")
+        self.parts = [layer(dtype=dtype, name=name) for layer, dtype, name in kinds]
+
+    def call(self, x):
+        for part in self.parts:
+            x = part(x)
+        return x
+
+
+def policy(name):
+    return name if KERAS_3 else keras.mixed_precision.Policy(name)
+
+
+POLICIES = {
+    "mixed_float16": ["mixed_float16"],
+    "mixed_bfloat16": ["mixed_bfloat16"],
+    "float16": ["float16"],
+    "float64": ["float64"],
+    "of each layer": ["mixed_bfloat16", "float64", "float32", "mixed_float16", "float16"],
+}
+
+
+def by_map():
+    """A policy for layers by their paths."""
+    found = keras.dtype_policies.DTypePolicyMap(default_policy="mixed_bfloat16")
+    found["several/b"] = keras.DTypePolicy("float64")
+    found["several/f"] = keras.DTypePolicy("float32")
+    return found
+
+
+@pytest.mark.parametrize("graph", [True, False], ids=["functional", "subclass"])
+@pytest.mark.parametrize("name", [*POLICIES, *(["map"] if KERAS_3 else [])])
+def test_any_policy_becomes_float32(name, graph, rng):
+    """While it is traced and compared; afterwards the model is what it was."""
+    dtypes = [by_map()] if name == "map" else list(map(policy, POLICIES[name]))
+    inputs = keras.Input((4, 5, 3), dtype="float64" if name == "float64" else "float32")
+    x = rng.standard_normal((2, 4, 5, 3)).astype(np.float32)
+    model, plain = Several(dtypes), Several([policy("float32")])
+    for each in (model, plain):
+        each.call(x)  # builds the layers, which Keras 3's Normalization cannot in a graph
+        each(x)
+    plain.set_weights(model.get_weights())
+    if graph:
+        model = keras.Model(inputs, model.call(inputs))
+    layers = _compat.all_layers(model)
+    before = [(layer.compute_dtype, [w.dtype for w in layer.weights]) for layer in layers]
+    y = model(x)
+    specs = tracing.model_inputs(model, x)
+    traced = tracing.trace(model, specs)
+    real = {t.dtype for op in traced.function.graph.get_operations() for t in op.outputs}
+    assert {t for t in real if t.is_floating} == {tf.float32}
+    (given,) = traced.function(tf.constant(x)).values()
+    assert_same(given, plain(x), 1e-5)
+    (expected,) = traced.expected({traced.inputs[0].name: x}).values()
+    assert_same(given, expected, 1e-6)
+    assert before == [(layer.compute_dtype, [w.dtype for w in layer.weights]) for layer in layers]
+    assert model(x).dtype == y.dtype
+    np.testing.assert_array_equal(model(x), y)
+
+
+def test_sizes_that_do_not_suit():
+    """Random examples are 32 pixels long, of which the model cuts off more."""
+    x = keras.Input((None, 4), name="x")
+    model = keras.Model(x, keras.layers.Cropping1D(20)(x))
+    spec = tracing.model_inputs(model, None)
+    words = r"`representative_data` is needed: .*\(1, 32, 4\).*ropping.*Received: "
+    with pytest.raises(ValueError, match=words) as raised:
+        to_tflite(model)
+    assert "\x1b" not in str(raised.value) and len(str(raised.value)) < 1000
+    assert tracing.samples_of(model, spec, None, run=False).are_random
+    data = np.ones([1, 41, 4], np.float32)
+    samples = tracing.samples_of(model, spec, data, run=True)
+    assert samples.batch(2)["x"].shape == (2, 41, 4)
 
 
 def test_names_with_spaces():

@@ -139,6 +139,23 @@ def test_refused(arguments, name):
 
 
 @pytest.mark.parametrize(
+    "weights, why",
+    [
+        ("imagenet", "none by name; docs/networks.md"),
+        (3, "a file's path"),
+        ("wieghts.h5", "no such file in .*, but weights.h5"),
+        ("other/weights.h5", "there is no folder other"),
+        (".", "it is a folder"),
+    ],
+)
+def test_weights_that_are_no_file(weights, why, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights.h5").touch()
+    with pytest.raises(ValueError, match=f"`weights` must be None or .*{why}.* Received: "):
+        Small(weights=weights)
+
+
+@pytest.mark.parametrize(
     "function, arguments",
     [
         ("ShuffleNetV1", {"groups": 5}),

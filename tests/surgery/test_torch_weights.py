@@ -244,8 +244,14 @@ def test_missing_packages_are_named(suffix, package, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.setitem(sys.modules, f"{package}.numpy", None)
     model = model_of(keras.layers.Dense(2, name="fc"), (3,))
+    file = tmp_path / f"weights{suffix}"
+    with pytest.raises(
+        ValueError, match=f"a file that exists: there is no such .*Received: .*{suffix}"
+    ):
+        load_torch_weights(model, file)
+    file.touch()
     with pytest.raises(ImportError, match=f"pip install {package}"):
-        load_torch_weights(model, tmp_path / f"weights{suffix}")
+        load_torch_weights(model, file)
 
 
 def test_pth_files_are_read_by_torch(monkeypatch, tmp_path):
@@ -259,6 +265,7 @@ def test_pth_files_are_read_by_torch(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(load=load))
     model = model_of(keras.layers.Dense(2, use_bias=False, name="fc"), (3,))
     file = tmp_path / "weights.pth"
+    file.touch()
     assert load_torch_weights(model, file).used == ["fc.weight"]
     assert given == {"file": file, "map_location": "cpu", "weights_only": True}
 
@@ -267,8 +274,10 @@ def test_pth_files_of_something_else(monkeypatch, tmp_path):
     torch = types.SimpleNamespace(load=lambda file, **arguments: np.ones([2, 3]))
     monkeypatch.setitem(sys.modules, "torch", torch)
     model = model_of(keras.layers.Dense(2, name="fc"), (3,))
+    file = tmp_path / "weights.pth"
+    file.touch()
     with pytest.raises(ValueError, match="hold a mapping.* Received: .*pth, a file with ndarray"):
-        load_torch_weights(model, tmp_path / "weights.pth")
+        load_torch_weights(model, file)
 
 
 @needs_safetensors
