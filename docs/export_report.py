@@ -46,7 +46,7 @@ def layers():
         ("Involution{}D", {"filters": None, "kernel_size": 7, "groups": 2}),
         ("CondConv{}D", {"kernel_size": 3, "num_experts": 4, **same}),
         ("DepthwiseCondConv{}D", {"filters": None, "kernel_size": 3, "num_experts": 4, **same}),
-        ("DynamicConv{}D", {"kernel_size": 3, "num_kernels": 4, **same}),
+        ("DynamicConv{}D", {"kernel_size": 3, "num_experts": 4, **same}),
         ("SelfAttention{}D", {"filters": None, "num_heads": 4, "key_dim": 8}),
         ("LocalSelfAttention{}D", {"kernel_size": 3, "num_heads": 4}),
     ]

@@ -1057,7 +1057,7 @@ def cond_dense() -> Figure:
 @_picture
 def dynamic_conv() -> Figure:
     shape = (6, 1)
-    layer = _plain(tfconv.DynamicConv1D, 1, 3, num_kernels=3, temperature=1)
+    layer = _plain(tfconv.DynamicConv1D, 1, 3, num_experts=3, temperature=1)
     _built(layer, shape, signed=("attend/kernel",), scale=3)
 
     def held(x):
@@ -1089,7 +1089,7 @@ def gated_conv() -> Figure:
 @_picture
 def squeeze_excite() -> Figure:
     shape = (4, 3)
-    layer = tfconv.SqueezeExcite(ratio=1, dtype="float64")
+    layer = tfconv.SqueezeExcite(reduction_ratio=1, dtype="float64")
     _built(layer, shape, signed=("excite/kernel",))
 
     def held(x):

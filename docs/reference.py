@@ -20,6 +20,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import tfconv  # noqa: E402
 import tfconv.testing  # noqa: E402
+from tfconv.layers.signatures import compose  # noqa: E402
 
 _COLUMNS = {
     "Args": "argument",
@@ -109,7 +110,8 @@ def _family(family: str, classes: Sequence[type]) -> Iterator[str]:
     described = first
     if len(classes) > 1:
         described = next(c for c in first.__mro__[1:] if c.__name__ == family)
-    yield from _signature(f"tfconv.{names[0]}", first, described)
+        compose(described)
+    yield from _signature(f"tfconv.{names[0]}", first)
     if len(names) > 1:
         yield f"The arguments of {' and '.join(f'`{name}`' for name in names[1:])} are the same."
         yield ""
@@ -137,8 +139,8 @@ def _entry(path: str, value: Any) -> Iterator[str]:
 # Signatures.
 
 
-def _signature(path: str, value: Any, described: Any = None) -> Iterator[str]:
-    parameters = _parameters(value, described or value)
+def _signature(path: str, value: Any) -> Iterator[str]:
+    parameters = _parameters(value)
     shown, starred = [], False
     for parameter in parameters:
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY and not starred:
@@ -162,28 +164,9 @@ def _parameter(parameter: inspect.Parameter) -> str:
     return f"{name}={text}"
 
 
-def _parameters(value: Any, described: Any) -> list[inspect.Parameter]:
-    """The parameters of a function; for a layer, those of its bases that its docstring names."""
-    if not inspect.isclass(value) or not hasattr(value, "get_config"):
-        found = inspect.signature(value).parameters.values()
-        return [parameter for parameter in found if parameter.name != "self"]
-    merged: dict[str, inspect.Parameter] = {}
-    for base in value.__mro__:
-        if "__init__" in vars(base) and base.__module__.startswith("tfconv."):
-            for name, parameter in inspect.signature(base.__init__).parameters.items():
-                merged.setdefault(name, parameter)
-    named = [
-        name.strip().lstrip("*")
-        for names, _ in _items(_sections(described).get("Args", ""))
-        for name in names.split(",")
-    ]
-    missing = [name for name in named if name not in merged and "`" not in name]
-    if missing:
-        raise ValueError(f"{value.__name__} has no arguments {missing}, which its docstring names")
-    ordered = sorted(
-        (merged[name] for name in named if name in merged), key=lambda parameter: parameter.kind
-    )
-    return list(dict.fromkeys(ordered))
+def _parameters(value: Any) -> list[inspect.Parameter]:
+    found = inspect.signature(value).parameters.values()
+    return [parameter for parameter in found if parameter.name != "self"]
 
 
 # Docstrings.

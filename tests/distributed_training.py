@@ -28,9 +28,9 @@ def network():
             keras.Input((8, 8, 3)),
             tfconv.CondConv2D(8, 3, padding="same", num_experts=2, activation="relu"),
             tfconv.DeformableConv2D(8, 3, padding="same", activation="relu"),
-            tfconv.DynamicConv2D(8, 3, padding="same", num_kernels=2, activation="relu"),
+            tfconv.DynamicConv2D(8, 3, padding="same", num_experts=2, activation="relu"),
             tfconv.GroupConv2D(8, 3, padding="same", groups=2, activation="relu"),
-            tfconv.SqueezeExcite(ratio=2),
+            tfconv.SqueezeExcite(reduction_ratio=2),
             keras.layers.GlobalAveragePooling2D(),
             keras.layers.Dense(4),
         ]

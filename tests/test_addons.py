@@ -27,10 +27,12 @@ def mixed_model():
             tfa.layers.WeightNormalization(tfconv.DeformableConv2D(8, 3, padding="same")),
             tfa.layers.GroupNormalization(groups=2),
             keras.layers.Activation(tfa.activations.mish),
-            tfa.layers.SpectralNormalization(tfconv.DeformableConv2D(8, 3, 2, "same")),
+            tfa.layers.SpectralNormalization(
+                tfconv.DeformableConv2D(8, 3, strides=2, padding="same")
+            ),
             tfconv.Involution2D(3, groups=2),
             tfconv.CondConv2D(8, 3, padding="same", num_experts=2),
-            tfconv.SqueezeExcite(ratio=2),
+            tfconv.SqueezeExcite(reduction_ratio=2),
             tfa.layers.AdaptiveAveragePooling2D(2),
             keras.layers.Flatten(),
             tfa.layers.Maxout(4),

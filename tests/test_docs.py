@@ -125,7 +125,7 @@ def narrow(layer: Any, x: tf.Tensor) -> int:
     config = layer.get_config()
     if config.get("kernel_rank") or config.get("squeeze_channels"):
         return config.get("kernel_rank") or config["squeeze_channels"]
-    return max(x.shape[-1] // (config.get("reduction_ratio") or config["ratio"]), 1)
+    return max(x.shape[-1] // config["reduction_ratio"], 1)
 
 
 # What the page's symbols are: from a layer's arguments, its (first) input and its output.
@@ -150,7 +150,7 @@ SYMBOLS: dict[str, Callable[[Any, Any, Any], Any]] = {
     "r": lambda layer, x, y: narrow(layer, x),
     "r_1": lambda layer, x, y: layer.ranks[0],
     "r_2": lambda layer, x, y: layer.ranks[1],
-    "e": lambda layer, x, y: getattr(layer, "num_experts", None) or layer.num_kernels,
+    "e": lambda layer, x, y: layer.num_experts,
     "o": lambda layer, x, y: layer.offset_groups,
     "s": lambda layer, x, y: 3 if layer.modulated else 2,
     "h": lambda layer, x, y: layer.num_heads,
@@ -221,7 +221,10 @@ ROWS: dict[str, list[Row]] = {
     "GroupConv": [
         Row(lambda: tfconv.GroupConv1D(6, 3, groups=2, use_bias=False), (2, 9, 4)),
         Row(lambda: tfconv.GroupConv2D(6, 3, groups=3, share_kernel=True), (1, 6, 5, 6)),
-        Row(lambda: tfconv.GroupConv3D(4, 2, 2, groups=2, share_kernel=True), (1, 4, 4, 5, 4)),
+        Row(
+            lambda: tfconv.GroupConv3D(4, 2, strides=2, groups=2, share_kernel=True),
+            (1, 4, 4, 5, 4),
+        ),
         Row(lambda: tfconv.GroupConv1D(80, 3, groups=40), (1, 9, 80)),
     ],
     "ChannelShuffle": [
@@ -254,7 +257,7 @@ ROWS: dict[str, list[Row]] = {
         ),
     ],
     "PointwiseConv": [
-        Row(lambda: tfconv.PointwiseConv1D(6, 2, groups=2, use_bias=False), (2, 9, 4)),
+        Row(lambda: tfconv.PointwiseConv1D(6, strides=2, groups=2, use_bias=False), (2, 9, 4)),
         Row(lambda: tfconv.PointwiseConv3D(5, padding=1), (1, 3, 4, 5, 3)),
     ],
     "SeparableConv": [
@@ -264,23 +267,29 @@ ROWS: dict[str, list[Row]] = {
     ],
     "TuckerConv": [
         Row(lambda: tfconv.TuckerConv1D(6, 3, ranks=(2, 4), groups=2, use_bias=False), (2, 9, 4)),
-        Row(lambda: tfconv.TuckerConv2D(6, (3, 2), 2, "same", ranks=3), (1, 7, 6, 4)),
+        Row(
+            lambda: tfconv.TuckerConv2D(6, (3, 2), strides=2, padding="same", ranks=3), (1, 7, 6, 4)
+        ),
         Row(lambda: tfconv.TuckerConv3D(4, 2, padding=1, ranks=(2, 3)), (1, 4, 4, 5, 2)),
     ],
     "LowRankConv": [
         Row(lambda: tfconv.LowRankConv1D(6, 3, groups=2, kernel_rank=4, use_bias=False), (2, 9, 4)),
         Row(lambda: tfconv.LowRankConv2D(5, (3, 5), kernel_rank=3), (1, 7, 9, 4)),
         Row(
-            lambda: tfconv.LowRankConv2D(6, (3, 2), (2, 1), "full", groups=3, kernel_rank=6),
+            lambda: tfconv.LowRankConv2D(
+                6, (3, 2), strides=(2, 1), padding="full", groups=3, kernel_rank=6
+            ),
             (1, 7, 6, 3),
             by_definition=True,
         ),
     ],
     "FlattenedConv": [
-        Row(lambda: tfconv.FlattenedConv1D(6, 3, 2, groups=2, use_bias=False), (2, 9, 4)),
+        Row(lambda: tfconv.FlattenedConv1D(6, 3, strides=2, groups=2, use_bias=False), (2, 9, 4)),
         Row(lambda: tfconv.FlattenedConv3D(4, (3, 2, 1)), (1, 5, 4, 3, 2)),
         Row(
-            lambda: tfconv.FlattenedConv2D(4, (3, 2), 2, "same", groups=2, dilation_rate=2),
+            lambda: tfconv.FlattenedConv2D(
+                4, (3, 2), strides=2, padding="same", groups=2, dilation_rate=2
+            ),
             (1, 7, 6, 4),
             by_definition=True,
         ),
@@ -300,13 +309,16 @@ ROWS: dict[str, list[Row]] = {
         ),
     ],
     "GatedConv": [
-        Row(lambda: tfconv.GatedConv2D(6, 3, 2, "same", groups=2, gate="feature"), (2, 7, 6, 4)),
+        Row(
+            lambda: tfconv.GatedConv2D(6, 3, strides=2, padding="same", groups=2, gate="feature"),
+            (2, 7, 6, 4),
+        ),
         Row(lambda: tfconv.GatedConv3D(4, (3, 2, 1), use_bias=False), (1, 4, 4, 5, 2)),
     ],
     "DeformableConv": [
         Row(
             lambda: tfconv.DeformableConv2D(
-                6, (3, 2), 2, groups=2, offset_groups=4, use_bias=False
+                6, (3, 2), strides=2, groups=2, offset_groups=4, use_bias=False
             ),
             (2, 7, 6, 4),
         ),
@@ -314,7 +326,7 @@ ROWS: dict[str, list[Row]] = {
     ],
     "SqueezeExcite": [
         Row(lambda: tfconv.SqueezeExcite(squeeze_channels=3, use_bias=False), (2, 5, 8)),
-        Row(lambda: tfconv.SqueezeExcite(ratio=4), (1, 4, 3, 2, 9)),
+        Row(lambda: tfconv.SqueezeExcite(reduction_ratio=4), (1, 4, 3, 2, 9)),
     ],
     "WeightedSum": [
         Row(lambda: tfconv.WeightedSum(), (2, 5, 4), inputs=2),
@@ -326,12 +338,17 @@ ROWS: dict[str, list[Row]] = {
             (2, 9, 4),
         ),
         Row(lambda: tfconv.CondConv2D(6, 3, groups=2, num_experts=8), (2, 3, 3, 4)),
-        Row(lambda: tfconv.CondConv3D(4, (3, 2, 1), 2, "same", num_experts=2), (1, 5, 4, 3, 2)),
+        Row(
+            lambda: tfconv.CondConv3D(4, (3, 2, 1), strides=2, padding="same", num_experts=2),
+            (1, 5, 4, 3, 2),
+        ),
         Row(lambda: tfconv.CondConv2D(4, (1, 2), num_experts=5), (1, 1, 2, 2)),
     ],
     "DepthwiseCondConv": [
         Row(
-            lambda: tfconv.DepthwiseCondConv2D((3, 2), 2, "same", 2, num_experts=3, use_bias=False),
+            lambda: tfconv.DepthwiseCondConv2D(
+                (3, 2), strides=2, padding="same", depth_multiplier=2, num_experts=3, use_bias=False
+            ),
             (2, 7, 6, 4),
         ),
         Row(lambda: tfconv.DepthwiseCondConv2D(3, depth_multiplier=3), (2, 3, 3, 2)),
@@ -342,14 +359,17 @@ ROWS: dict[str, list[Row]] = {
     ],
     "DynamicConv": [
         Row(
-            lambda: tfconv.DynamicConv1D(6, 3, groups=2, num_kernels=3, use_bias=False),
+            lambda: tfconv.DynamicConv1D(6, 3, groups=2, num_experts=3, use_bias=False),
             (2, 9, 4),
         ),
-        Row(lambda: tfconv.DynamicConv2D(6, 3, groups=2, num_kernels=8), (2, 3, 3, 4)),
-        Row(lambda: tfconv.DynamicConv3D(4, (3, 2, 1), 2, "same", num_kernels=2), (1, 5, 4, 3, 2)),
+        Row(lambda: tfconv.DynamicConv2D(6, 3, groups=2, num_experts=8), (2, 3, 3, 4)),
+        Row(
+            lambda: tfconv.DynamicConv3D(4, (3, 2, 1), strides=2, padding="same", num_experts=2),
+            (1, 5, 4, 3, 2),
+        ),
     ],
     "Involution": [
-        Row(lambda: tfconv.Involution1D(3, 2, groups=3, reduction_ratio=2), (2, 9, 6)),
+        Row(lambda: tfconv.Involution1D(3, strides=2, groups=3, reduction_ratio=2), (2, 9, 6)),
         Row(lambda: tfconv.Involution3D((3, 2, 1), group_channels=2), (1, 4, 4, 5, 4)),
         Row(lambda: tfconv.Involution2D((3, 5), padding="valid", groups=1), (1, 6, 7, 3)),
     ],
@@ -358,8 +378,10 @@ ROWS: dict[str, list[Row]] = {
         Row(lambda: tfconv.LocalSelfAttention2D(10, 3, 2, dilation_rate=2), (1, 5, 5, 3)),
     ],
     "SelfAttention": [
-        Row(lambda: tfconv.SelfAttention1D(2, 3, 5, 7, use_bias=False), (2, 9, 4)),
-        Row(lambda: tfconv.SelfAttention3D(3, 4, 2, 6), (1, 2, 3, 2, 5)),
+        Row(
+            lambda: tfconv.SelfAttention1D(2, 3, value_dim=5, filters=7, use_bias=False), (2, 9, 4)
+        ),
+        Row(lambda: tfconv.SelfAttention3D(3, 4, value_dim=2, filters=6), (1, 2, 3, 2, 5)),
     ],
 }
 
@@ -716,7 +738,7 @@ def test_execution(name, execution, number):
     layer = {
         "CondConv": lambda **how: tfconv.CondConv2D(6, 3, groups=2, num_experts=3, **how),
         "DepthwiseCondConv": lambda **how: tfconv.DepthwiseCondConv2D(3, num_experts=3, **how),
-        "DynamicConv": lambda **how: tfconv.DynamicConv2D(6, 3, groups=2, num_kernels=3, **how),
+        "DynamicConv": lambda **how: tfconv.DynamicConv2D(6, 3, groups=2, num_experts=3, **how),
     }[name](execution=execution)
     x = tf.ones([1, 6, 5, 4])
     symbols = values(formula, layer, x, layer(x))

@@ -237,6 +237,21 @@ def child_layers(layer) -> list:
     return list(layer._flatten_layers(include_self=False, recursive=False))
 
 
+def policy_of(layer):
+    """The dtype policy of a layer of either Keras."""
+    return layer.dtype_policy if KERAS_3 else layer._dtype_policy
+
+
+def track_list(layer, name, values) -> None:
+    """Has `tf.train.Checkpoint` find what is in a list that is an attribute of a layer.
+
+    Keras 2 does that by itself.
+    """
+    if KERAS_3:
+        for number, value in enumerate(values):
+            layer._track_trackable(value, f"{name}_{number}", overwrite=True)
+
+
 def is_graph(model) -> bool:
     """Whether the calls of a model's layers are known: it is functional, or sequential and built.
 
@@ -292,7 +307,7 @@ def copy_of(layer):
             layer.mask,
             layer.arguments,
             name=layer.name,
-            dtype=layer.dtype_policy if KERAS_3 else layer._dtype_policy,
+            dtype=policy_of(layer),
         )
     return type(layer).from_config(config_of(layer))
 

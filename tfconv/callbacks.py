@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tfconv._compat import all_layers, keras
-from tfconv.layers.base import positive_int, positive_number
+from tfconv.layers.arguments import positive_int, positive_number
 from tfconv.layers.dynamic_conv import DynamicConv
 
 

@@ -125,7 +125,7 @@ def test_peak_memory():
     """What lives at once: a map as long as it is needed, by hand."""
     x = keras.Input((8, 8, 2))  # 512 bytes
     wide = tfconv.PointwiseConv2D(8, name="wide")(x)  # 2,048
-    half = tfconv.PointwiseConv2D(4, 2, name="half")(wide)  # 256
+    half = tfconv.PointwiseConv2D(4, strides=2, name="half")(wide)  # 256
     more = tfconv.PointwiseConv2D(4, name="more")(half)  # 256
     up = L.UpSampling2D(2, name="up")(more)  # 1,024
     same = L.Dropout(0.5)(up)

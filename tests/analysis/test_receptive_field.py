@@ -42,7 +42,9 @@ def transposed(size, strides, padding="valid", **more):
 
 
 def involution(size, strides, padding="same"):
-    return tfconv.Involution1D(size, strides, padding, groups=1, kernel_initializer="ones")
+    return tfconv.Involution1D(
+        size, strides=strides, padding=padding, groups=1, kernel_initializer="ones"
+    )
 
 
 ONES = {"depthwise_initializer": "ones", "pointwise_initializer": "ones"}

@@ -32,7 +32,7 @@ BLOCKS = {
         (9 * 32 + 16) + (9 * 64 + 16) + (32 + 16),
     ),
     "bottleneck with squeeze-and-excitation": (
-        lambda x: blocks.bottleneck(x, 4, squeeze_ratio=4),
+        lambda x: blocks.bottleneck(x, 4, reduction_ratio=4),
         (6, 6, 16),
         (64 + 8) + (9 * 16 + 8) + (64 + 32) + (16 * 4 + 4 + 4 * 16 + 16),
     ),
@@ -386,7 +386,7 @@ def test_channel_split(rng):
 def test_channels_that_do_not_split():
     layer = blocks.ChannelSplit(4)
     for split in (layer, lambda x: layer.compute_output_shape(x.shape)):
-        with pytest.raises(ValueError, match="divisible by `sections`.*Received: sections=4"):
+        with pytest.raises(ValueError, match="`sections` must divide.*Received: sections=4"):
             split(tf.ones([1, 6]))
     with pytest.raises(ValueError, match="needs the channel axis.*Received: input_shape="):
         layer.compute_output_shape((1, None))

@@ -38,8 +38,6 @@ BAD_VALUES = {
     "use_bias": BOOLEANS,
     "num_experts": ABOVE_ZERO,
     "execution": [*NAMES, None],
-    "num_kernels": ABOVE_ZERO,
-    "ratio": ABOVE_ZERO,
     "temperature": [*NUMBERS, 0, None],
     "kernel_rank": ABOVE_ZERO,
     "ranks": [0, -1, 1.5, "33", True, None, [], (2,), (1, 2, 3), (2, 0), {2, 3}],
@@ -79,8 +77,9 @@ BAD_VALUES = {
 }
 NONE_IS_ALLOWED = {("Involution", "groups"), ("SelfAttention", "filters")}
 
-# Arguments that a base class has and a layer sets itself: giving them is an error of Python's.
+# Arguments that a base class has and a layer sets itself: giving them is an error.
 SET_BY_THE_LAYER = {
+    "Involution": {"use_bias"},
     "PointwiseConv": {"kernel_size"},
     "LocalSelfAttention": {"strides", "padding"},
     "SelfAttention": {"kernel_size", "strides", "padding", "dilation_rate"},
@@ -103,7 +102,6 @@ NEEDED = {
     "transform": keras.layers.Dense(3),
 }
 NEEDED_THOUGH_OPTIONAL = {
-    "GroupConv": ["groups"],
     "SplitTransformMerge": ["groups"],
     "LocalSelfAttention": ["num_heads"],
 }
@@ -115,20 +113,14 @@ def family(name):
 
 
 def parameters_of(name):
-    """The parameters of a layer's constructor, those of its bases that it passes on included."""
-    parameters = {}
-    for base in getattr(tfconv, name).__mro__:
-        if base.__module__.startswith("tfconv.") and "__init__" in vars(base):
-            for parameter in list(inspect.signature(base.__init__).parameters.values())[1:]:
-                if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                    parameters.setdefault(parameter.name, parameter)
-    return parameters
+    """The parameters of a layer's constructor but for Keras's own."""
+    found = inspect.signature(getattr(tfconv, name)).parameters.values()
+    return {p.name: p for p in found if p.kind is not p.VAR_KEYWORD}
 
 
 def arguments_of(name):
     """Names of all arguments that a layer takes, without Keras's own."""
-    without = SET_BY_THE_LAYER.get(family(name), set())
-    return sorted({*parameters_of(name), *TAKEN_BESIDES.get(family(name), ())} - without)
+    return sorted({*parameters_of(name), *TAKEN_BESIDES.get(family(name), ())})
 
 
 def layer_of(name, /, **arguments):
@@ -137,7 +129,6 @@ def layer_of(name, /, **arguments):
     for argument, parameter in parameters_of(name).items():
         if parameter.default is parameter.empty:
             needed.add(argument)
-    needed -= SET_BY_THE_LAYER.get(family(name), set())
     return getattr(tfconv, name)(**{**{n: NEEDED[n] for n in needed}, **arguments})
 
 
@@ -155,7 +146,8 @@ LAYER_ARGUMENTS = [(n, argument) for n in tfconv.layers.__all__ for argument in 
 def test_arguments_are_found():
     """What the table below is made from: arguments of a layer, of its bases, of its mixins."""
     assert {"num_experts", "filters", "use_bias", "strides"} < set(arguments_of("CondConv1D"))
-    assert arguments_of("ChannelShuffle") == ["data_format", "groups", "inverse"]
+    own = ["activity_regularizer", "data_format", "groups", "inverse"]
+    assert arguments_of("ChannelShuffle") == own
     assert "kernel_size" not in arguments_of("PointwiseConv2D")
 
 
@@ -176,6 +168,18 @@ def test_arguments_that_a_layer_does_not_take(name):
     for argument in {"nonsense", *SET_BY_THE_LAYER.get(family(name), ())}:
         with pytest.raises((TypeError, ValueError), match=argument):
             layer_of(name, **{argument: 1})
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in tfconv.layers.__all__ if getattr(tfconv, n).by_position]
+)
+def test_arguments_by_position(name):
+    """Where Keras has no layer of the name, only what cannot be mistaken goes without a name."""
+    layer_class = getattr(tfconv, name)
+    names = list(inspect.signature(layer_class).parameters)
+    most = layer_class.by_position
+    with pytest.raises(TypeError, match=f"`{names[0]}`.* by name, such as `{names[most]}=3`"):
+        layer_class(*[3] * (most + 1))
 
 
 @pytest.mark.parametrize(
@@ -223,7 +227,7 @@ def test_numbers_and_booleans_of_numpy():
     )
     config = layer.get_config()
     plain = tfconv.GroupConv2D(
-        6, (3, 2), 2, ((0, 1), (1, 0)), groups=2, use_bias=False, share_kernel=True
+        6, (3, 2), strides=2, padding=((0, 1), (1, 0)), groups=2, use_bias=False, share_kernel=True
     ).get_config()
     assert {**config, "name": ""} == {**plain, "name": ""}
     assert type(config["filters"]) is int and type(config["use_bias"]) is bool
@@ -325,7 +329,9 @@ def test_inputs_smaller_than_the_kernel(name):
                 traced(tf.ones((2, *[size] * rank, 16)))
 
 
-WITH_ROUTING = [name for name in tfconv.layers.__all__ if "num_experts" in arguments_of(name)]
+WITH_ROUTING = [
+    name for name in tfconv.layers.__all__ if "routing_activation" in arguments_of(name)
+]
 
 
 @pytest.mark.parametrize("name", WITH_ROUTING)

@@ -40,7 +40,7 @@ def test_recorded_cases(number):
     with tf.GradientTape() as tape:
         tape.watch([x, routing])
         y = layer(x, routing)
-    weights = [layer.condconv_kernel, layer.condconv_bias]
+    weights = [layer.kernel, layer.bias]
     upstream = tf.constant(case.grad_out, tf.float64)
     results = tape.gradient(y, [x, routing, *weights], output_gradients=upstream)
     expected = [
@@ -73,7 +73,7 @@ def test_own_routing_by_hand(rng):
 
 def test_depthwise_by_hand(rng):
     layer = tfconv.DepthwiseCondConv2D(
-        3, 2, "same", depth_multiplier=2, num_experts=3, dtype="float64"
+        3, strides=2, padding="same", depth_multiplier=2, num_experts=3, dtype="float64"
     )
     x = rng.standard_normal((2, 6, 5, 4))
     layer(x)

@@ -42,8 +42,8 @@ def test_by_hand(modulated, rng, implementation):
     layer = tfconv.DeformableConv2D(
         4,
         3,
-        2,
-        "same",
+        strides=2,
+        padding="same",
         groups=2,
         offset_groups=2,
         modulated=modulated,

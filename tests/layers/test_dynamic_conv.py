@@ -17,7 +17,7 @@ from tfconv.testing import randomize
 def built(x, **arguments):
     """A layer in float64 with random weights and temperature 2."""
     layer = tfconv.DynamicConv2D(
-        6, 3, **{"num_kernels": 3, "ratio": 2, "dtype": "float64", **arguments}
+        6, 3, **{"num_experts": 3, "reduction_ratio": 2, "dtype": "float64", **arguments}
     )
     layer(x)
     randomize(layer)
@@ -33,7 +33,7 @@ def attention_by_hand(layer, x, temperature):
 
 
 def test_weights_have_the_documented_names():
-    layer = tfconv.DynamicConv2D(5, 3, num_kernels=2, use_bias=False)
+    layer = tfconv.DynamicConv2D(5, 3, num_experts=2, use_bias=False)
     layer(tf.ones([1, 4, 4, 3]))
     assert tuple(layer.kernel.shape) == (2, 3 * 3 * 3 * 5)
     assert layer.bias is None
@@ -78,7 +78,7 @@ def test_extreme_temperatures(temperature, spread, rng):
 
 
 def test_parameters():
-    layer = tfconv.DynamicConv2D(32, 3, groups=2, num_kernels=4, ratio=4)
+    layer = tfconv.DynamicConv2D(32, 3, groups=2, num_experts=4, reduction_ratio=4)
     layer.build((None, 8, 8, 16))
     attention = 16 * 4 + 4 + 4 * 4 + 4
     assert layer.count_params() == 4 * (9 * 8 * 32 + 32) + attention + 1
@@ -126,7 +126,7 @@ class Recorder(keras.callbacks.Callback):
 
 
 def test_annealing(rng):
-    layer = tfconv.DynamicConv2D(3, 3, num_kernels=2, ratio=1)
+    layer = tfconv.DynamicConv2D(3, 3, num_experts=2, reduction_ratio=1)
     model = network(layer)
     randomize(model)
     recorder = Recorder(layer)

@@ -180,6 +180,7 @@ def test_numeric_gradients(family, rng):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_data_types(family, dtype):
-    layer = getattr(tfconv, f"{family}Conv2D")(6, 3, 2, "same", dtype=dtype, **FAMILIES[family])
+    arguments = {"strides": 2, "padding": "same", "dtype": dtype, **FAMILIES[family]}
+    layer = getattr(tfconv, f"{family}Conv2D")(6, 3, **arguments)
     assert layer(tf.ones([2, 6, 6, 4], dtype)).dtype == tf.as_dtype(dtype)
     assert layer.effective_kernel().dtype == tf.as_dtype(dtype)

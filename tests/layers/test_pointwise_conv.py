@@ -13,7 +13,7 @@ LAYERS = {1: tfconv.PointwiseConv1D, 2: tfconv.PointwiseConv2D, 3: tfconv.Pointw
 @pytest.mark.parametrize("padding", ["valid", "same", "full"])
 @pytest.mark.parametrize("rank", LAYERS)
 def test_is_a_dense_layer_over_channels(rank, padding, rng):
-    layer = LAYERS[rank](6, 2, padding, dilation_rate=3, activation="relu", dtype="float64")
+    layer = LAYERS[rank](6, strides=2, padding=padding, activation="relu", dtype="float64")
     x = rng.standard_normal((2, *[5] * rank, 4))
     layer(x)
     randomize(layer)

@@ -143,7 +143,7 @@ def test_parameters():
     [("channels_last", (None, None, 6, 4)), ("channels_first", (None, 4, 6, None))],
 )
 def test_positions_need_known_sizes(data_format, shape):
-    layer = tfconv.SelfAttention2D(2, 3, None, None, data_format, relative_position_bias=True)
+    layer = tfconv.SelfAttention2D(2, 3, data_format=data_format, relative_position_bias=True)
     with pytest.raises(ValueError, match="`relative_position_bias`.*Received: "):
         layer.build(shape)
 

@@ -10,7 +10,7 @@ from tfconv.testing import randomize
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
 @pytest.mark.parametrize("sizes", [(7,), (5, 6), (2, 3, 4), (2, 2, 3, 2)])
 def test_by_hand(sizes, data_format, rng):
-    layer = tfconv.SqueezeExcite(ratio=2, data_format=data_format, dtype="float64")
+    layer = tfconv.SqueezeExcite(reduction_ratio=2, data_format=data_format, dtype="float64")
     x = rng.standard_normal((3, *sizes, 8))
     moved = x if data_format == "channels_last" else np.moveaxis(x, -1, 1)
     layer(moved)
@@ -25,7 +25,7 @@ def test_by_hand(sizes, data_format, rng):
 
 
 @pytest.mark.parametrize(
-    "arguments, squeezed", [({}, 1), ({"ratio": 3}, 2), ({"squeeze_channels": 5}, 5)]
+    "arguments, squeezed", [({}, 1), ({"reduction_ratio": 3}, 2), ({"squeeze_channels": 5}, 5)]
 )
 def test_squeezed_channels(arguments, squeezed):
     layer = tfconv.SqueezeExcite(**arguments)

@@ -117,7 +117,7 @@ def multiply_adds(layer):
     if isinstance(layer, Involution):
         total += positions * layer.geometry.taps * layer.output.shape[-1]
     if isinstance(layer, Experts):  # one kernel is used; all are mixed
-        mixed = math.prod(layer.condconv_kernel.shape)
+        mixed = math.prod(layer.kernel.shape)
         total = positions * mixed // layer.num_experts + mixed
     return total
 

@@ -86,8 +86,8 @@ FOLDED = {
     "LocallyConnected2D": (lambda **k: tfconv.LocallyConnected2D(6, 3, **k), (6, 5, 4), {}),
     "LocallyConnected1D": (lambda **k: tfconv.LocallyConnected1D(6, 3, **k), (8, 4), {}),
     "DeformableConv2D": (lambda **k: tfconv.DeformableConv2D(6, 3, **k), (6, 5, 4), {}),
-    "DynamicConv1D": (lambda **k: tfconv.DynamicConv1D(6, 3, num_kernels=3, **k), (8, 4), {}),
-    "DynamicConv2D": (lambda **k: tfconv.DynamicConv2D(6, 3, num_kernels=3, **k), (6, 5, 4), {}),
+    "DynamicConv1D": (lambda **k: tfconv.DynamicConv1D(6, 3, num_experts=3, **k), (8, 4), {}),
+    "DynamicConv2D": (lambda **k: tfconv.DynamicConv2D(6, 3, num_experts=3, **k), (6, 5, 4), {}),
     "CondConv2D": (
         lambda **k: tfconv.CondConv2D(6, 3, num_experts=3, routing_activation="softmax", **k),
         (6, 5, 4),

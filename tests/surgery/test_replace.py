@@ -130,7 +130,7 @@ def test_experts_do_not_stay_equal(rng):
     made = replace(single(layers.Dense(2), (3,)), {layers.Dense: with_experts(tfconv.CondDense)})
     made.compile(keras.optimizers.SGD(0.1), "mse")
     made.train_on_batch(rng.standard_normal([8, 3]), rng.standard_normal([8, 2]))
-    kernels = np.asarray(made.layers[-1].condconv_kernel)
+    kernels = np.asarray(made.layers[-1].kernel)
     assert np.ptp(kernels, axis=0).min() > 1e-4
 
 

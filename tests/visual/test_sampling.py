@@ -89,7 +89,9 @@ def test_samples_through_two_layers():
 
 def test_map_is_spread_over_the_image_where_all_see_all():
     layer = tfconv.DeformableConv2D(3, 1, modulated=False)
-    model = model_of(keras.layers.AveragePooling2D(4), tfconv.SqueezeExcite(ratio=1), layer)
+    model = model_of(
+        keras.layers.AveragePooling2D(4), tfconv.SqueezeExcite(reduction_ratio=1), layer
+    )
     (found,) = sampling_points(model, IMAGE, position=(13, 6)).layers
     assert found.positions.tolist() == [[3, 1]]
     np.testing.assert_allclose(found.points, [[[13.5, 5.5]]])

@@ -33,7 +33,7 @@ def model():
     x = tfconv.Conv2D(8, 3, strides=2, padding="same", name="stem")(inputs)
     x = tfconv.DeformableConv2D(8, 3, padding="same", name="deformable")(x)
     x = tfconv.Involution2D((3, 5), groups=2, name="involution")(x)
-    x = tfconv.DynamicConv2D(8, 3, num_kernels=3, temperature=1, name="dynamic")(x)
+    x = tfconv.DynamicConv2D(8, 3, num_experts=3, temperature=1, name="dynamic")(x)
     routing = keras.layers.Dense(2, activation="softmax", name="router")(
         keras.layers.GlobalAveragePooling2D()(x)
     )

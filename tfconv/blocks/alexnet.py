@@ -44,8 +44,8 @@ def alexnet_convolutions(x: Any, groups: int = 2, *, name: str | None = None) ->
         x = GroupConv2D(
             filters,
             size,
-            strides,
-            "valid" if strides > 1 else "same",
+            strides=strides,
+            padding="valid" if strides > 1 else "same",
             groups=groups if grouped else 1,
             activation="relu",
             kernel_initializer=initializer(),

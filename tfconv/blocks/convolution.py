@@ -10,15 +10,15 @@ import tensorflow as tf
 from tfconv import _compat
 from tfconv._compat import keras
 from tfconv.layers import Conv2D, DepthwiseConv2D
-from tfconv.layers.base import (
+from tfconv.layers.arguments import (
+    known_data_format,
     number,
     one_of,
     positive_int,
     positive_number,
-    register,
     resolved,
-    static_shape,
 )
+from tfconv.layers.base import BaseLayer, register, static_shape
 from tfconv.layers.batch_norm import BatchNormalization
 from tfconv.ops.geometry import is_int, standardized_padding
 
@@ -323,7 +323,7 @@ def depthwise_norm(
 
 
 @register
-class MirrorPadding2D(keras.layers.Layer):
+class MirrorPadding2D(BaseLayer):
     """Pads images with their own pixels, mirrored at the edge: ``y[-i] = x[i - 1]``.
 
     Max pooling of what it gives is that of an image padded with nothing, as PyTorch's: each
@@ -332,7 +332,6 @@ class MirrorPadding2D(keras.layers.Layer):
     Args:
         padding: Pixels before and after both axes.
         data_format: "channels_last" or "channels_first"; None takes Keras's setting.
-        **kwargs: Keras's own: ``name``, ``dtype``.
 
     Input shape: [N, H, W, C] (or [N, C, H, W]).
 
@@ -349,14 +348,8 @@ class MirrorPadding2D(keras.layers.Layer):
 
     def __init__(self, padding: tuple[int, int] = (1, 1), data_format: str | None = None, **kwargs):
         super().__init__(**kwargs)
-        try:
-            (self.padding,) = standardized_padding([padding], 1)
-        except ValueError as error:
-            raise ValueError(
-                "`padding` must be a pair (before, after) of ints of at least 0. "
-                f"Received: padding={padding!r}"
-            ) from error
-        self.data_format = _compat.standardized_data_format(data_format)
+        self.take(_pair, padding=padding)
+        self.take(known_data_format, data_format=data_format)
         self.input_spec = keras.layers.InputSpec(ndim=4)
 
     def _axes(self) -> tuple[int, int]:
@@ -372,12 +365,16 @@ class MirrorPadding2D(keras.layers.Layer):
             shape[axis] = None if shape[axis] is None else shape[axis] + sum(self.padding)
         return tuple(shape)
 
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "padding": list(self.padding),
-            "data_format": self.data_format,
-        }
+
+def _pair(value: Any, name: str) -> tuple[int, int]:
+    try:
+        (pair,) = standardized_padding([value], 1)
+    except ValueError as error:
+        raise ValueError(
+            f"`{name}` must be a pair (before, after) of ints of at least 0. "
+            f"Received: {name}={value!r}"
+        ) from error
+    return pair
 
 
 def max_pool(

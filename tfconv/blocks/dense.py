@@ -16,7 +16,7 @@ from tfconv.blocks.convolution import (
     pooled,
 )
 from tfconv.layers import Conv2D
-from tfconv.layers.base import positive_int, positive_number
+from tfconv.layers.arguments import positive_int, positive_number
 
 
 def _norm_conv(x: Any, filters: int, size: int, convention: Convention, names: Any) -> Any:

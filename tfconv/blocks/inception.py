@@ -21,7 +21,7 @@ from tfconv.blocks.convolution import (
     positive_ints,
 )
 from tfconv.layers import SeparableConv2D
-from tfconv.layers.base import positive_int
+from tfconv.layers.arguments import positive_int
 
 
 def inception(

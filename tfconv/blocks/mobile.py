@@ -18,7 +18,7 @@ from tfconv.blocks.convolution import (
     norm,
 )
 from tfconv.layers import CondConv2D, Conv2D, DepthwiseCondConv2D, DepthwiseConv2D, SqueezeExcite
-from tfconv.layers.base import number, positive_int
+from tfconv.layers.arguments import number, positive_int
 
 
 def divisible(channels: float, divisor: int = 8) -> int:
@@ -179,8 +179,8 @@ def inverted_residual(
     x = norm(x, activation, convention=convention, name=named(name, "bn1"))
     x = depthwise(
         kernel_size,
-        strides,
-        convention.padding_of(kernel_size, strides),
+        strides=strides,
+        padding=convention.padding_of(kernel_size, strides),
         use_bias=False,
         depthwise_initializer=initializer(),
         name=named(name, "conv_dw"),

@@ -20,7 +20,7 @@ from tfconv.blocks.convolution import (
     norm,
 )
 from tfconv.layers import Conv2D, DeformableConv2D, Involution2D, SqueezeExcite, WeightedSum
-from tfconv.layers.base import positive_int
+from tfconv.layers.arguments import positive_int
 
 Middle = Callable[[int, int, "str | None"], Any]
 
@@ -85,7 +85,7 @@ def deformable(
         TensorShape([1, 3, 3, 8])
     """
     arguments = {**_middle(3, strides, convention), **arguments}
-    return DeformableConv2D(filters, 3, strides, name=name, **arguments)
+    return DeformableConv2D(filters, 3, strides=strides, name=name, **arguments)
 
 
 def involution(
@@ -117,8 +117,8 @@ def involution(
     """
     return Involution2D(
         7,
-        strides,
-        checked_convention(convention).padding_of(7, strides),
+        strides=strides,
+        padding=checked_convention(convention).padding_of(7, strides),
         batch_norm_epsilon=convention.epsilon,
         batch_norm_momentum=convention.momentum,
         name=name,
@@ -192,7 +192,7 @@ def bottleneck(
     *,
     middle: Middle = convolution,
     expansion: int = 4,
-    squeeze_ratio: int | None = None,
+    reduction_ratio: int | None = None,
     stride_first: bool = False,
     convention: Convention = PYTORCH,
     name: str | None = None,
@@ -209,7 +209,7 @@ def bottleneck(
             `tfconv.blocks.convolution`, `tfconv.blocks.involution`, or any other. If it takes a
             ``convention`` as well, it gets the block's.
         expansion: The block gives ``expansion * filters`` channels.
-        squeeze_ratio: With squeeze-and-excitation of this ratio before the sum; None without.
+        reduction_ratio: With squeeze-and-excitation of this ratio before the sum; None without.
         stride_first: Whether the first 1x1 convolution has the strides, as in Caffe's networks.
         convention: Padding, epsilon and momentum.
         name: Prefix of the layers' names.
@@ -241,8 +241,8 @@ def bottleneck(
     x = norm(x, "relu", convention=convention, name=named(name, "bn2"))
     names = (named(name, "conv3"), named(name, "bn3"))
     x = conv_norm(x, filters * expansion, activation=None, convention=convention, names=names)
-    if squeeze_ratio is not None:
-        x = SqueezeExcite(squeeze_ratio, name=named(name, "se_module"))(x)
+    if reduction_ratio is not None:
+        x = SqueezeExcite(reduction_ratio, name=named(name, "se_module"))(x)
     return activated(keras.layers.Add()([x, around]), "relu")
 
 

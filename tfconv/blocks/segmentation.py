@@ -12,7 +12,8 @@ import tensorflow as tf
 from tfconv._compat import keras
 from tfconv.blocks.convolution import named
 from tfconv.layers import Conv2DTranspose, PointwiseConv2D
-from tfconv.layers.base import positive_int, register
+from tfconv.layers.arguments import positive_int
+from tfconv.layers.base import register
 
 
 @register

@@ -6,7 +6,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfconv import _compat
 from tfconv._compat import keras
 from tfconv.blocks.convolution import (
     activated,
@@ -18,17 +17,17 @@ from tfconv.blocks.convolution import (
     pooled,
 )
 from tfconv.layers import ChannelShuffle
-from tfconv.layers.base import known_channels, positive_int, register, static_shape
+from tfconv.layers.arguments import known_data_format, positive_int
+from tfconv.layers.base import BaseLayer, known_channels, register, static_shape
 
 
 @register
-class ChannelSplit(keras.layers.Layer):
+class ChannelSplit(BaseLayer):
     """Cuts channels into equal parts: ``y_i[n, p, c] = x[n, p, i * C / sections + c]``.
 
     Args:
         sections: How many parts; must divide the input's channels.
         data_format: "channels_last" or "channels_first"; None takes Keras's setting.
-        **kwargs: Keras's own: ``name``, ``dtype``.
 
     Input shape: [N, *spatial, C] (or [N, C, *spatial]).
 
@@ -47,13 +46,9 @@ class ChannelSplit(keras.layers.Layer):
 
     def __init__(self, sections: int = 2, data_format: str | None = None, **kwargs: Any):
         super().__init__(**kwargs)
-        self.sections = positive_int(sections, "sections")
-        self.data_format = _compat.standardized_data_format(data_format)
+        self.take(positive_int, sections=sections)
+        self.take(known_data_format, data_format=data_format)
         self.input_spec = keras.layers.InputSpec(min_ndim=2)
-
-    @property
-    def _axis(self) -> int:
-        return -1 if self.data_format == "channels_last" else 1
 
     def build(self, input_shape):
         self._part(input_shape)
@@ -61,28 +56,17 @@ class ChannelSplit(keras.layers.Layer):
 
     def _part(self, input_shape: Any) -> int:
         """How many channels a part has."""
-        channels = known_channels(input_shape, self._axis, self)
-        if channels % self.sections:
-            raise ValueError(
-                "The number of input channels must be divisible by `sections`. Received: "
-                f"sections={self.sections}, input_shape={static_shape(input_shape)}"
-            )
+        channels = known_channels(input_shape, self.channel_axis, self)
+        self.require_divisor("sections", channels, input_shape)
         return channels // self.sections
 
     def call(self, inputs):
-        return tf.split(inputs, self.sections, axis=self._axis)
+        return tf.split(inputs, self.sections, axis=self.channel_axis)
 
     def compute_output_shape(self, input_shape):
         shape = list(static_shape(input_shape))
-        shape[self._axis] = self._part(shape)
+        shape[self.channel_axis] = self._part(shape)
         return [tuple(shape)] * self.sections
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "sections": self.sections,
-            "data_format": self.data_format,
-        }
 
 
 def _check_filters(x: Any, filters: int, strides: int) -> None:

@@ -24,7 +24,7 @@ def build_network() -> keras.Model:
         48, 3, strides=2, padding="same", use_bias=False, num_experts=4, name="condconv"
     )(x)
     x = normalized(x)
-    x = tfconv.SqueezeExcite(ratio=4, name="squeeze_excite")(x)
+    x = tfconv.SqueezeExcite(reduction_ratio=4, name="squeeze_excite")(x)
     x = keras.layers.Flatten()(x)
     x = keras.layers.Dropout(0.3)(x)
     outputs = keras.layers.Dense(CLASSES, activation="softmax", name="probabilities")(x)

@@ -20,7 +20,7 @@ from tfconv.evidence.timing import take_turns
 from tfconv.evidence.training import LEARNING_RATE, Trainer
 from tfconv.export import to_tflite
 from tfconv.export.verification import RUNTIME, Runner
-from tfconv.layers.base import positive_int
+from tfconv.layers.arguments import positive_int
 
 __all__ = [
     "SETS",

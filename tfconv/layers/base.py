@@ -1,119 +1,43 @@
-"""The rank-generic base of the layers: Keras's Conv arguments over any number of axes."""
+"""The bases of all layers: their arguments, the layers inside them, and windows of any rank."""
 
 from __future__ import annotations
 
-import inspect
-import math
+import dataclasses
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
 import tensorflow as tf
 
 from tfconv import _compat
 from tfconv._compat import keras
+from tfconv.layers.arguments import (
+    Check,
+    boolean,
+    known_data_format,
+    positive_int,
+    resolved,
+    serialized,
+)
+from tfconv.layers.signatures import compose
 from tfconv.ops import channels
 from tfconv.ops.dispatch import in_float32
-from tfconv.ops.geometry import Geometry, Padding, is_int, per_axis, standardized_padding
+from tfconv.ops.geometry import Geometry, Padding, per_axis, standardized_padding
 
-register = keras.utils.register_keras_serializable(package="tfconv")
-
-
-def positive_int(value: Any, name: str) -> int:
-    """``value`` as an int of at least 1; ValueError names the argument otherwise."""
-    if not is_int(value) or value < 1:
-        raise _refused(value, name, "a positive integer")
-    return int(value)
+# What may be done to a layer inside another after it was made, by the configuration's names.
+_CHANGES = ("trainable", "dtype", "quantization_config", "lora_rank", "lora_alpha")
 
 
-def boolean(value: Any, name: str) -> bool:
-    """``value`` as a bool; ValueError names the argument otherwise."""
-    if not isinstance(value, (bool, np.bool_)):
-        raise _refused(value, name, "True or False")
-    return bool(value)
-
-
-def number(value: Any, name: str, least: float = 0.0, most: float = math.inf) -> float:
-    """``value`` as a finite float from ``least`` to ``most``; ValueError names the argument."""
-    result = _as_float(value)
-    if not least <= result <= most or math.isinf(result):
-        interval = f"of at least {least:g}" if math.isinf(most) else f"from {least:g} to {most:g}"
-        raise _refused(value, name, f"a number {interval}")
-    return result
-
-
-def positive_number(value: Any, name: str) -> float:
-    """``value`` as a finite float above zero; ValueError names the argument otherwise."""
-    result = _as_float(value)
-    if not 0 < result < math.inf:
-        raise _refused(value, name, "a positive number")
-    return result
+def register(registered: Any) -> Any:
+    """Decorator for what Keras finds by its name in files; layers' docstrings become complete."""
+    if isinstance(registered, type) and issubclass(registered, BaseLayer):
+        compose(registered)
+    return keras.utils.register_keras_serializable(package="tfconv")(registered)
 
 
 def global_mean(x: tf.Tensor, axes: Sequence[int]) -> tf.Tensor:
     """Mean over axes; sums of half types are formed in float32, where they do not overflow."""
     return in_float32(lambda x: tf.reduce_mean(x, axis=list(axes)), x)
-
-
-def one_of(value: Any, name: str, choices: Sequence[str | None]) -> Any:
-    """``value`` if it is one of ``choices``; ValueError names the argument otherwise."""
-    if not (value is None or isinstance(value, str)) or value not in choices:
-        listed = ", ".join("None" if choice is None else f'"{choice}"' for choice in choices)
-        raise _refused(value, name, f"one of {listed}")
-    return value
-
-
-def resolved(value: Any, name: str, default: str | None = None) -> Any:
-    """What Keras makes of an activation, initializer, regularizer or constraint.
-
-    The end of ``name`` says which of them it is.
-
-    Args:
-        value: A name, configuration, function or object; None gives no activation, regularizer
-            or constraint, and for an initializer ``default``.
-        name: The argument's name.
-        default: An initializer's name; None takes Keras's for such a weight.
-
-    Raises:
-        ValueError: If Keras can make nothing of it; names the argument.
-    """
-    kind = name.rsplit("_", 1)[-1]
-    given = value
-    if kind == "initializer" and value is None:
-        given = default or ("zeros" if name == "bias_initializer" else "glorot_uniform")
-    try:
-        result = _module_of(name).get(given)
-    except Exception as error:  # of several types, which differ between the versions of Keras
-        raise _refused(value, name, _known_to_keras(kind)) from error
-    # Keras 2 gives back regularizers that it does not know.
-    if result is not None and (not callable(result) or inspect.isclass(result)):
-        raise _refused(value, name, _known_to_keras(kind))
-    return result
-
-
-def _module_of(name: str) -> Any:
-    """Keras's module for what an argument of this name takes."""
-    return getattr(keras, name.rsplit("_", 1)[-1] + "s")
-
-
-def _as_float(value: Any) -> float:
-    """``value`` as a float; NaN where it is no number."""
-    if isinstance(value, (bool, np.bool_, str, bytes)):
-        return math.nan
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
-        return math.nan
-
-
-def _known_to_keras(kind: str) -> str:
-    article = "an" if kind[0] in "ai" else "a"
-    return f"{article} {kind} that Keras knows: a name, a configuration or a callable"
-
-
-def _refused(value: Any, name: str, expected: str) -> ValueError:
-    return ValueError(f"`{name}` must be {expected}. Received: {name}={value!r}")
 
 
 def static_shape(shape: Any) -> tuple[int | None, ...]:
@@ -152,13 +76,174 @@ def require_built(layer: Any) -> None:
         )
 
 
-def dtype_policy_of(layer: Any) -> Any:
-    """The dtype policy of a layer of either Keras, for the layers inside it."""
-    return layer.dtype_policy if _compat.KERAS_3 else layer._dtype_policy
+@dataclasses.dataclass(frozen=True)
+class Untracked:
+    """Holds lists and dictionaries, which Keras would track and wrap as a layer's attributes."""
+
+    value: Any
 
 
-class OptionalInputs:
-    """Mixin: a layer that makes an input itself when the caller gives none.
+class BaseLayer(keras.layers.Layer):
+    """What all layers have: arguments that are checked and saved, and layers inside.
+
+    Args:
+        activity_regularizer: Regularizer of the outputs.
+        **kwargs: Keras's own: ``name``, ``dtype``, ``trainable``.
+    """
+
+    fixed: ClassVar[tuple[str, ...]] = ()  # arguments of its bases that a class sets itself
+    by_position: ClassVar[int | None] = None  # how many arguments need no name; None for any
+    renamed: ClassVar[dict[str, str]] = {}  # names of today by those that old files have
+    __signature__: ClassVar[Any] = None
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__signature__ = None  # not that of the base: `register` composes one
+        for old, new in vars(cls).get("renamed", {}).items():
+            setattr(cls, old, property(lambda self, new=new: getattr(self, new)))
+
+    def __new__(cls, *args: Any, **kwargs: Any):
+        if cls.__signature__ is not None:  # not in classes of users with constructors of their own
+            cls._check_call(args, kwargs)
+        return super().__new__(cls, *args, **kwargs)
+
+    @classmethod
+    def _check_call(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Raises TypeError for arguments that only the layer's bases take, or take by position."""
+        for name in cls.fixed:
+            if name in kwargs:
+                raise TypeError(
+                    f"{cls.__name__} has no argument `{name}`. Received: {name}={kwargs[name]!r}"
+                )
+        most = cls.by_position
+        if most is not None and len(args) > most:
+            names = list(cls.__signature__.parameters)
+            raise TypeError(
+                f"{cls.__name__} takes {' and '.join(f'`{name}`' for name in names[:most])} by "
+                f"position and the rest by name, such as `{names[most]}={args[most]!r}`. "
+                f"Received: {len(args)} arguments by position"
+            )
+
+    def __init__(self, *, activity_regularizer: Any = None, **kwargs: Any):
+        renamed = {
+            new: (kwargs.pop(old), old) for old, new in self.renamed.items() if old in kwargs
+        }
+        changes = kwargs.pop("sublayers", {})
+        super().__init__(**kwargs)
+        self._by_old_names, self._changes = Untracked(renamed), Untracked(changes)
+        self._taken: tuple[str, ...] = ()
+        self._sublayers: tuple[str, ...] = ()
+        self.take(resolved, activity_regularizer=activity_regularizer)
+
+    # Arguments.
+
+    def take(self, check: Check, **values: Any) -> None:
+        """Checks arguments and sets them as attributes, which the configuration then has."""
+        for name, value in values.items():
+            setattr(self, name, check(*self._by_old_names.value.get(name, (value, name))))
+        self._taken = (*self._taken, *values)
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        taken = (name for name in self._taken if name not in self.fixed)
+        config.update({name: serialized(getattr(self, name), name) for name in taken})
+        changes = self._changes_inside(config)
+        return {**config, "sublayers": changes} if changes else config
+
+    # Layers inside.
+
+    def sublayer(self, name: str, layer_class: Any, input_shape: Any, **arguments: Any) -> Any:
+        """Makes a layer inside this one, its attribute ``name``, and builds it.
+
+        It computes as this one does and is frozen when this one is. What was done to it by itself
+        (frozen, quantized, with low-rank adaptation) comes back from files.
+        """
+        arguments.update(name=name, dtype=_compat.policy_of(self), trainable=self.trainable)
+        layer = layer_class(**arguments)
+        if name in self._changes.value:
+            layer = layer_class.from_config({**layer.get_config(), **self._changes.value[name]})
+        setattr(self, name, layer)
+        self._sublayers = (*self._sublayers, name)
+        self.build_sublayer(layer, input_shape)
+        return layer
+
+    def build_sublayer(self, layer: Any, input_shape: Any) -> None:
+        """Builds a layer inside this one, its weights' names prefixed with its own."""
+        with tf.name_scope(layer.name):
+            layer.build(input_shape)
+
+    def _changes_inside(self, config: dict[str, Any]) -> dict[str, Any]:
+        """By layer inside: what of its configuration is not as this layer's would have it."""
+        if not self.built:
+            return self._changes.value
+        found, made = {}, {name: config[name] for name in ("trainable", "dtype")}
+        for name in self._sublayers:
+            inside = getattr(self, name).get_config()
+            changed = [key for key in _CHANGES if inside.get(key) != made.get(key)]
+            if changed:
+                found[name] = {key: inside[key] for key in changed}
+        return found
+
+    # Channels.
+
+    @property
+    def channel_axis(self) -> int:
+        return 1 if getattr(self, "data_format", None) == "channels_first" else -1
+
+    def pinned_channels(self, input_shape: Any, **spec: Any) -> int:
+        """The number of channels of an input, which ``input_spec`` then holds inputs to."""
+        count = known_channels(input_shape, self.channel_axis, self)
+        self.input_spec = keras.layers.InputSpec(axes={self.channel_axis: count}, **spec)
+        return count
+
+    def require_divisor(self, name: str, count: int, input_shape: Any) -> None:
+        """Raises ValueError unless the argument ``name`` divides the number of channels."""
+        if count % getattr(self, name):
+            raise ValueError(
+                f"`{name}` must divide the number of input channels. Received: "
+                f"{name}={getattr(self, name)}, input_shape={static_shape(input_shape)}"
+            )
+
+    def channels_last(self, x: tf.Tensor) -> tf.Tensor:
+        """``x`` with its channels last, whatever the layer's data format."""
+        x = tf.convert_to_tensor(x)
+        return x if self.channel_axis == -1 else channels.to_last(x)
+
+    def restored(self, y: tf.Tensor) -> tf.Tensor:
+        """A channels-last result in the layer's data format."""
+        return y if self.channel_axis == -1 else channels.to_first(y)
+
+    def finish(self, y: tf.Tensor, bias: Any = None) -> tf.Tensor:
+        """The layer's output: a channels-last result with its bias, moved and activated."""
+        if bias is not None:
+            y = y + self.weight(bias)
+        y = self.restored(y)
+        # Wrappers such as weight normalization take the activation away for a while.
+        return y if self.activation is None else self.activation(y)
+
+    # Weights.
+
+    def arguments_of(self, weight: str) -> dict[str, Any]:
+        """Initializer, regularizer and constraint by arguments such as ``kernel_initializer``."""
+        kinds = ("initializer", "regularizer", "constraint")
+        return {kind: getattr(self, f"{weight}_{kind}", None) for kind in kinds}
+
+    def add(self, shape: Sequence[int], name: str, like: str, **arguments: Any) -> Any:
+        """Creates a weight by the arguments of a kind of weights, such as "kernel".
+
+        ``arguments`` of `add_weight` go before them.
+        """
+        arguments = {**self.arguments_of(like), **arguments}
+        return self.add_weight(name=name, shape=tuple(shape), trainable=True, **arguments)
+
+    def weight(self, value: Any) -> tf.Tensor:
+        """A variable as a tensor of the layer's compute dtype."""
+        return _compat.convert_variable(value, self.compute_dtype)
+
+
+class OptionalInputs(BaseLayer):
+    """A layer that makes an input itself when the caller gives none.
 
     Weights for making it exist only in layers that were built without it, so that no trainable
     weight is ever left without a gradient. The choice is saved with the layer.
@@ -189,11 +274,69 @@ class OptionalInputs:
         super().build_from_config(config)
 
 
-class SpatialLayer(keras.layers.Layer):
+class KernelArguments(BaseLayer):
+    """A layer with kernels and biases, by Keras's arguments for them.
+
+    Args:
+        activation: Activation of the outputs.
+        use_bias: Whether there is a bias.
+        kernel_initializer, bias_initializer: Initializers.
+        kernel_regularizer, bias_regularizer, activity_regularizer: Regularizers.
+        kernel_constraint, bias_constraint: Constraints.
+    """
+
+    def __init__(
+        self,
+        *,
+        activation: Any = None,
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.take(boolean, use_bias=use_bias)
+        self.take(
+            resolved,
+            activation=activation,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+            bias_regularizer=bias_regularizer,
+            kernel_constraint=kernel_constraint,
+            bias_constraint=bias_constraint,
+        )
+
+    def add_kernel(self, shape: Sequence[int], name: str = "kernel", **arguments: Any) -> Any:
+        """Creates a kernel by the layer's kernel arguments; ``arguments`` go before them."""
+        return self.add(shape, name, "kernel", **arguments)
+
+    def add_bias(self, shape: Sequence[int], name: str = "bias", **arguments: Any) -> Any:
+        """Creates a bias by the layer's bias arguments; None without ``use_bias``."""
+        return self.add(shape, name, "bias", **arguments) if self.use_bias else None
+
+    def arguments_inside(self, count: int) -> list[dict[str, Any]]:
+        """This layer's arguments of kernels and biases, for ``count`` layers inside."""
+        shared = {
+            f"{weight}_{kind}": value
+            for weight in ("kernel", "bias")
+            for kind, value in self.arguments_of(weight).items()
+        }
+        copies = independent_copies(self.kernel_initializer, count)
+        return [
+            {**shared, "use_bias": self.use_bias, "kernel_initializer": copy} for copy in copies
+        ]
+
+
+class SpatialLayer(BaseLayer):
     """A layer that slides a window over ``rank`` spatial axes.
 
     Subclasses set ``rank``. Tensors inside a layer are channels-last: `channels_last` and
-    `restored` move the channel axis at its border, so every layer works with both data formats
+    `finish` move the channel axis at its border, so every layer works with both data formats
     on every device.
 
     Args:
@@ -202,31 +345,31 @@ class SpatialLayer(keras.layers.Layer):
         padding: "valid", "same", "full", "causal" (1-D), an int, or one (before, after) pair
             per spatial axis.
         data_format: "channels_last" or "channels_first"; None takes Keras's setting.
-        dilation_rate: Pixels between neighbouring taps.
-        **kwargs: Keras's own: ``name``, ``dtype``, ``trainable``, ``activity_regularizer``.
+        dilation_rate: Pixels between neighbouring taps; may exceed 1 together with strides.
     """
 
-    rank: int
+    rank: ClassVar[int]
 
     def __init__(
         self,
         kernel_size: int | Sequence[int],
+        *,
         strides: int | Sequence[int] = 1,
         padding: Padding = "valid",
         data_format: str | None = None,
         dilation_rate: int | Sequence[int] = 1,
-        activity_regularizer: Any = None,
         **kwargs: Any,
     ):
-        super().__init__(
-            activity_regularizer=resolved(activity_regularizer, "activity_regularizer"), **kwargs
+        super().__init__(**kwargs)
+        self.take(
+            self._per_axis, kernel_size=kernel_size, strides=strides, dilation_rate=dilation_rate
         )
-        self.kernel_size = per_axis(kernel_size, self.rank, "kernel_size")
-        self.strides = per_axis(strides, self.rank, "strides")
-        self.padding = standardized_padding(padding, self.rank)
-        self.data_format = _compat.standardized_data_format(data_format)
-        self.dilation_rate = per_axis(dilation_rate, self.rank, "dilation_rate")
+        self.take(lambda value, name: standardized_padding(value, self.rank), padding=padding)
+        self.take(known_data_format, data_format=data_format)
         self.input_spec = keras.layers.InputSpec(ndim=self.rank + 2)
+
+    def _per_axis(self, value: Any, name: str) -> tuple[int, ...]:
+        return per_axis(value, self.rank, name)
 
     @property
     def geometry(self) -> Geometry:
@@ -245,10 +388,6 @@ class SpatialLayer(keras.layers.Layer):
             "data_format": "channels_last",
         }
 
-    @property
-    def channel_axis(self) -> int:
-        return -1 if self.data_format == "channels_last" else 1
-
     def input_channels(self, input_shape: Any) -> int:
         """Checks an input shape, pins its channels in ``input_spec`` and returns their number."""
         shape = static_shape(input_shape)
@@ -257,27 +396,41 @@ class SpatialLayer(keras.layers.Layer):
                 f"{type(self).__name__} needs an input of rank {self.rank + 2}. "
                 f"Received: input_shape={shape}"
             )
-        count = known_channels(shape, self.channel_axis, self)
-        axes = {self.channel_axis: count}
+        return self.pinned_channels(shape, ndim=self.rank + 2)
+
+    def pinned_sizes(self, input_shape: Any, reason: str) -> tuple[int, ...]:
+        """The spatial sizes of an input, which ``input_spec`` then holds inputs to as well.
+
+        Raises:
+            ValueError: If one is not known; says the ``reason`` why it has to be.
+        """
+        shape, first = static_shape(input_shape), self._spatial.start
+        sizes = shape[self._spatial]
+        if None in sizes:
+            raise ValueError(f"{reason} to be known. Received: input_shape={shape}")
+        axes = {first + axis: size for axis, size in enumerate(sizes)}
+        axes[self.channel_axis] = shape[self.channel_axis]
         self.input_spec = keras.layers.InputSpec(ndim=self.rank + 2, axes=axes)
-        return count
+        return sizes
+
+    @property
+    def _spatial(self) -> slice:
+        first = 1 if self.data_format == "channels_last" else 2
+        return slice(first, first + self.rank)
 
     def output_channels(self, channels: int | None) -> int | None:
         """Channels that the layer gives for ``channels`` of its input."""
         return channels
 
+    def output_sizes(self, sizes: Sequence[int | None]) -> Sequence[int | None]:
+        """Spatial sizes that the layer gives for those of its input."""
+        return self.geometry.output_shape(sizes)
+
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         shape = list(static_shape(input_shape))
-        first = 1 if self.data_format == "channels_last" else 2
-        spatial = slice(first, first + self.rank)
-        shape[spatial] = self.geometry.output_shape(shape[spatial])
+        shape[self._spatial] = self.output_sizes(shape[self._spatial])
         shape[self.channel_axis] = self.output_channels(shape[self.channel_axis])
         return tuple(shape)
-
-    def channels_last(self, x: tf.Tensor) -> tf.Tensor:
-        """``x`` with its channels last, whatever the layer's data format."""
-        x = tf.convert_to_tensor(x)
-        return x if self.data_format == "channels_last" else channels.to_last(x)
 
     @property
     def least_sizes(self) -> tuple[int, ...]:
@@ -301,134 +454,13 @@ class SpatialLayer(keras.layers.Layer):
         )
         return checked(x, tf.reduce_all(sizes >= least), message, sizes)
 
-    def restored(self, y: tf.Tensor) -> tf.Tensor:
-        """A channels-last result in the layer's data format."""
-        return y if self.data_format == "channels_last" else channels.to_first(y)
 
-    def weight(self, value: Any) -> tf.Tensor:
-        """A variable as a tensor of the layer's compute dtype."""
-        return _compat.convert_variable(value, self.compute_dtype)
-
-    @property
-    def sublayer_dtype(self) -> Any:
-        return dtype_policy_of(self)
-
-    def build_sublayer(self, layer: Any, input_shape: Sequence[int | None]) -> None:
-        """Builds a layer inside this one, its weights' names prefixed with its own."""
-        with tf.name_scope(layer.name):
-            layer.build(tuple(input_shape))
-
-    def get_config(self) -> dict[str, Any]:
-        config = super().get_config()
-        padding = self.padding
-        config.update(
-            kernel_size=list(self.kernel_size),
-            strides=list(self.strides),
-            padding=padding if isinstance(padding, (str, int)) else [list(p) for p in padding],
-            data_format=self.data_format,
-            dilation_rate=list(self.dilation_rate),
-            activity_regularizer=keras.regularizers.serialize(self.activity_regularizer),
-        )
-        return config
-
-
-class KernelLayer(SpatialLayer):
-    """A `SpatialLayer` with a kernel and a bias: Keras's remaining Conv arguments.
-
-    Args:
-        activation: Activation of the outputs.
-        use_bias: Whether there is a bias.
-        kernel_initializer, bias_initializer: Initializers.
-        kernel_regularizer, bias_regularizer, activity_regularizer: Regularizers.
-        kernel_constraint, bias_constraint: Constraints.
-        **kwargs: Those of `SpatialLayer`.
-    """
-
-    def __init__(
-        self,
-        *,
-        activation: Any = None,
-        use_bias: bool = True,
-        kernel_initializer: Any = "glorot_uniform",
-        bias_initializer: Any = "zeros",
-        kernel_regularizer: Any = None,
-        bias_regularizer: Any = None,
-        kernel_constraint: Any = None,
-        bias_constraint: Any = None,
-        **kwargs: Any,
-    ):
-        super().__init__(**kwargs)
-        set_kernel_arguments(
-            self,
-            activation=activation,
-            use_bias=use_bias,
-            kernel_initializer=kernel_initializer,
-            bias_initializer=bias_initializer,
-            kernel_regularizer=kernel_regularizer,
-            bias_regularizer=bias_regularizer,
-            kernel_constraint=kernel_constraint,
-            bias_constraint=bias_constraint,
-        )
-
-    def add_kernel(
-        self, shape: Sequence[int], name: str = "kernel", initializer: Any = None
-    ) -> Any:
-        """Creates a kernel by the layer's kernel arguments; ``initializer`` goes before theirs."""
-        return self.add_weight(
-            name=name,
-            shape=tuple(shape),
-            initializer=self.kernel_initializer if initializer is None else initializer,
-            regularizer=self.kernel_regularizer,
-            constraint=self.kernel_constraint,
-            trainable=True,
-        )
-
-    def add_bias(self, shape: Sequence[int], name: str = "bias") -> Any:
-        """Creates a bias by the layer's bias arguments; None without ``use_bias``."""
-        if not self.use_bias:
-            return None
-        return self.add_weight(
-            name=name,
-            shape=tuple(shape),
-            initializer=self.bias_initializer,
-            regularizer=self.bias_regularizer,
-            constraint=self.bias_constraint,
-            trainable=True,
-        )
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), **kernel_config(self)}
-
-
-def set_kernel_arguments(layer: Any, *, activation: Any, use_bias: bool, **arguments: Any) -> None:
-    """Sets a layer's activation, bias flag, and kernel and bias initializers and the like."""
-    layer.activation = resolved(activation, "activation")
-    layer.use_bias = boolean(use_bias, "use_bias")
-    for name, value in arguments.items():
-        setattr(layer, name, resolved(value, name))
-
-
-def kernel_config(layer: Any) -> dict[str, Any]:
-    """The configuration of what `set_kernel_arguments` set."""
-    config = {
-        "activation": keras.activations.serialize(layer.activation),
-        "use_bias": layer.use_bias,
-    }
-    for kind in ("initializer", "regularizer", "constraint"):
-        for weight in ("kernel", "bias"):
-            name = f"{weight}_{kind}"
-            config[name] = _module_of(name).serialize(getattr(layer, name))
-    return config
-
-
-class ConvLayer(KernelLayer):
-    """A `KernelLayer` that has filters, in the argument order of Keras's Conv layers.
+class ConvLayer(KernelArguments, SpatialLayer):
+    """A layer with filters, in the argument order of Keras's Conv layers.
 
     Args:
         filters: Output channels.
-        kernel_size, strides, padding, data_format, dilation_rate: See `SpatialLayer`.
         groups: Groups of channels, and of filters, that see only each other.
-        **kwargs: Those of `KernelLayer`.
     """
 
     def __init__(
@@ -468,8 +500,7 @@ class ConvLayer(KernelLayer):
             bias_constraint=bias_constraint,
             **kwargs,
         )
-        self.filters = positive_int(filters, "filters")
-        self.groups = positive_int(groups, "groups")
+        self.take(positive_int, filters=filters, groups=groups)
         if self.filters % self.groups:
             raise ValueError(
                 "`filters` must be divisible by `groups`. "
@@ -486,15 +517,8 @@ class ConvLayer(KernelLayer):
             ValueError: If ``groups`` does not divide the input's channels.
         """
         count = self.input_channels(input_shape)
-        if count % self.groups:
-            raise ValueError(
-                "The number of input channels must be divisible by `groups`. "
-                f"Received: groups={self.groups}, input_shape={static_shape(input_shape)}"
-            )
+        self.require_divisor("groups", count, input_shape)
         return (*self.kernel_size, count // self.groups, self.filters)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "filters": self.filters, "groups": self.groups}
 
 
 def independent_copies(initializer: Any, count: int) -> list[Callable[..., Any]]:

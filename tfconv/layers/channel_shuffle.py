@@ -6,13 +6,14 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfconv import _compat, ops
+from tfconv import ops
 from tfconv._compat import keras
-from tfconv.layers.base import boolean, known_channels, positive_int, register, static_shape
+from tfconv.layers.arguments import boolean, known_data_format, positive_int
+from tfconv.layers.base import BaseLayer, register, static_shape
 
 
 @register
-class ChannelShuffle(keras.layers.Layer):
+class ChannelShuffle(BaseLayer):
     """Takes the channels of all groups in turn, over any number of spatial axes.
 
     ``y[n, p, i * groups + g] = x[n, p, g * (C / groups) + i]``. A shuffle with ``C / groups``
@@ -22,7 +23,6 @@ class ChannelShuffle(keras.layers.Layer):
         groups: Groups of neighbouring channels; must divide the input's channels.
         data_format: "channels_last" or "channels_first"; None takes Keras's setting.
         inverse: Whether to put channels back that were shuffled with the same ``groups``.
-        **kwargs: Keras's own: ``name``, ``dtype``.
 
     Input shape: [N, *spatial, C] (or [N, C, *spatial]).
 
@@ -40,28 +40,18 @@ class ChannelShuffle(keras.layers.Layer):
     """
 
     def __init__(
-        self,
-        groups: int,
-        data_format: str | None = None,
-        inverse: bool = False,
-        **kwargs: Any,
+        self, groups: int, data_format: str | None = None, inverse: bool = False, **kwargs: Any
     ):
         super().__init__(**kwargs)
-        self.groups = positive_int(groups, "groups")
-        self.data_format = _compat.standardized_data_format(data_format)
-        self.inverse = boolean(inverse, "inverse")
+        self.take(positive_int, groups=groups)
+        self.take(known_data_format, data_format=data_format)
+        self.take(boolean, inverse=inverse)
         self.input_spec = keras.layers.InputSpec(min_ndim=2)
 
     def build(self, input_shape):
-        axis = -1 if self.data_format == "channels_last" else 1
-        count = known_channels(input_shape, axis, self)
-        if count % self.groups:
-            raise ValueError(
-                "The number of input channels must be divisible by `groups`. "
-                f"Received: groups={self.groups}, input_shape={static_shape(input_shape)}"
-            )
+        count = self.pinned_channels(input_shape, min_ndim=2)
+        self.require_divisor("groups", count, input_shape)
         self._shuffled_groups = count // self.groups if self.inverse else self.groups
-        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={axis: count})
         self.built = True
 
     def call(self, inputs):
@@ -70,11 +60,3 @@ class ChannelShuffle(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return static_shape(input_shape)
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "groups": self.groups,
-            "data_format": self.data_format,
-            "inverse": self.inverse,
-        }

@@ -7,20 +7,13 @@ from typing import Any
 import tensorflow as tf
 
 from tfconv._compat import keras
-from tfconv.layers.base import (
-    kernel_config,
-    known_channels,
-    positive_int,
-    register,
-    resolved,
-    set_kernel_arguments,
-    static_shape,
-)
-from tfconv.layers.experts import Experts, mean_axes
+from tfconv.layers.arguments import positive_int
+from tfconv.layers.base import register, static_shape
+from tfconv.layers.experts import Experts
 
 
 @register
-class CondDense(Experts, keras.layers.Layer):
+class CondDense(Experts):
     """Dense layer with conditional parameters.
 
     ``y[n] = activation(x[n] @ sum_e r[n, e] W_e + sum_e r[n, e] b_e)``. The routing weights r
@@ -29,16 +22,6 @@ class CondDense(Experts, keras.layers.Layer):
 
     Args:
         units: Output features.
-        activation: Activation of the outputs.
-        use_bias: Whether there is a bias, mixed from experts too.
-        kernel_initializer, bias_initializer: Initialize each expert as they would a plain
-            layer, each with numbers of its own.
-        kernel_regularizer, bias_regularizer, activity_regularizer: Regularizers of the experts'
-            weights and of the outputs.
-        kernel_constraint, bias_constraint: Constraints, applied to each expert.
-        num_experts: Kernels to mix.
-        routing_activation: Activation of the layer's own routing.
-        **kwargs: Keras's own: ``name``, ``dtype``, ``trainable``.
 
     Call arguments:
         inputs: [N, ..., features] tensor.
@@ -48,8 +31,8 @@ class CondDense(Experts, keras.layers.Layer):
     Output shape: [N, ..., units].
 
     Weights:
-        condconv_kernel: [num_experts, features * units].
-        condconv_bias: [num_experts, units].
+        kernel: [num_experts, features * units].
+        bias: [num_experts, units].
         routing: a dense layer features -> num_experts, unless routing weights are given.
 
     Raises:
@@ -62,51 +45,20 @@ class CondDense(Experts, keras.layers.Layer):
         TensorShape([2, 5])
     """
 
-    def __init__(
-        self,
-        units: int,
-        activation: Any = None,
-        use_bias: bool = True,
-        kernel_initializer: Any = "glorot_uniform",
-        bias_initializer: Any = "zeros",
-        kernel_regularizer: Any = None,
-        bias_regularizer: Any = None,
-        activity_regularizer: Any = None,
-        kernel_constraint: Any = None,
-        bias_constraint: Any = None,
-        *,
-        num_experts: int = 8,
-        routing_activation: Any = "sigmoid",
-        **kwargs: Any,
-    ):
-        super().__init__(
-            activity_regularizer=resolved(activity_regularizer, "activity_regularizer"), **kwargs
-        )
-        set_kernel_arguments(
-            self,
-            activation=activation,
-            use_bias=use_bias,
-            kernel_initializer=kernel_initializer,
-            bias_initializer=bias_initializer,
-            kernel_regularizer=kernel_regularizer,
-            bias_regularizer=bias_regularizer,
-            kernel_constraint=kernel_constraint,
-            bias_constraint=bias_constraint,
-        )
-        self.units = positive_int(units, "units")
-        self.set_experts(num_experts, routing_activation)
+    def __init__(self, units: int, activation: Any = None, use_bias: bool = True, **kwargs: Any):
+        super().__init__(activation=activation, use_bias=use_bias, **kwargs)
+        self.take(positive_int, units=units)
         self.input_spec = keras.layers.InputSpec(min_ndim=2)
         self.supports_masking = True
 
     def build(self, input_shape):
-        features = known_channels(input_shape, -1, self)
-        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: features})
-        self.build_experts((features, self.units), self.units, input_shape, -1)
+        features = self.pinned_channels(input_shape, min_ndim=2)
+        self.build_experts((features, self.units), self.units, features)
         self.built = True
 
     def call(self, inputs, routing_weights=None):
         x = tf.convert_to_tensor(inputs)
-        routing = self.routed(x, routing_weights, mean_axes(x.shape, -1))
+        routing = self.routed(x, routing_weights)
         kernels = self.mixed_kernels(routing)
         rows = tf.reshape(x, [tf.shape(x)[0], -1, x.shape[-1]]) if x.shape.rank != 3 else x
         y = tf.matmul(rows, kernels)
@@ -121,12 +73,3 @@ class CondDense(Experts, keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return (*static_shape(input_shape)[:-1], self.units)
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "units": self.units,
-            "activity_regularizer": keras.regularizers.serialize(self.activity_regularizer),
-            **kernel_config(self),
-            **self.experts_config(),
-        }

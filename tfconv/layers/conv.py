@@ -14,22 +14,6 @@ class Conv(ConvLayer):
     ``y[p, f] = activation(bias[f] + sum_{t, c} kernel[t, c, f] * x[p * strides - pad +
     t * dilation, c])`` over the channels c of f's group.
 
-    Args:
-        filters: Output channels.
-        kernel_size: Taps per spatial axis; an int or one int per axis.
-        strides: Pixels between neighbouring outputs.
-        padding: "valid", "same", "full" (every partial overlap), "causal" (1-D), an int, or one
-            (before, after) pair per spatial axis.
-        data_format: "channels_last" or "channels_first"; None takes Keras's setting.
-        dilation_rate: Pixels between neighbouring taps; may exceed 1 together with strides.
-        groups: Groups of channels, and of filters, that see only each other.
-        activation: Activation of the outputs.
-        use_bias: Whether there is a bias.
-        kernel_initializer, bias_initializer: Initializers.
-        kernel_regularizer, bias_regularizer, activity_regularizer: Regularizers.
-        kernel_constraint, bias_constraint: Constraints.
-        **kwargs: Keras's own: ``name``, ``dtype``, ``trainable``.
-
     Input shape: [N, *spatial, C] (or [N, C, *spatial]).
 
     Output shape: [N, *output spatial, filters] (or [N, filters, *output spatial]).
@@ -52,12 +36,9 @@ class Conv(ConvLayer):
         self.built = True
 
     def call(self, inputs):
-        y = self.convolved(self.fitting(inputs), self.weight(self.kernel))
-        if self.bias is not None:
-            y = y + self.weight(self.bias)
-        y = self.restored(y)
-        # Wrappers such as weight normalization take the activation away for a while.
-        return y if self.activation is None else self.activation(y)
+        return self.finish(
+            self.convolved(self.fitting(inputs), self.weight(self.kernel)), self.bias
+        )
 
     def convolved(self, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         """What the layer does between its weights and a channels-last input."""
@@ -66,10 +47,7 @@ class Conv(ConvLayer):
 
 @register
 class Conv1D(Conv):
-    """Convolution of signals; see `tfconv.layers.conv.Conv` for the arguments.
-
-    ``y[p, f] = activation(bias[f] + sum_{t, c} kernel[t, c, f] * x[p * strides - pad +
-    t * dilation, c])``.
+    """Convolution of signals.
 
     Example:
         >>> tfconv.Conv1D(8, 3, padding="causal", groups=2)(tf.ones([2, 6, 4])).shape
@@ -81,10 +59,7 @@ class Conv1D(Conv):
 
 @register
 class Conv2D(Conv):
-    """Convolution of images; see `tfconv.layers.conv.Conv` for the arguments.
-
-    ``y[p, f] = activation(bias[f] + sum_{t, c} kernel[t, c, f] * x[p * strides - pad +
-    t * dilation, c])``.
+    """Convolution of images.
 
     Example:
         >>> tfconv.Conv2D(8, 3, padding="full", dilation_rate=2)(tf.ones([2, 6, 6, 4])).shape
@@ -96,10 +71,7 @@ class Conv2D(Conv):
 
 @register
 class Conv3D(Conv):
-    """Convolution of volumes; see `tfconv.layers.conv.Conv` for the arguments.
-
-    ``y[p, f] = activation(bias[f] + sum_{t, c} kernel[t, c, f] * x[p * strides - pad +
-    t * dilation, c])``.
+    """Convolution of volumes.
 
     Example:
         >>> tfconv.Conv3D(8, 3, strides=2, padding="same", groups=2)(tf.ones([2, 6, 6, 6, 4])).shape

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from tfconv import ops
-from tfconv.layers.base import register, static_shape
+from tfconv.layers.arguments import optional
+from tfconv.layers.base import register
 from tfconv.layers.conv import Conv
 from tfconv.ops.conv_transpose import transposed_crops, transposed_shape
 from tfconv.ops.geometry import Padding, per_axis
@@ -20,23 +21,13 @@ class ConvTranspose(Conv):
     padding gives ``before``: the gradient of a convolution with these arguments for its input.
 
     Args:
-        filters: Output channels.
-        kernel_size: Taps per spatial axis; an int or one int per axis.
         strides: Outputs between neighbouring pixels.
         padding: "valid", "same", "full", "causal" (1-D), an int, or one (before, after) pair
             per spatial axis: what is cut off the outputs. `tfconv.ops.conv_transpose` has the
             sizes: those of Keras for "valid" and "same", those of PyTorch for ints and pairs.
         output_padding: Outputs added after the last ones, below the larger of stride and
             dilation; an int or one int per axis. None: what the padding gives by itself.
-        data_format: "channels_last" or "channels_first"; None takes Keras's setting.
         dilation_rate: Outputs between neighbouring taps; may exceed 1 together with strides.
-        activation: Activation of the outputs.
-        use_bias: Whether there is a bias.
-        kernel_initializer, bias_initializer: Initializers.
-        kernel_regularizer, bias_regularizer, activity_regularizer: Regularizers.
-        kernel_constraint, bias_constraint: Constraints.
-        groups: Groups of channels, and of filters, that see only each other.
-        **kwargs: Keras's own: ``name``, ``dtype``, ``trainable``.
 
     Input shape: [N, *spatial, C] (or [N, C, *spatial]).
 
@@ -78,10 +69,11 @@ class ConvTranspose(Conv):
             *args,
             **kwargs,
         )
-        if output_padding is not None:
-            output_padding = per_axis(output_padding, self.rank, "output_padding", minimum=0)
-        self.output_padding = output_padding
+        self.take(optional(self._output_padding), output_padding=output_padding)
         self._crops()  # checks them
+
+    def _output_padding(self, value: Any, name: str) -> tuple[int, ...]:
+        return per_axis(value, self.rank, name, minimum=0)
 
     def _crops(self):
         return transposed_crops(self.geometry, self.padding, self.output_padding)
@@ -96,13 +88,8 @@ class ConvTranspose(Conv):
         kept = (kept for _, kept in self._crops())
         return tuple(1 + -(-(1 - k) // s) for k, s in zip(kept, self.strides))
 
-    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
-        shape = list(static_shape(input_shape))
-        first = 1 if self.data_format == "channels_last" else 2
-        spatial = slice(first, first + self.rank)
-        shape[spatial] = transposed_shape(self.geometry, self._crops(), shape[spatial])
-        shape[self.channel_axis] = self.filters
-        return tuple(shape)
+    def output_sizes(self, sizes):
+        return transposed_shape(self.geometry, self._crops(), sizes)
 
     def convolved(self, x, kernel):
         return ops.conv_transpose(
@@ -113,17 +100,10 @@ class ConvTranspose(Conv):
             **self.geometry_arguments,
         )
 
-    def get_config(self):
-        output_padding = None if self.output_padding is None else list(self.output_padding)
-        return {**super().get_config(), "output_padding": output_padding}
-
 
 @register
 class Conv1DTranspose(ConvTranspose):
-    """Transposed convolution of signals; see `tfconv.layers.conv_transpose.ConvTranspose`.
-
-    ``y[i, f] = activation(bias[f] + sum kernel[t, f, c] * x[p, c])`` over all p, t and c with
-    ``p * strides + t * dilation = i + before``.
+    """Transposed convolution of signals.
 
     Example:
         >>> tfconv.Conv1DTranspose(8, 3, strides=2, padding="causal")(tf.ones([2, 6, 4])).shape
@@ -135,10 +115,7 @@ class Conv1DTranspose(ConvTranspose):
 
 @register
 class Conv2DTranspose(ConvTranspose):
-    """Transposed convolution of images; see `tfconv.layers.conv_transpose.ConvTranspose`.
-
-    ``y[i, f] = activation(bias[f] + sum kernel[t, f, c] * x[p, c])`` over all p, t and c with
-    ``p * strides + t * dilation = i + before``.
+    """Transposed convolution of images.
 
     Example:
         >>> layer = tfconv.Conv2DTranspose(8, 3, strides=2, padding="same", groups=2)
@@ -151,10 +128,7 @@ class Conv2DTranspose(ConvTranspose):
 
 @register
 class Conv3DTranspose(ConvTranspose):
-    """Transposed convolution of volumes; see `tfconv.layers.conv_transpose.ConvTranspose`.
-
-    ``y[i, f] = activation(bias[f] + sum kernel[t, f, c] * x[p, c])`` over all p, t and c with
-    ``p * strides + t * dilation = i + before``.
+    """Transposed convolution of volumes.
 
     Example:
         >>> layer = tfconv.Conv3DTranspose(2, 2, strides=2, padding=1, output_padding=1)

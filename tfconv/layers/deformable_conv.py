@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
 from typing import Any
 
 import tensorflow as tf
 
 from tfconv import ops
-from tfconv._compat import convert_variable, keras
-from tfconv.layers.base import (
-    ConvLayer,
-    OptionalInputs,
-    boolean,
-    number,
-    positive_int,
-    positive_number,
-    register,
-    require_built,
-    resolved,
-    static_shape,
-)
-from tfconv.ops.geometry import Padding
+from tfconv.layers.arguments import boolean, number, positive_int, positive_number, resolved
+from tfconv.layers.base import ConvLayer, OptionalInputs, register, require_built
 
 
 @register
@@ -36,18 +24,6 @@ class DeformableConv2D(OptionalInputs, ConvLayer):
     put in the place of one, with its weights, it gives the same until it is trained.
 
     Args:
-        filters: Output channels.
-        kernel_size: Taps per spatial axis; an int or two ints.
-        strides: Pixels between neighbouring outputs.
-        padding: "valid", "same", "full", an int, or two (before, after) pairs.
-        data_format: "channels_last" or "channels_first"; None takes Keras's setting.
-        dilation_rate: Pixels between neighbouring taps; may exceed 1 together with strides.
-        groups: Groups of channels, and of filters, that see only each other.
-        activation: Activation of the outputs.
-        use_bias: Whether there is a bias.
-        kernel_initializer, bias_initializer: Initializers of the convolution's weights.
-        kernel_regularizer, bias_regularizer, activity_regularizer: Regularizers.
-        kernel_constraint, bias_constraint: Constraints.
         offset_groups: Groups of input channels that have offsets of their own.
         modulated: True for version 2, with a mask; False for version 1.
         offset_initializer: Initializer of the kernel that makes offsets and masks.
@@ -58,7 +34,6 @@ class DeformableConv2D(OptionalInputs, ConvLayer):
             undo such factors.
         mask_scale: Factor of the masks that the layer makes: 2 for masks from 0 to 2 that start
             at 1, 1 for masks from 0 to 1 that start at one half, as in the paper.
-        **kwargs: Keras's own: ``name``, ``dtype``, ``trainable``.
 
     Call arguments:
         inputs: [N, H, W, C] tensor (or [N, C, H, W]).
@@ -96,16 +71,10 @@ class DeformableConv2D(OptionalInputs, ConvLayer):
     """
 
     rank = 2
+    by_position = 2
 
     def __init__(
         self,
-        filters: int,
-        kernel_size: int | Sequence[int],
-        strides: int | Sequence[int] = 1,
-        padding: Padding = "valid",
-        data_format: str | None = None,
-        dilation_rate: int | Sequence[int] = 1,
-        groups: int = 1,
         *args: Any,
         offset_groups: int = 1,
         modulated: bool = True,
@@ -115,25 +84,16 @@ class DeformableConv2D(OptionalInputs, ConvLayer):
         mask_scale: float = 2.0,
         **kwargs: Any,
     ):
-        super().__init__(
-            filters,
-            kernel_size,
-            strides,
-            padding,
-            data_format,
-            dilation_rate,
-            groups,
-            *args,
-            **kwargs,
+        super().__init__(*args, **kwargs)
+        self.take(positive_int, offset_groups=offset_groups)
+        self.take(boolean, modulated=modulated)
+        self.take(
+            functools.partial(resolved, default="zeros"),
+            offset_initializer=offset_initializer,
+            offset_regularizer=offset_regularizer,
         )
-        self.offset_groups = positive_int(offset_groups, "offset_groups")
-        self.modulated = boolean(modulated, "modulated")
-        self.offset_initializer = resolved(offset_initializer, "offset_initializer", "zeros")
-        self.offset_regularizer = resolved(offset_regularizer, "offset_regularizer")
-        self.offset_learning_rate_multiplier = number(
-            offset_learning_rate_multiplier, "offset_learning_rate_multiplier"
-        )
-        self.mask_scale = positive_number(mask_scale, "mask_scale")
+        self.take(number, offset_learning_rate_multiplier=offset_learning_rate_multiplier)
+        self.take(positive_number, mask_scale=mask_scale)
         self.supports_masking = True  # Keras takes `mask` for one of its masks; see compute_mask
 
     def __call__(self, inputs, offset=None, mask=None, **kwargs):
@@ -149,23 +109,14 @@ class DeformableConv2D(OptionalInputs, ConvLayer):
     def build(self, input_shape):
         kernel_shape = self.kernel_shape(input_shape)
         count = kernel_shape[2] * self.groups
-        if count % self.offset_groups:
-            raise ValueError(
-                "`offset_groups` must divide the number of input channels. Received: "
-                f"offset_groups={self.offset_groups}, input_shape={static_shape(input_shape)}"
-            )
+        self.require_divisor("offset_groups", count, input_shape)
         self.kernel = self.add_kernel(kernel_shape)
         self.bias = self.add_bias((self.filters,))
         self.offset_kernel = self.offset_bias = None
         if not self.given_at_build:
             made = self.offset_groups * self.geometry.taps * (3 if self.modulated else 2)
-            self.offset_kernel = self.add_weight(
-                name="offset_kernel",
-                shape=(*self.kernel_size, count, made),
-                initializer=self.offset_initializer,
-                regularizer=self.offset_regularizer,
-                trainable=True,
-            )
+            shape = (*self.kernel_size, count, made)
+            self.offset_kernel = self.add(shape, "offset_kernel", "offset")
             self.offset_bias = self.add_weight(
                 name="offset_bias", shape=(made,), initializer="zeros", trainable=True
             )
@@ -178,9 +129,9 @@ class DeformableConv2D(OptionalInputs, ConvLayer):
             offset, mask = self._made(x)
         else:
             # Keras 2 casts the first argument only.
-            offset = self.channels_last(convert_variable(offset, x.dtype))
+            offset = self.channels_last(self.weight(offset))
             if mask is not None:
-                mask = self.channels_last(convert_variable(mask, x.dtype))
+                mask = self.channels_last(self.weight(mask))
         y = ops.deformable_conv2d(
             x,
             offset,
@@ -189,9 +140,7 @@ class DeformableConv2D(OptionalInputs, ConvLayer):
             None if self.bias is None else self.weight(self.bias),
             **self.geometry_arguments,
         )
-        y = self.restored(y)
-        # Wrappers such as weight normalization take the activation away for a while.
-        return y if self.activation is None else self.activation(y)
+        return self.finish(y)
 
     def compute_mask(self, inputs, mask=None):
         """None: ``mask`` modulates samples, it does not say which timesteps to skip."""
@@ -218,17 +167,6 @@ class DeformableConv2D(OptionalInputs, ConvLayer):
         if not self.modulated:
             return made, None
         return made[..., :offsets], self.mask_scale * tf.sigmoid(made[..., offsets:])
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "offset_groups": self.offset_groups,
-            "modulated": self.modulated,
-            "offset_initializer": keras.initializers.serialize(self.offset_initializer),
-            "offset_regularizer": keras.regularizers.serialize(self.offset_regularizer),
-            "offset_learning_rate_multiplier": self.offset_learning_rate_multiplier,
-            "mask_scale": self.mask_scale,
-        }
 
 
 def _with_scaled_gradient(x: tf.Tensor, factor: float) -> tf.Tensor:

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tfconv._compat import convert_variable, keras
-from tfconv.layers.base import (
-    ConvLayer,
-    global_mean,
-    positive_int,
-    positive_number,
-    register,
-    require_built,
-)
-from tfconv.layers.experts import MixedConv, Mixture, mean_axes
+from tfconv.layers.arguments import positive_int, positive_number
+from tfconv.layers.base import ConvLayer, register, require_built
+from tfconv.layers.experts import MixedConv, Mixture, mean_of_positions
 from tfconv.ops.dispatch import in_float32
-from tfconv.ops.geometry import Padding
 
 
 class DynamicConv(MixedConv, Mixture, ConvLayer):
@@ -31,39 +23,20 @@ class DynamicConv(MixedConv, Mixture, ConvLayer):
     `tfconv.callbacks.TemperatureAnnealing`, which lowers it during training.
 
     Args:
-        filters: Output channels.
-        kernel_size: Taps per spatial axis; an int or one int per axis.
-        strides: Pixels between neighbouring outputs.
-        padding: "valid", "same", "full", "causal" (1-D), an int, or one (before, after) pair
-            per spatial axis.
-        data_format: "channels_last" or "channels_first"; None takes Keras's setting.
-        dilation_rate: Pixels between neighbouring taps; may exceed 1 together with strides.
-        groups: Groups of channels, and of filters, that see only each other.
-        activation: Activation of the outputs.
-        use_bias: Whether there is a bias, mixed too.
-        kernel_initializer: Initializes each kernel as it would that of a plain convolution,
-            each with numbers of its own.
-        bias_initializer: The same for the biases.
-        kernel_regularizer, bias_regularizer, activity_regularizer: Regularizers of the kernels,
-            the biases and the outputs.
-        kernel_constraint, bias_constraint: Constraints, applied to each kernel and bias.
-        num_kernels: Kernels to mix.
-        ratio: The attention's hidden layer has ``C // ratio`` units (at least 1).
+        num_experts: Kernels to mix.
+        reduction_ratio: The attention's hidden layer has ``C // reduction_ratio`` units (at
+            least 1).
         temperature: The softmax's temperature at first. It is a weight that is not trained,
             saved with the others; `set_temperature` changes it.
-        execution: "mix_kernels" mixes the kernels and convolves each example with its own;
-            "mix_outputs" convolves with every kernel and mixes the outputs; "auto" takes the
-            one with fewer multiply-adds. The result is the same.
-        **kwargs: Keras's own: ``name``, ``dtype``, ``trainable``.
 
     Input shape: [N, *spatial, C] (or [N, C, *spatial]).
 
     Output shape: [N, *output spatial, filters].
 
     Weights:
-        kernel: [num_kernels, prod(kernel_size) * C / groups * filters].
-        bias: [num_kernels, filters].
-        squeeze, attend: dense layers C -> C // ratio -> num_kernels.
+        kernel: [num_experts, prod(kernel_size) * C / groups * filters].
+        bias: [num_experts, filters].
+        squeeze, attend: dense layers C -> C // reduction_ratio -> num_experts.
         temperature: a scalar, not trained.
 
     Raises:
@@ -73,49 +46,30 @@ class DynamicConv(MixedConv, Mixture, ConvLayer):
     arXiv:1912.03458, sections 3.1-3.3.
     """
 
+    by_position = 2
+    renamed = {"num_kernels": "num_experts", "ratio": "reduction_ratio"}
+
     def __init__(
         self,
-        filters: int,
-        kernel_size: int | Sequence[int],
-        strides: int | Sequence[int] = 1,
-        padding: Padding = "valid",
-        data_format: str | None = None,
-        dilation_rate: int | Sequence[int] = 1,
-        groups: int = 1,
         *args: Any,
-        num_kernels: int = 4,
-        ratio: int = 4,
+        num_experts: int = 4,
+        reduction_ratio: int = 4,
         temperature: float = 30.0,
-        execution: str = "auto",
         **kwargs: Any,
     ):
-        super().__init__(
-            filters,
-            kernel_size,
-            strides,
-            padding,
-            data_format,
-            dilation_rate,
-            groups,
-            *args,
-            **kwargs,
-        )
-        self.num_kernels = positive_int(num_kernels, "num_kernels")
-        self.ratio = positive_int(ratio, "ratio")
-        self._last_temperature = positive_number(temperature, "temperature")
-        self.temperature = None
-        self.set_execution(execution)
+        super().__init__(*args, num_experts=num_experts, **kwargs)
+        self.take(positive_int, reduction_ratio=reduction_ratio)
+        self.take(positive_number, temperature=temperature)
+        self._last_temperature, self.temperature = self.temperature, None
 
     def build(self, input_shape):
         kernel_shape = self.kernel_shape(input_shape)
-        self.build_mixture(self.num_kernels, kernel_shape, self.filters)
+        self.build_mixture(kernel_shape, self.filters)
         count = kernel_shape[-2] * self.groups
-        hidden = max(count // self.ratio, 1)
-        dtype = self.sublayer_dtype
-        self.squeeze = keras.layers.Dense(hidden, activation="relu", name="squeeze", dtype=dtype)
-        self.attend = keras.layers.Dense(self.num_kernels, name="attend", dtype=dtype)
-        self.build_sublayer(self.squeeze, (None, count))
-        self.build_sublayer(self.attend, (None, hidden))
+        hidden = max(count // self.reduction_ratio, 1)
+        dense = keras.layers.Dense
+        self.sublayer("squeeze", dense, (None, count), units=hidden, activation="relu")
+        self.sublayer("attend", dense, (None, hidden), units=self.num_experts)
         self.temperature = self.add_weight(
             name="temperature",
             shape=(),
@@ -124,16 +78,6 @@ class DynamicConv(MixedConv, Mixture, ConvLayer):
         )
         self.built = True
 
-    @property
-    def kernel(self) -> Any:
-        """The kernels, one a row."""
-        return self.expert_kernels
-
-    @property
-    def bias(self) -> Any:
-        """The biases, one a row; None without."""
-        return self.expert_biases
-
     def set_temperature(self, temperature: float) -> None:
         """Sets the attention's temperature, in functions that were compiled before too."""
         self._last_temperature = positive_number(temperature, "temperature")
@@ -141,12 +85,12 @@ class DynamicConv(MixedConv, Mixture, ConvLayer):
             self.temperature.assign(self._last_temperature)
 
     def attention(self, inputs: tf.Tensor) -> tf.Tensor:
-        """The weights [N, num_kernels] that inputs give the kernels; each row sums to 1."""
+        """The weights [N, num_experts] that inputs give the kernels; each row sums to 1."""
         require_built(self)
         return self._attention(self.channels_last(inputs))
 
     def _attention(self, x: tf.Tensor) -> tf.Tensor:
-        pooled = global_mean(x, mean_axes(x.shape, -1))
+        pooled = mean_of_positions(x)
         logits = tf.convert_to_tensor(self.attend(self.squeeze(pooled)))
 
         def softmax(logits):
@@ -156,8 +100,7 @@ class DynamicConv(MixedConv, Mixture, ConvLayer):
 
     def call(self, inputs):
         x = self.fitting(inputs)
-        y = self.convolved(x, self._attention(x), self.groups)
-        return self.activation(self.restored(y))
+        return self.finish(self.convolved(x, self._attention(x), self.groups))
 
     def get_config(self):
         temperature = self._last_temperature
@@ -165,20 +108,15 @@ class DynamicConv(MixedConv, Mixture, ConvLayer):
             value = self.temperature.numpy()  # which loaded weights may have changed
             if value != np.asarray(temperature, value.dtype) and 0 < value < np.inf:
                 temperature = float(value)
-        return {
-            **super().get_config(),
-            "num_kernels": self.num_kernels,
-            "ratio": self.ratio,
-            "temperature": temperature,
-        }
+        return {**super().get_config(), "temperature": temperature}
 
 
 @register
 class DynamicConv1D(DynamicConv):
-    """Dynamic convolution of sequences; see `DynamicConv` for the arguments.
+    """Dynamic convolution of sequences.
 
     Example:
-        >>> layer = tfconv.DynamicConv1D(8, 3, padding="causal", num_kernels=4)
+        >>> layer = tfconv.DynamicConv1D(8, 3, padding="causal", num_experts=4)
         >>> layer(tf.ones([2, 10, 4])).shape
         TensorShape([2, 10, 8])
     """
@@ -188,10 +126,10 @@ class DynamicConv1D(DynamicConv):
 
 @register
 class DynamicConv2D(DynamicConv):
-    """Dynamic convolution of images; see `DynamicConv` for the arguments.
+    """Dynamic convolution of images.
 
     Example:
-        >>> layer = tfconv.DynamicConv2D(8, 3, padding="same", num_kernels=4)
+        >>> layer = tfconv.DynamicConv2D(8, 3, padding="same", num_experts=4)
         >>> layer(tf.ones([2, 6, 6, 4])).shape
         TensorShape([2, 6, 6, 8])
     """
@@ -201,10 +139,10 @@ class DynamicConv2D(DynamicConv):
 
 @register
 class DynamicConv3D(DynamicConv):
-    """Dynamic convolution of volumes; see `DynamicConv` for the arguments.
+    """Dynamic convolution of volumes.
 
     Example:
-        >>> layer = tfconv.DynamicConv3D(8, 3, num_kernels=4)
+        >>> layer = tfconv.DynamicConv3D(8, 3, num_experts=4)
         >>> layer(tf.ones([2, 4, 6, 6, 4])).shape
         TensorShape([2, 2, 4, 4, 8])
     """

@@ -1,8 +1,4 @@
-"""Conditional parameters: weights mixed from experts for every example.
-
-`Mixture` holds the experts' weights and mixes them, `MixedConv` convolves with the mixture, and
-`Experts` is a `Mixture` with CondConv's routing.
-"""
+"""Conditional parameters: weights mixed from experts for every example."""
 
 from __future__ import annotations
 
@@ -13,53 +9,64 @@ from typing import Any
 import tensorflow as tf
 
 from tfconv._compat import convert_variable, keras
+from tfconv.layers.arguments import choice, positive_int, resolved
 from tfconv.layers.base import (
+    BaseLayer,
+    KernelArguments,
     OptionalInputs,
     checked,
-    dtype_policy_of,
     global_mean,
     independent_copies,
-    known_channels,
-    one_of,
-    positive_int,
     require_built,
-    resolved,
-    static_shape,
 )
 from tfconv.ops.per_example_conv import EXECUTIONS, mix, mixed_conv
 
 
-class Mixture:
-    """Mixin: several kernels and biases, mixed with weights of each example's own.
+class Mixture(KernelArguments):
+    """Several kernels and biases, mixed with weights of each example's own.
 
-    The host layer has Keras's kernel and bias arguments (``use_bias``, ``kernel_initializer``,
-    ...), and calls `build_mixture` when built, and `mixed_kernels` and `with_mixed_bias` when
-    called.
+    Layers call `build_mixture` when built, and `mixed_kernels` and `with_mixed_bias` when called.
+
+    Args:
+        use_bias: Whether there is a bias, mixed too.
+        kernel_initializer: Initializes each kernel as it would that of a plain layer, each with
+            numbers of its own.
+        bias_initializer: The same for the biases.
+        kernel_regularizer, bias_regularizer, activity_regularizer: Regularizers of the kernels,
+            the biases and the outputs.
+        kernel_constraint, bias_constraint: Constraints, applied to each kernel and bias.
+        num_experts: Kernels to mix.
     """
 
-    def build_mixture(
-        self, count: int, kernel_shape: Sequence[int], bias_size: int, prefix: str = ""
-    ) -> None:
-        """Creates ``count`` kernels and biases, each initialised as a plain one would be."""
+    def __init__(self, *args: Any, num_experts: int, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.take(positive_int, num_experts=num_experts)
+
+    def build_mixture(self, kernel_shape: Sequence[int], bias_size: int, prefix: str = "") -> None:
+        """Creates the kernels and biases, each initialised as a plain one would be."""
         self.expert_shape = tuple(kernel_shape)
-        self.expert_kernels = self.add_weight(
-            name=f"{prefix}kernel",
-            shape=(count, math.prod(kernel_shape)),
+        self.expert_kernels = self.add_kernel(
+            (self.num_experts, math.prod(kernel_shape)),
+            f"{prefix}kernel",
             initializer=by_expert(self.kernel_initializer, kernel_shape),
-            regularizer=self.kernel_regularizer,
             constraint=_constraint_by_expert(self.kernel_constraint, kernel_shape),
-            trainable=True,
         )
-        self.expert_biases = None
-        if self.use_bias:
-            self.expert_biases = self.add_weight(
-                name=f"{prefix}bias",
-                shape=(count, bias_size),
-                initializer=by_expert(self.bias_initializer, (bias_size,)),
-                regularizer=self.bias_regularizer,
-                constraint=_constraint_by_expert(self.bias_constraint, (bias_size,)),
-                trainable=True,
-            )
+        self.expert_biases = self.add_bias(
+            (self.num_experts, bias_size),
+            f"{prefix}bias",
+            initializer=by_expert(self.bias_initializer, (bias_size,)),
+            constraint=_constraint_by_expert(self.bias_constraint, (bias_size,)),
+        )
+
+    @property
+    def kernel(self) -> Any:
+        """The kernels, one a row."""
+        return self.expert_kernels
+
+    @property
+    def bias(self) -> Any:
+        """The biases, one a row; None without."""
+        return self.expert_biases
 
     def mixed_kernels(self, weights: tf.Tensor) -> tf.Tensor:
         """The kernel [N, *kernel shape] of each example."""
@@ -74,11 +81,18 @@ class Mixture:
         return y + tf.reshape(bias, [-1, *[1] * (y.shape.rank - 2), bias.shape[-1]])
 
 
-class MixedConv:
-    """Mixin: convolution with a `Mixture`, in either of the two orders of `mixed_conv`."""
+class MixedConv(BaseLayer):
+    """Convolution with a `Mixture`, in either of the two orders of `mixed_conv`.
 
-    def set_execution(self, execution: str) -> None:
-        self.execution = one_of(execution, "execution", EXECUTIONS)
+    Args:
+        execution: "mix_kernels" mixes the kernels and convolves each example with its own;
+            "mix_outputs" convolves with every kernel and mixes the outputs; "auto" takes the
+            one with fewer multiply-adds. The result is the same.
+    """
+
+    def __init__(self, *args: Any, execution: str = "auto", **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.take(choice(*EXECUTIONS), execution=execution)
 
     def convolved(self, x: tf.Tensor, weights: tf.Tensor, groups: int) -> tf.Tensor:
         """Each example of a channels-last x convolved with its own mixture, bias included."""
@@ -88,27 +102,33 @@ class MixedConv:
         y = mixed_conv(x, kernels, weights, execution=self.execution, **self.geometry_arguments)
         return self.with_mixed_bias(y, weights)
 
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "execution": self.execution}
-
 
 class Experts(Mixture, OptionalInputs):
-    """Mixin: expert weights ``condconv_kernel`` and ``condconv_bias`` and their routing.
+    """A `Mixture` with CondConv's routing, and its names for the experts' weights.
 
-    The host layer calls `set_experts` when constructed, `build_experts` when built, and
-    `routed` when called.
+    Layers call `build_experts` when built, and `routed` when called.
+
+    Args:
+        routing_activation: Activation of the layer's own routing.
+
+    Call arguments:
+        inputs: [N, *spatial, C] tensor (or [N, C, *spatial]).
+        routing_weights: Optional [N, num_experts] tensor. A layer first called with it has no
+            routing of its own.
     """
 
-    def set_experts(self, num_experts: int, routing_activation: Any) -> None:
-        self.num_experts = positive_int(num_experts, "num_experts")
-        self.routing_activation = resolved(routing_activation, "routing_activation")
-        self.routing = None
+    renamed = {"condconv_kernel": "kernel", "condconv_bias": "bias"}
 
-    def experts_config(self) -> dict[str, Any]:
-        return {
-            "num_experts": self.num_experts,
-            "routing_activation": keras.activations.serialize(self.routing_activation),
-        }
+    def __init__(
+        self,
+        *args: Any,
+        num_experts: int = 8,
+        routing_activation: Any = "sigmoid",
+        **kwargs: Any,
+    ):
+        super().__init__(*args, num_experts=num_experts, **kwargs)
+        self.take(resolved, routing_activation=routing_activation)
+        self.routing = None  # not of the class: Keras 2 would not track the instance's
 
     def __call__(self, inputs, routing_weights=None, **kwargs):
         self.note_given(routing_weights is not None)
@@ -116,42 +136,27 @@ class Experts(Mixture, OptionalInputs):
             kwargs["routing_weights"] = routing_weights
         return super().__call__(inputs, **kwargs)
 
-    @property
-    def condconv_kernel(self) -> Any:
-        """The experts' kernels, one a row."""
-        return self.expert_kernels
-
-    @property
-    def condconv_bias(self) -> Any:
-        """The experts' biases, one a row; None without."""
-        return self.expert_biases
-
-    def build_experts(
-        self, kernel_shape: Sequence[int], bias_size: int, input_shape: Any, channel_axis: int
-    ) -> None:
+    def build_experts(self, kernel_shape: Sequence[int], bias_size: int, channels: int) -> None:
         """Creates the experts' weights and, unless the caller routes, the routing."""
-        self.build_mixture(self.num_experts, kernel_shape, bias_size, "condconv_")
+        self.build_mixture(kernel_shape, bias_size, "condconv_")
         if not self.given_at_build:
-            self.routing = keras.layers.Dense(
-                self.num_experts,
+            self.sublayer(
+                "routing",
+                keras.layers.Dense,
+                (None, channels),
+                units=self.num_experts,
                 activation=self.routing_activation,
-                name="routing",
-                dtype=dtype_policy_of(self),
             )
-            channels = known_channels(input_shape, channel_axis, self)
-            with tf.name_scope("routing"):
-                self.routing.build((None, channels))
 
-    def routed(self, inputs: tf.Tensor, routing_weights: Any, axes: Sequence[int]) -> tf.Tensor:
+    def routed(self, inputs: tf.Tensor, routing_weights: Any, channel_axis: int = -1) -> tf.Tensor:
         """The routing weights [N, experts]: the caller's, or own ones.
 
-        Own ones are ``activation(W * mean(inputs over axes) + b)``.
+        Own ones are ``activation(W * mean(inputs over their positions) + b)``.
         """
         if routing_weights is None:
             self.require_own("routing_weights")
-            pooled = global_mean(inputs, axes) if axes else inputs
-            return tf.convert_to_tensor(self.routing(pooled))
-        routing = convert_variable(routing_weights, self.compute_dtype)
+            return tf.convert_to_tensor(self.routing(mean_of_positions(inputs, channel_axis)))
+        routing = self.weight(routing_weights)
         if not routing.shape.is_compatible_with([inputs.shape[0], self.num_experts]):
             raise ValueError(
                 "`routing_weights` must have the shape [batch, num_experts], here "
@@ -171,15 +176,14 @@ class Experts(Mixture, OptionalInputs):
     def routing_weights(self, inputs: tf.Tensor) -> tf.Tensor:
         """The routing weights [N, num_experts] that the layer makes for inputs."""
         require_built(self)
-        x = tf.convert_to_tensor(inputs)
-        axis = getattr(self, "channel_axis", -1)
-        return self.routed(x, None, mean_axes(x.shape, axis))
+        return self.routed(tf.convert_to_tensor(inputs), None, self.channel_axis)
 
 
-def mean_axes(shape: Any, channel_axis: int) -> list[int]:
-    """The axes between batch and channels, over which routing takes the mean."""
-    rank = len(static_shape(shape))
-    return [axis for axis in range(1, rank) if axis != channel_axis % rank]
+def mean_of_positions(x: tf.Tensor, channel_axis: int = -1) -> tf.Tensor:
+    """The mean over the axes between batch and channels, if there are any."""
+    rank = x.shape.rank
+    axes = [axis for axis in range(1, rank) if axis != channel_axis % rank]
+    return global_mean(x, axes) if axes else x
 
 
 def by_expert(initializer: Any, shape: Sequence[int]) -> Callable[..., tf.Tensor]:

@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from tfconv import ops
 from tfconv._compat import convert_variable
-from tfconv.layers.base import ConvLayer, independent_copies, positive_int
+from tfconv.layers.arguments import positive_int
+from tfconv.layers.base import ConvLayer, independent_copies
 
 
 class FactorizedConv(ConvLayer):
@@ -21,8 +22,12 @@ class FactorizedConv(ConvLayer):
     the same (`effective_kernel`).
 
     Args:
-        **kwargs: Those of `ConvLayer`.
+        kernel_initializer, bias_initializer: Initializers of all kernels and of the bias. Filters
+            along the axes start as kernels of one channel.
+        kernel_constraint, bias_constraint: Constraints, of every kernel and of the bias.
     """
+
+    by_position = 2
 
     @abstractmethod
     def factor_shapes(self, channels: int) -> dict[str, tuple[int, ...]]:
@@ -60,12 +65,7 @@ class FactorizedConv(ConvLayer):
         self.built = True
 
     def call(self, inputs):
-        y = self.convolved(self.fitting(inputs))
-        if self.bias is not None:
-            y = y + self.weight(self.bias)
-        y = self.restored(y)
-        # Wrappers such as weight normalization take the activation away for a while.
-        return y if self.activation is None else self.activation(y)
+        return self.finish(self.convolved(self.fitting(inputs)), self.bias)
 
     # Factors across channels: [1, ..., 1, channels / groups, outputs].
 

@@ -18,23 +18,6 @@ class FlattenedConv(FactorizedConv):
     It has ``filters * (C / groups + sum(kernel_size))`` weights and a bias; a dense kernel has
     ``filters * C / groups * prod(kernel_size)``.
 
-    Args:
-        filters: Output channels.
-        kernel_size: Taps per spatial axis; an int or one int per axis.
-        strides: Pixels between neighbouring outputs.
-        padding: "valid", "same", "full", "causal" (1-D), an int, or one (before, after) pair
-            per spatial axis.
-        data_format: "channels_last" or "channels_first"; None takes Keras's setting.
-        dilation_rate: Pixels between neighbouring taps; may exceed 1 together with strides.
-        groups: Groups of channels, and of filters, that see only each other.
-        activation: Activation of the outputs.
-        use_bias: Whether there is a bias.
-        kernel_initializer, bias_initializer: Initializers of all filters and of the bias. The
-            filters along the axes start as kernels of one channel.
-        kernel_regularizer, bias_regularizer, activity_regularizer: Regularizers.
-        kernel_constraint, bias_constraint: Constraints, of every filter.
-        **kwargs: Keras's own: ``name``, ``dtype``, ``trainable``.
-
     Input shape: [N, *spatial, C] (or [N, C, *spatial]).
 
     Output shape: [N, *output spatial, filters].
@@ -71,7 +54,7 @@ class FlattenedConv(FactorizedConv):
 
 @register
 class FlattenedConv1D(FlattenedConv):
-    """Flattened convolution of sequences; see `FlattenedConv` for the arguments.
+    """Flattened convolution of sequences.
 
     Example:
         >>> layer = tfconv.FlattenedConv1D(8, 3)
@@ -86,7 +69,7 @@ class FlattenedConv1D(FlattenedConv):
 
 @register
 class FlattenedConv2D(FlattenedConv):
-    """Flattened convolution of images; see `FlattenedConv` for the arguments.
+    """Flattened convolution of images.
 
     Example:
         >>> layer = tfconv.FlattenedConv2D(8, 3, padding="same")
@@ -101,7 +84,7 @@ class FlattenedConv2D(FlattenedConv):
 
 @register
 class FlattenedConv3D(FlattenedConv):
-    """Flattened convolution of volumes; see `FlattenedConv` for the arguments.
+    """Flattened convolution of volumes.
 
     Example:
         >>> tfconv.FlattenedConv3D(8, 3, strides=2)(tf.ones([1, 7, 7, 7, 4])).shape

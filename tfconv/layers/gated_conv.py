@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from tfconv import ops
 from tfconv._compat import keras
-from tfconv.layers.base import independent_copies, one_of, register, require_built
+from tfconv.layers.arguments import choice
+from tfconv.layers.base import independent_copies, register, require_built
 from tfconv.layers.conv import Conv
-from tfconv.ops.geometry import Padding
-
-_GATES = ("glu", "feature")
 
 
 class GatedConv(Conv):
@@ -25,21 +22,10 @@ class GatedConv(Conv):
     soft mask learned for every position and channel) there is, ELU unless another is given.
 
     Args:
-        filters: Output channels.
-        kernel_size: Taps per spatial axis; an int or one int per axis.
-        strides: Pixels between neighbouring outputs.
-        padding: "valid", "same", "full", "causal" (1-D), an int, or one (before, after) pair
-            per spatial axis.
-        data_format: "channels_last" or "channels_first"; None takes Keras's setting.
-        dilation_rate: Pixels between neighbouring taps; may exceed 1 together with strides.
-        groups: Groups of channels, and of filters, that see only each other.
         activation: Activation of what the gate lets through; only with ``gate="feature"``.
         use_bias: Whether both convolutions have a bias.
         kernel_initializer, bias_initializer: Initializers of both.
-        kernel_regularizer, bias_regularizer, activity_regularizer: Regularizers.
-        kernel_constraint, bias_constraint: Constraints.
         gate: "glu" or "feature".
-        **kwargs: Keras's own: ``name``, ``dtype``, ``trainable``.
 
     Input shape: [N, *spatial, C] (or [N, C, *spatial]).
 
@@ -58,36 +44,13 @@ class GatedConv(Conv):
     arXiv:1806.03589, section 3.1.
     """
 
-    def __init__(
-        self,
-        filters: int,
-        kernel_size: int | Sequence[int],
-        strides: int | Sequence[int] = 1,
-        padding: Padding = "valid",
-        data_format: str | None = None,
-        dilation_rate: int | Sequence[int] = 1,
-        groups: int = 1,
-        activation: Any = None,
-        *args: Any,
-        gate: str = "glu",
-        **kwargs: Any,
-    ):
-        gate = one_of(gate, "gate", _GATES)
+    by_position = 2
+
+    def __init__(self, *args: Any, activation: Any = None, gate: str = "glu", **kwargs: Any):
         if gate == "feature" and activation is None:
             activation = "elu"
-        super().__init__(
-            filters,
-            kernel_size,
-            strides,
-            padding,
-            data_format,
-            dilation_rate,
-            groups,
-            activation,
-            *args,
-            **kwargs,
-        )
-        self.gate = gate
+        super().__init__(*args, activation=activation, **kwargs)
+        self.take(choice("glu", "feature"), gate=gate)
         if gate == "glu" and self.activation is not keras.activations.linear:
             raise ValueError(
                 '`activation` needs `gate` to be "feature": a gated linear unit has none. '
@@ -105,9 +68,7 @@ class GatedConv(Conv):
 
     def call(self, inputs):
         y, gate = self._both(self.fitting(inputs))
-        y, gate = self.restored(y), self.restored(gate)
-        y = y if self.activation is None else self.activation(y)
-        return y * tf.sigmoid(gate)
+        return self.finish(y) * tf.sigmoid(self.restored(gate))
 
     def gates(self, inputs: tf.Tensor) -> tf.Tensor:
         """What the layer multiplies its features by: between 0 and 1, in the outputs' shape."""
@@ -129,13 +90,10 @@ class GatedConv(Conv):
         features, gates = parts
         return features, gates
 
-    def get_config(self):
-        return {**super().get_config(), "gate": self.gate}
-
 
 @register
 class GatedConv1D(GatedConv):
-    """Gated convolution of sequences; see `GatedConv` for the arguments.
+    """Gated convolution of sequences.
 
     Example:
         >>> layer = tfconv.GatedConv1D(8, 3, padding="causal")
@@ -148,7 +106,7 @@ class GatedConv1D(GatedConv):
 
 @register
 class GatedConv2D(GatedConv):
-    """Gated convolution of images; see `GatedConv` for the arguments.
+    """Gated convolution of images.
 
     Example:
         >>> layer = tfconv.GatedConv2D(8, 3, padding="same", activation="relu", gate="feature")
@@ -163,7 +121,7 @@ class GatedConv2D(GatedConv):
 
 @register
 class GatedConv3D(GatedConv):
-    """Gated convolution of volumes; see `GatedConv` for the arguments.
+    """Gated convolution of volumes.
 
     Example:
         >>> tfconv.GatedConv3D(8, 3, strides=2)(tf.ones([1, 7, 7, 7, 4])).shape

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from tfconv import ops
-from tfconv.layers.base import boolean, register
+from tfconv.layers.arguments import boolean
+from tfconv.layers.base import register
 from tfconv.layers.conv import Conv
-from tfconv.ops.geometry import Padding, spatial_sizes
+from tfconv.ops.geometry import spatial_sizes
 from tfconv.ops.windows import product
 
 
@@ -23,23 +23,10 @@ class GroupConv(Conv):
     group goes through the same one.
 
     Args:
-        filters: Output channels of all groups together.
-        kernel_size: Taps per spatial axis; an int or one int per axis. 1 gives the pointwise
-            group convolution.
-        strides: Pixels between neighbouring outputs.
-        padding: "valid", "same", "full", "causal" (1-D), an int, or one (before, after) pair
-            per spatial axis.
-        data_format: "channels_last" or "channels_first"; None takes Keras's setting.
-        dilation_rate: Pixels between neighbouring taps; may exceed 1 together with strides.
         groups: Groups of channels; has to be given, and must divide the input's channels and
             ``filters``.
-        activation: Activation of the outputs.
         use_bias: Whether there is a bias; it is each filter's own in any case.
-        kernel_initializer, bias_initializer: Initializers.
-        kernel_regularizer, bias_regularizer, activity_regularizer: Regularizers.
-        kernel_constraint, bias_constraint: Constraints.
         share_kernel: Whether all groups have one kernel.
-        **kwargs: Keras's own: ``name``, ``dtype``, ``trainable``.
 
     Input shape: [N, *spatial, C] (or [N, C, *spatial]).
 
@@ -57,31 +44,11 @@ class GroupConv(Conv):
     section 3; Xie et al., Aggregated Residual Transformations, arXiv:1611.05431.
     """
 
-    def __init__(
-        self,
-        filters: int,
-        kernel_size: int | Sequence[int],
-        strides: int | Sequence[int] = 1,
-        padding: Padding = "valid",
-        data_format: str | None = None,
-        dilation_rate: int | Sequence[int] = 1,
-        groups: int | None = None,
-        *args: Any,
-        share_kernel: bool = False,
-        **kwargs: Any,
-    ):
-        super().__init__(
-            filters,
-            kernel_size,
-            strides,
-            padding,
-            data_format,
-            dilation_rate,
-            groups,
-            *args,
-            **kwargs,
-        )
-        self.share_kernel = boolean(share_kernel, "share_kernel")
+    by_position = 2
+
+    def __init__(self, *args: Any, groups: int, share_kernel: bool = False, **kwargs: Any):
+        super().__init__(*args, groups=groups, **kwargs)
+        self.take(boolean, share_kernel=share_kernel)
 
     def kernel_shape(self, input_shape):
         shape = super().kernel_shape(input_shape)
@@ -100,13 +67,10 @@ class GroupConv(Conv):
         y = tf.reshape(y, [-1, self.groups, product(sizes), filters])
         return tf.reshape(tf.transpose(y, [0, 2, 1, 3]), [-1, *sizes, self.filters])
 
-    def get_config(self):
-        return {**super().get_config(), "share_kernel": self.share_kernel}
-
 
 @register
 class GroupConv1D(GroupConv):
-    """Group convolution of sequences; see `GroupConv` for the arguments.
+    """Group convolution of sequences.
 
     Example:
         >>> tfconv.GroupConv1D(6, 3, groups=2)(tf.ones([2, 10, 4])).shape
@@ -118,7 +82,7 @@ class GroupConv1D(GroupConv):
 
 @register
 class GroupConv2D(GroupConv):
-    """Group convolution of images; see `GroupConv` for the arguments.
+    """Group convolution of images.
 
     Example:
         >>> layer = tfconv.GroupConv2D(8, 3, padding="same", groups=4, share_kernel=True)
@@ -133,7 +97,7 @@ class GroupConv2D(GroupConv):
 
 @register
 class GroupConv3D(GroupConv):
-    """Group convolution of volumes; see `GroupConv` for the arguments.
+    """Group convolution of volumes.
 
     Example:
         >>> tfconv.GroupConv3D(6, 2, groups=3)(tf.ones([1, 4, 4, 4, 3])).shape

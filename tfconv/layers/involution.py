@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,22 +10,14 @@ import tensorflow as tf
 
 from tfconv import ops
 from tfconv._compat import keras
-from tfconv.layers.base import (
-    SpatialLayer,
-    independent_copies,
-    number,
-    positive_int,
-    register,
-    require_built,
-    resolved,
-    static_shape,
-)
+from tfconv.layers.arguments import number, optional, positive_int
+from tfconv.layers.base import KernelArguments, SpatialLayer, register, require_built
 from tfconv.layers.batch_norm import BatchNormalization
 from tfconv.ops.dispatch import with_an_example
 from tfconv.ops.geometry import Padding, spatial_sizes
 
 
-class Involution(SpatialLayer):
+class Involution(KernelArguments, SpatialLayer):
     """Involution of any rank: a kernel for every position, shared by the channels of a group.
 
     ``y[p, c] = sum_t K[p, g(c), t] * x[p * strides - pad + t * dilation, c]``, where the kernel
@@ -34,22 +27,17 @@ class Involution(SpatialLayer):
     ``pool`` takes the mean over each stride's pixels.
 
     Args:
-        kernel_size: Taps per spatial axis; an int or one int per axis.
-        strides: Pixels between neighbouring outputs.
         padding: "valid", "same", "full", "causal" (1-D), an int, or one (before, after) pair
             per spatial axis. Except with "same", a kernel is made from the pixels at its
             window's centre.
-        data_format: "channels_last" or "channels_first"; None takes Keras's setting.
-        dilation_rate: Pixels between neighbouring taps; may exceed 1 together with strides.
         group_channels: Channels that share a kernel; must divide the input's channels.
         groups: Instead of ``group_channels``: how many groups of channels there are.
         reduction_ratio: The kernel generator has ``C // reduction_ratio`` channels (at least 1).
-        activation: Activation of the outputs.
         kernel_initializer, bias_initializer: Initializers of ``reduce`` and ``span``.
         kernel_regularizer, bias_regularizer, activity_regularizer: Regularizers of the
             generator's weights and of the outputs.
+        kernel_constraint, bias_constraint: Constraints of the generator's weights.
         batch_norm_momentum, batch_norm_epsilon: Those of the generator's batch normalization.
-        **kwargs: Keras's own: ``name``, ``dtype``, ``trainable``.
 
     Input shape: [N, *spatial, C] (or [N, C, *spatial]).
 
@@ -68,106 +56,61 @@ class Involution(SpatialLayer):
     Recognition, arXiv:2103.06255, equations 4-6.
     """
 
+    by_position = 1
+    fixed = ("use_bias",)
+
     def __init__(
         self,
         kernel_size: int | Sequence[int] = 7,
-        strides: int | Sequence[int] = 1,
+        *,
         padding: Padding = "same",
-        data_format: str | None = None,
-        dilation_rate: int | Sequence[int] = 1,
         group_channels: int | None = None,
         groups: int | None = None,
         reduction_ratio: int = 4,
-        activation: Any = None,
-        kernel_initializer: Any = "glorot_uniform",
-        bias_initializer: Any = "zeros",
-        kernel_regularizer: Any = None,
-        bias_regularizer: Any = None,
-        activity_regularizer: Any = None,
         batch_norm_momentum: float = 0.9,
         batch_norm_epsilon: float = 1e-5,
         **kwargs: Any,
     ):
-        super().__init__(
-            kernel_size,
-            strides,
-            padding,
-            data_format,
-            dilation_rate,
-            activity_regularizer,
-            **kwargs,
-        )
+        super().__init__(kernel_size=kernel_size, padding=padding, **kwargs)
         if group_channels is not None and groups is not None:
             raise ValueError(
                 "Give `group_channels` or `groups`, not both. "
                 f"Received: group_channels={group_channels}, groups={groups}"
             )
-        if groups is None:
-            group_channels = 16 if group_channels is None else group_channels
-            self.group_channels = positive_int(group_channels, "group_channels")
-            self.groups = None
-        else:
-            self.group_channels, self.groups = None, positive_int(groups, "groups")
-        self.reduction_ratio = positive_int(reduction_ratio, "reduction_ratio")
-        self.activation = resolved(activation, "activation")
-        self.kernel_initializer = resolved(kernel_initializer, "kernel_initializer")
-        self.bias_initializer = resolved(bias_initializer, "bias_initializer")
-        self.kernel_regularizer = resolved(kernel_regularizer, "kernel_regularizer")
-        self.bias_regularizer = resolved(bias_regularizer, "bias_regularizer")
-        self.batch_norm_momentum = number(batch_norm_momentum, "batch_norm_momentum", most=1)
-        self.batch_norm_epsilon = number(batch_norm_epsilon, "batch_norm_epsilon")
+        if groups is None and group_channels is None:
+            group_channels = 16
+        self.take(optional(positive_int), group_channels=group_channels, groups=groups)
+        self.take(positive_int, reduction_ratio=reduction_ratio)
+        self.take(functools.partial(number, most=1), batch_norm_momentum=batch_norm_momentum)
+        self.take(number, batch_norm_epsilon=batch_norm_epsilon)
 
     def build(self, input_shape):
         count = self.input_channels(input_shape)
-        if count % (self.groups or self.group_channels):
-            name = "group_channels" if self.groups is None else "groups"
-            raise ValueError(
-                f"`{name}` must divide the number of input channels. Received: "
-                f"{name}={getattr(self, name)}, input_shape={static_shape(input_shape)}"
-            )
+        self.require_divisor("groups" if self.groups else "group_channels", count, input_shape)
         groups = self.groups or count // self.group_channels
         reduced = max(count // self.reduction_ratio, 1)
         conv = getattr(keras.layers, f"Conv{self.rank}D")
-        reduce_initializer, span_initializer = independent_copies(self.kernel_initializer, 2)
-        shared = {
-            "data_format": "channels_last",
-            "bias_initializer": self.bias_initializer,
-            "kernel_regularizer": self.kernel_regularizer,
-            "bias_regularizer": self.bias_regularizer,
-            "dtype": self.sublayer_dtype,
-        }
-        self.reduce = conv(
-            reduced,
-            1,
-            use_bias=False,
-            kernel_initializer=reduce_initializer,
-            name="reduce",
-            **shared,
-        )
-        self.normalization = BatchNormalization(
+        first, second = self.arguments_inside(2)
+        first.update(filters=reduced, use_bias=False)
+        second.update(filters=groups * self.geometry.taps)
+        shared = {"kernel_size": 1, "data_format": "channels_last"}
+        positions = (None,) * (self.rank + 1)
+        self.sublayer("reduce", conv, (*positions, count), **shared, **first)
+        self.sublayer(
+            "normalization",
+            BatchNormalization,
+            (*positions, reduced),
             momentum=self.batch_norm_momentum,
             epsilon=self.batch_norm_epsilon,
-            name="normalization",
-            dtype=self.sublayer_dtype,
         )
-        self.span = conv(
-            groups * self.geometry.taps,
-            1,
-            kernel_initializer=span_initializer,
-            name="span",
-            **shared,
-        )
-        spatial = [None] * self.rank
-        self.build_sublayer(self.reduce, [None, *spatial, count])
-        self.build_sublayer(self.normalization, [None, *spatial, reduced])
-        self.build_sublayer(self.span, [None, *spatial, reduced])
+        self.sublayer("span", conv, (*positions, reduced), **shared, **second)
         self.built = True
 
     def call(self, inputs, training=None):
         x = self.fitting(inputs)
         kernel = self._generated(x, training)
         y = ops.involution(x, kernel, self.kernel_size, **self.geometry_arguments)
-        return self.activation(self.restored(y))
+        return self.finish(y)
 
     def kernels(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """The kernels that the layer makes for inputs: [N, *output spatial, groups * taps].
@@ -211,21 +154,6 @@ class Involution(SpatialLayer):
         x = x[tuple(crops)]
         return tf.pad(x, [*pads, [0, 0]]) if any(map(any, pads)) else x
 
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "group_channels": self.group_channels,
-            "groups": self.groups,
-            "reduction_ratio": self.reduction_ratio,
-            "activation": keras.activations.serialize(self.activation),
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
-            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
-            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
-            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
-            "batch_norm_momentum": self.batch_norm_momentum,
-            "batch_norm_epsilon": self.batch_norm_epsilon,
-        }
-
 
 def _pooled_volumes(x: tf.Tensor, strides: Sequence[int]) -> tf.Tensor:
     """`tf.nn.avg_pool3d` as two poolings in two axes.
@@ -243,7 +171,7 @@ def _pooled_volumes(x: tf.Tensor, strides: Sequence[int]) -> tf.Tensor:
 
 @register
 class Involution1D(Involution):
-    """Involution of sequences; see `Involution` for the arguments.
+    """Involution of sequences.
 
     Example:
         >>> tfconv.Involution1D(3, group_channels=4)(tf.zeros([2, 10, 8])).shape
@@ -255,7 +183,7 @@ class Involution1D(Involution):
 
 @register
 class Involution2D(Involution):
-    """Involution of images; see `Involution` for the arguments.
+    """Involution of images.
 
     Example:
         >>> tfconv.Involution2D(7)(tf.zeros([1, 14, 14, 64])).shape
@@ -267,7 +195,7 @@ class Involution2D(Involution):
 
 @register
 class Involution3D(Involution):
-    """Involution of volumes; see `Involution` for the arguments.
+    """Involution of volumes.
 
     Example:
         >>> tfconv.Involution3D(3, groups=2)(tf.zeros([1, 4, 6, 6, 8])).shape

@@ -9,15 +9,13 @@ import tensorflow as tf
 
 from tfconv import ops
 from tfconv._compat import keras
+from tfconv.layers.arguments import positive_int, resolved
 from tfconv.layers.base import (
+    KernelArguments,
     SpatialLayer,
     independent_copies,
-    kernel_config,
-    positive_int,
     register,
     require_built,
-    resolved,
-    set_kernel_arguments,
 )
 from tfconv.ops.dispatch import in_float32, with_an_example
 from tfconv.ops.geometry import spatial_sizes
@@ -29,7 +27,7 @@ _MASKED = 1e9
 
 
 @register
-class LocalSelfAttention2D(SpatialLayer):
+class LocalSelfAttention2D(KernelArguments, SpatialLayer):
     """Multi-head self-attention over a window around each pixel, in place of a convolution.
 
     ``y[p] = sum_t softmax_t(Q[p] . (K[p + t] + r[t])) V[p + t]`` for each head, with queries
@@ -41,20 +39,12 @@ class LocalSelfAttention2D(SpatialLayer):
     There are no strides: to halve an image, the authors put an average pooling after the layer.
 
     Args:
-        filters: Output channels.
-        kernel_size: Taps per spatial axis; an int or two ints.
         num_heads: Attention heads; must divide ``filters``.
-        data_format: "channels_last" or "channels_first"; None takes Keras's setting.
-        dilation_rate: Pixels between neighbouring taps.
-        activation: Activation of the outputs.
         use_bias: Whether queries and values have a bias. Keys have none: the softmax would
             cancel it.
-        kernel_initializer, bias_initializer: Initializers of their weights.
-        kernel_regularizer, bias_regularizer, activity_regularizer: Regularizers of the weights
-            and of the outputs.
-        kernel_constraint, bias_constraint: Constraints.
+        kernel_initializer, bias_initializer: Initializers of the weights of queries, keys and
+            values.
         embedding_initializer: Initializer of the relative positions' vectors.
-        **kwargs: Keras's own: ``name``, ``dtype``, ``trainable``.
 
     Input shape: [N, H, W, C] (or [N, C, H, W]).
 
@@ -79,83 +69,43 @@ class LocalSelfAttention2D(SpatialLayer):
     """
 
     rank = 2
+    by_position = 3
+    fixed = ("strides", "padding")
 
     def __init__(
         self,
         filters: int,
         kernel_size: int | Sequence[int] = 7,
         num_heads: int = 8,
-        data_format: str | None = None,
-        dilation_rate: int | Sequence[int] = 1,
-        activation: Any = None,
+        *,
         use_bias: bool = False,
-        kernel_initializer: Any = "glorot_uniform",
-        bias_initializer: Any = "zeros",
-        kernel_regularizer: Any = None,
-        bias_regularizer: Any = None,
-        activity_regularizer: Any = None,
-        kernel_constraint: Any = None,
-        bias_constraint: Any = None,
         embedding_initializer: Any = "glorot_uniform",
         **kwargs: Any,
     ):
-        super().__init__(
-            kernel_size,
-            strides=1,
-            padding="same",
-            data_format=data_format,
-            dilation_rate=dilation_rate,
-            activity_regularizer=activity_regularizer,
-            **kwargs,
-        )
-        self.filters = positive_int(filters, "filters")
-        self.num_heads = positive_int(num_heads, "num_heads")
+        super().__init__(kernel_size=kernel_size, padding="same", use_bias=use_bias, **kwargs)
+        self.take(positive_int, filters=filters, num_heads=num_heads)
+        self.take(resolved, embedding_initializer=embedding_initializer)
         if self.filters % self.num_heads or self.filters < 2 * self.num_heads:
             raise ValueError(
                 "`filters` must be a multiple of `num_heads`, at least twice as many. "
                 f"Received: filters={filters}, num_heads={num_heads}"
             )
-        self.embedding_initializer = resolved(embedding_initializer, "embedding_initializer")
-        set_kernel_arguments(
-            self,
-            activation=activation,
-            use_bias=use_bias,
-            kernel_initializer=kernel_initializer,
-            bias_initializer=bias_initializer,
-            kernel_regularizer=kernel_regularizer,
-            bias_regularizer=bias_regularizer,
-            kernel_constraint=kernel_constraint,
-            bias_constraint=bias_constraint,
-        )
 
     def build(self, input_shape):
-        count = self.input_channels(input_shape)
-        initializers = independent_copies(self.kernel_initializer, 3)
-        for name, initializer in zip(("query", "key", "value"), initializers):
-            layer = keras.layers.Conv2D(
-                self.filters,
-                1,
-                data_format="channels_last",
-                use_bias=self.use_bias and name != "key",
-                kernel_initializer=initializer,
-                bias_initializer=self.bias_initializer,
-                kernel_regularizer=self.kernel_regularizer,
-                bias_regularizer=self.bias_regularizer,
-                kernel_constraint=self.kernel_constraint,
-                bias_constraint=self.bias_constraint,
-                name=name,
-                dtype=self.sublayer_dtype,
-            )
-            setattr(self, name, layer)
-            self.build_sublayer(layer, (None, None, None, count))
+        shape = (None, None, None, self.input_channels(input_shape))
+        query, key, value = self.arguments_inside(3)
+        key.update(use_bias=False)
+        for name, arguments in (("query", query), ("key", key), ("value", value)):
+            arguments.update(filters=self.filters, kernel_size=1, data_format="channels_last")
+            self.sublayer(name, keras.layers.Conv2D, shape, **arguments)
         width = self.filters // self.num_heads
         initializers = independent_copies(self.embedding_initializer, 2)
         self.row_embedding, self.column_embedding = (
-            self.add_weight(
-                name=f"{name}_embedding",
-                shape=(taps, self.num_heads, part),
+            self.add(
+                (taps, self.num_heads, part),
+                f"{name}_embedding",
+                "embedding",
                 initializer=initializer,
-                trainable=True,
             )
             for name, taps, part, initializer in zip(
                 ("row", "column"),
@@ -173,7 +123,7 @@ class LocalSelfAttention2D(SpatialLayer):
         x = self.channels_last(inputs)
         value = tf.convert_to_tensor(with_an_example(self.value, x))
         y = ops.involution(value, self._attention(x), self.kernel_size, **self.geometry_arguments)
-        return self.activation(self.restored(y))
+        return self.finish(y)
 
     def attention(self, inputs: tf.Tensor) -> tf.Tensor:
         """The attention [N, H, W, num_heads * taps] of each pixel to its window.
@@ -213,15 +163,3 @@ class LocalSelfAttention2D(SpatialLayer):
         outside = [(pixel - 1) * _MASKED for pixel in inside]
         logits = tf.stack([a + b for a, b in zip(logits, outside)], axis=-1)
         return tf.reshape(tf.nn.softmax(logits), [-1, *sizes, heads * geometry.taps])
-
-    def get_config(self):
-        config = super().get_config()
-        for name in ("strides", "padding"):
-            del config[name]
-        return {
-            **config,
-            "filters": self.filters,
-            "num_heads": self.num_heads,
-            "embedding_initializer": keras.initializers.serialize(self.embedding_initializer),
-            **kernel_config(self),
-        }

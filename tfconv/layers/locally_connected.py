@@ -7,8 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfconv._compat import keras
-from tfconv.layers.base import ConvLayer, register, static_shape
+from tfconv.layers.base import ConvLayer, register
 from tfconv.layers.experts import by_expert
 from tfconv.ops.dispatch import in_float32
 from tfconv.ops.windows import columns
@@ -22,23 +21,10 @@ class LocallyConnected(ConvLayer):
     the spatial sizes must be known, and the layer takes inputs of those sizes only.
 
     Args:
-        filters: Output channels.
-        kernel_size: Taps per spatial axis; an int or one int per axis.
-        strides: Pixels between neighbouring outputs.
-        padding: "valid", "same", "full", "causal" (1-D), an int, or one (before, after) pair
-            per spatial axis.
-        data_format: "channels_last" or "channels_first"; None takes Keras's setting.
-        dilation_rate: Pixels between neighbouring taps; may exceed 1 together with strides.
-        groups: Groups of channels, and of filters, that see only each other.
-        activation: Activation of the outputs.
-        use_bias: Whether there is a bias.
         kernel_initializer: Initializes the kernel of each position as it would that of a plain
             convolution, each with numbers of its own.
         bias_initializer: Initializer of the biases.
-        kernel_regularizer, bias_regularizer, activity_regularizer: Regularizers of the kernels,
-            the biases and the outputs.
         kernel_constraint, bias_constraint: Constraints, applied to all positions' together.
-        **kwargs: Keras's own: ``name``, ``dtype``, ``trainable``.
 
     Input shape: [N, *spatial, C] (or [N, C, *spatial]), the spatial sizes known.
 
@@ -57,18 +43,12 @@ class LocallyConnected(ConvLayer):
     """
 
     def build(self, input_shape):
-        shape = static_shape(input_shape)
-        *size, width, _ = self.kernel_shape(shape)
-        first = 1 if self.data_format == "channels_last" else 2
-        sizes = shape[first : first + self.rank]
-        if None in sizes:
-            raise ValueError(
-                f"{type(self).__name__} has weights for each position, so it needs the spatial "
-                f"sizes of its input to be known. Received: input_shape={shape}"
-            )
-        axes = {first + axis: n for axis, n in enumerate(sizes)}
-        axes[self.channel_axis] = width * self.groups
-        self.input_spec = keras.layers.InputSpec(ndim=self.rank + 2, axes=axes)
+        *size, width, _ = self.kernel_shape(input_shape)
+        sizes = self.pinned_sizes(
+            input_shape,
+            f"{type(self).__name__} has weights for each position, so it needs the spatial sizes "
+            "of its input",
+        )
         self._outputs = self.geometry.output_shape(sizes)
         self.kernel = self.add_kernel(
             (*self._outputs, math.prod(size) * width, self.filters),
@@ -90,9 +70,7 @@ class LocallyConnected(ConvLayer):
     def call(self, inputs):
         x = self.channels_last(inputs)
         y = in_float32(self._connected, x, self.weight(self.kernel))
-        if self.bias is not None:
-            y = y + self.weight(self.bias)
-        return self.activation(self.restored(y))
+        return self.finish(y, self.bias)
 
     def _connected(self, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         """One matrix product for each position and group, all examples together."""
@@ -106,7 +84,7 @@ class LocallyConnected(ConvLayer):
 
 @register
 class LocallyConnected1D(LocallyConnected):
-    """Locally connected layer for sequences; see `LocallyConnected` for the arguments.
+    """Locally connected layer for sequences.
 
     Example:
         >>> tfconv.LocallyConnected1D(8, 3)(tf.ones([2, 10, 4])).shape
@@ -118,7 +96,7 @@ class LocallyConnected1D(LocallyConnected):
 
 @register
 class LocallyConnected2D(LocallyConnected):
-    """Locally connected layer for images; see `LocallyConnected` for the arguments.
+    """Locally connected layer for images.
 
     Example:
         >>> tfconv.LocallyConnected2D(8, 3, strides=2, padding="same")(tf.ones([2, 6, 6, 4])).shape

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from tfconv.layers.base import positive_int, register, require_built
+from tfconv.layers.arguments import positive_int
+from tfconv.layers.base import register, require_built
 from tfconv.layers.factorized import FactorizedConv
-from tfconv.ops.geometry import Padding
 
 
 class LowRankConv(FactorizedConv):
@@ -24,23 +23,8 @@ class LowRankConv(FactorizedConv):
     bias; a dense kernel has ``filters * C / groups * prod(kernel_size)``.
 
     Args:
-        filters: Output channels.
-        kernel_size: Taps per spatial axis; an int or one int per axis.
-        strides: Pixels between neighbouring outputs.
-        padding: "valid", "same", "full", "causal" (1-D), an int, or one (before, after) pair
-            per spatial axis.
-        data_format: "channels_last" or "channels_first"; None takes Keras's setting.
-        dilation_rate: Pixels between neighbouring taps; may exceed 1 together with strides.
-        groups: Groups of channels, and of filters, that see only each other.
-        activation: Activation of the outputs.
-        use_bias: Whether there is a bias.
-        kernel_initializer, bias_initializer: Initializers of all factors and of the bias. The
-            filters along the axes start as kernels of one channel.
-        kernel_regularizer, bias_regularizer, activity_regularizer: Regularizers.
-        kernel_constraint, bias_constraint: Constraints, of every factor.
         kernel_rank: Separable kernels in the sum, of all groups together; must be divisible by
             ``groups``.
-        **kwargs: Keras's own: ``name``, ``dtype``, ``trainable``.
 
     Input shape: [N, *spatial, C] (or [N, C, *spatial]).
 
@@ -60,35 +44,13 @@ class LowRankConv(FactorizedConv):
     CP-Decomposition, arXiv:1412.6553, section 3.2.
     """
 
-    def __init__(
-        self,
-        filters: int,
-        kernel_size: int | Sequence[int],
-        strides: int | Sequence[int] = 1,
-        padding: Padding = "valid",
-        data_format: str | None = None,
-        dilation_rate: int | Sequence[int] = 1,
-        groups: int = 1,
-        *args: Any,
-        kernel_rank: int,
-        **kwargs: Any,
-    ):
-        super().__init__(
-            filters,
-            kernel_size,
-            strides,
-            padding,
-            data_format,
-            dilation_rate,
-            groups,
-            *args,
-            **kwargs,
-        )
-        self.kernel_rank = positive_int(kernel_rank, "kernel_rank")
+    def __init__(self, *args: Any, kernel_rank: int, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.take(positive_int, kernel_rank=kernel_rank)
         if self.kernel_rank % self.groups:
             raise ValueError(
                 "`kernel_rank` must be divisible by `groups`. "
-                f"Received: kernel_rank={kernel_rank}, groups={groups}"
+                f"Received: kernel_rank={kernel_rank}, groups={self.groups}"
             )
 
     def factor_shapes(self, channels):
@@ -114,13 +76,10 @@ class LowRankConv(FactorizedConv):
         kernel = tf.transpose(tf.matmul(inner, outer), [1, 0, 2])
         return tf.reshape(kernel, [*self.kernel_size, width, self.filters])
 
-    def get_config(self):
-        return {**super().get_config(), "kernel_rank": self.kernel_rank}
-
 
 @register
 class LowRankConv1D(LowRankConv):
-    """Low-rank convolution of sequences; see `LowRankConv` for the arguments.
+    """Low-rank convolution of sequences.
 
     Example:
         >>> tfconv.LowRankConv1D(8, 3, kernel_rank=2)(tf.ones([2, 10, 4])).shape
@@ -132,7 +91,7 @@ class LowRankConv1D(LowRankConv):
 
 @register
 class LowRankConv2D(LowRankConv):
-    """Low-rank convolution of images; see `LowRankConv` for the arguments.
+    """Low-rank convolution of images.
 
     Example:
         >>> layer = tfconv.LowRankConv2D(8, 3, padding="same", kernel_rank=4)
@@ -149,7 +108,7 @@ class LowRankConv2D(LowRankConv):
 
 @register
 class LowRankConv3D(LowRankConv):
-    """Low-rank convolution of volumes; see `LowRankConv` for the arguments.
+    """Low-rank convolution of volumes.
 
     Example:
         >>> layer = tfconv.LowRankConv3D(8, 3, strides=2, kernel_rank=2)

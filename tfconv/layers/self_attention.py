@@ -10,23 +10,14 @@ import numpy as np
 import tensorflow as tf
 
 from tfconv._compat import keras
-from tfconv.layers.base import (
-    SpatialLayer,
-    boolean,
-    independent_copies,
-    kernel_config,
-    positive_int,
-    register,
-    require_built,
-    set_kernel_arguments,
-    static_shape,
-)
+from tfconv.layers.arguments import boolean, optional, positive_int
+from tfconv.layers.base import KernelArguments, SpatialLayer, register, require_built
 from tfconv.ops.dispatch import in_float32
 from tfconv.ops.geometry import spatial_sizes
 from tfconv.ops.windows import product
 
 
-class SelfAttention(SpatialLayer):
+class SelfAttention(KernelArguments, SpatialLayer):
     """Global multi-head self-attention over the positions of any number of spatial axes.
 
     ``y[p] = W_o concat_h(sum_q softmax_q(Q_h[p] . K_h[q] / sqrt(key_dim) + b_h[p - q]) V_h[q])``
@@ -39,18 +30,11 @@ class SelfAttention(SpatialLayer):
         key_dim: Channels of each head's queries and keys.
         value_dim: Channels of each head's values; None for ``key_dim``.
         filters: Output channels; None for the input's.
-        data_format: "channels_last" or "channels_first"; None takes Keras's setting.
         relative_position_bias: Adds to the logits a trained number b for each head and each
             distance between two positions. The spatial sizes must then be known, and the layer
             takes inputs of those sizes only.
-        activation: Activation of the outputs.
         use_bias: Whether queries, values and outputs have a bias. Keys have none: the softmax
             would cancel it.
-        kernel_initializer, bias_initializer: Initializers of their weights.
-        kernel_regularizer, bias_regularizer, activity_regularizer: Regularizers of the weights
-            and of the outputs.
-        kernel_constraint, bias_constraint: Constraints.
-        **kwargs: Keras's own: ``name``, ``dtype``, ``trainable``.
 
     Input shape: [N, *spatial, C] (or [N, C, *spatial]).
 
@@ -69,99 +53,52 @@ class SelfAttention(SpatialLayer):
     positions: Liu et al., Swin Transformer, arXiv:2103.14030, equation 4.
     """
 
+    by_position = 2
+    fixed = ("kernel_size", "strides", "padding", "dilation_rate")
+
     def __init__(
         self,
         num_heads: int,
         key_dim: int,
+        *,
         value_dim: int | None = None,
         filters: int | None = None,
-        data_format: str | None = None,
         relative_position_bias: bool = False,
-        activation: Any = None,
-        use_bias: bool = True,
-        kernel_initializer: Any = "glorot_uniform",
-        bias_initializer: Any = "zeros",
-        kernel_regularizer: Any = None,
-        bias_regularizer: Any = None,
-        activity_regularizer: Any = None,
-        kernel_constraint: Any = None,
-        bias_constraint: Any = None,
         **kwargs: Any,
     ):
-        super().__init__(
-            kernel_size=1,
-            strides=1,
-            padding="valid",
-            data_format=data_format,
-            dilation_rate=1,
-            activity_regularizer=activity_regularizer,
-            **kwargs,
-        )
-        self.num_heads = positive_int(num_heads, "num_heads")
-        self.key_dim = positive_int(key_dim, "key_dim")
-        self.value_dim = None if value_dim is None else positive_int(value_dim, "value_dim")
-        self.filters = None if filters is None else positive_int(filters, "filters")
-        self.relative_position_bias = boolean(relative_position_bias, "relative_position_bias")
-        set_kernel_arguments(
-            self,
-            activation=activation,
-            use_bias=use_bias,
-            kernel_initializer=kernel_initializer,
-            bias_initializer=bias_initializer,
-            kernel_regularizer=kernel_regularizer,
-            bias_regularizer=bias_regularizer,
-            kernel_constraint=kernel_constraint,
-            bias_constraint=bias_constraint,
-        )
+        super().__init__(kernel_size=1, **kwargs)
+        self.take(positive_int, num_heads=num_heads, key_dim=key_dim)
+        self.take(optional(positive_int), value_dim=value_dim, filters=filters)
+        self.take(boolean, relative_position_bias=relative_position_bias)
 
     def build(self, input_shape):
         count = self.input_channels(input_shape)
+        keys = self.num_heads * self.key_dim
         values = self.num_heads * (self.value_dim or self.key_dim)
         widths = {
-            "query": (count, self.num_heads * self.key_dim),
-            "key": (count, self.num_heads * self.key_dim),
+            "query": (count, keys),
+            "key": (count, keys),
             "value": (count, values),
             "project": (values, self.filters or count),
         }
-        initializers = independent_copies(self.kernel_initializer, len(widths))
-        for (name, (inputs, units)), initializer in zip(widths.items(), initializers):
-            layer = keras.layers.Dense(
-                units,
-                use_bias=self.use_bias and name != "key",
-                kernel_initializer=initializer,
-                bias_initializer=self.bias_initializer,
-                kernel_regularizer=self.kernel_regularizer,
-                bias_regularizer=self.bias_regularizer,
-                kernel_constraint=self.kernel_constraint,
-                bias_constraint=self.bias_constraint,
-                name=name,
-                dtype=self.sublayer_dtype,
-            )
-            setattr(self, name, layer)
-            self.build_sublayer(layer, (None, None, inputs))
+        for arguments, (name, (inputs, units)) in zip(self.arguments_inside(4), widths.items()):
+            if name == "key":
+                arguments.update(use_bias=False)
+            shape = (None, None, inputs)
+            self.sublayer(name, keras.layers.Dense, shape, units=units, **arguments)
         self.position_bias = None
         if self.relative_position_bias:
-            self._build_positions(static_shape(input_shape), count)
-        self.built = True
-
-    def _build_positions(self, shape: tuple[int | None, ...], count: int) -> None:
-        first = 1 if self.data_format == "channels_last" else 2
-        sizes = shape[first : first + self.rank]
-        if None in sizes:
-            raise ValueError(
-                "`relative_position_bias` needs the spatial sizes of the input to be known. "
-                f"Received: relative_position_bias=True, input_shape={shape}"
+            sizes = self.pinned_sizes(
+                input_shape, "`relative_position_bias` needs the spatial sizes of the input"
             )
-        axes = {first + axis: size for axis, size in enumerate(sizes)}
-        axes[self.channel_axis] = count
-        self.input_spec = keras.layers.InputSpec(ndim=self.rank + 2, axes=axes)
-        self._distances = relative_positions(sizes)
-        self.position_bias = self.add_weight(
-            name="position_bias",
-            shape=(self.num_heads, math.prod(2 * size - 1 for size in sizes)),
-            initializer="zeros",
-            trainable=True,
-        )
+            self._distances = relative_positions(sizes)
+            self.position_bias = self.add_weight(
+                name="position_bias",
+                shape=(self.num_heads, math.prod(2 * size - 1 for size in sizes)),
+                initializer="zeros",
+                trainable=True,
+            )
+        self.built = True
 
     def output_channels(self, channels):
         return self.filters or channels
@@ -175,7 +112,7 @@ class SelfAttention(SpatialLayer):
         mixed = tf.reshape(mixed, [-1, positions, mixed.shape[-1]])
         y = tf.convert_to_tensor(self.project(mixed))
         y = tf.reshape(y, [-1, *sizes, y.shape[-1]])
-        return self.activation(self.restored(y))
+        return self.finish(y)
 
     def attention(self, inputs: tf.Tensor) -> tf.Tensor:
         """The attention [N, num_heads, P, P] of each position (row) to each, rows summing to 1.
@@ -212,20 +149,6 @@ class SelfAttention(SpatialLayer):
         heads, width = mixed.shape[-2:]
         return tf.reshape(mixed, [-1, heads * width])
 
-    def get_config(self):
-        config = super().get_config()
-        for name in ("kernel_size", "strides", "padding", "dilation_rate"):
-            del config[name]
-        return {
-            **config,
-            "num_heads": self.num_heads,
-            "key_dim": self.key_dim,
-            "value_dim": self.value_dim,
-            "filters": self.filters,
-            "relative_position_bias": self.relative_position_bias,
-            **kernel_config(self),
-        }
-
 
 def relative_positions(sizes: Sequence[int]) -> np.ndarray:
     """[P, P] numbers of the distances between all positions of a grid.
@@ -241,7 +164,7 @@ def relative_positions(sizes: Sequence[int]) -> np.ndarray:
 
 @register
 class SelfAttention1D(SelfAttention):
-    """Global self-attention over sequences; see `SelfAttention` for the arguments.
+    """Global self-attention over sequences.
 
     Example:
         >>> layer = tfconv.SelfAttention1D(num_heads=2, key_dim=4)
@@ -254,7 +177,7 @@ class SelfAttention1D(SelfAttention):
 
 @register
 class SelfAttention2D(SelfAttention):
-    """Global self-attention over images; see `SelfAttention` for the arguments.
+    """Global self-attention over images.
 
     Example:
         >>> layer = tfconv.SelfAttention2D(num_heads=2, key_dim=4, relative_position_bias=True)
@@ -267,7 +190,7 @@ class SelfAttention2D(SelfAttention):
 
 @register
 class SelfAttention3D(SelfAttention):
-    """Global self-attention over volumes; see `SelfAttention` for the arguments.
+    """Global self-attention over volumes.
 
     Example:
         >>> layer = tfconv.SelfAttention3D(num_heads=2, key_dim=4, filters=5)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from tfconv import ops
-from tfconv._compat import keras
-from tfconv.layers.base import positive_int, register, resolved
+from tfconv.layers.arguments import positive_int, resolved
+from tfconv.layers.base import register
 from tfconv.layers.depthwise_conv import DepthwiseConv
 from tfconv.ops.geometry import Padding
 
@@ -22,20 +22,11 @@ class SeparableConv(DepthwiseConv):
 
     Args:
         filters: Output channels.
-        kernel_size: Taps per spatial axis; an int or one int per axis.
-        strides: Pixels between neighbouring outputs; may differ from axis to axis.
-        padding: "valid", "same", "full", "causal" (1-D), an int, or one (before, after) pair
-            per spatial axis.
-        data_format: "channels_last" or "channels_first"; None takes Keras's setting.
-        dilation_rate: Pixels between neighbouring taps; may exceed 1 together with strides.
         depth_multiplier: Depthwise outputs per input channel.
-        activation: Activation of the outputs.
-        use_bias: Whether there is a bias.
         depthwise_initializer, pointwise_initializer, bias_initializer: Initializers.
         depthwise_regularizer, pointwise_regularizer, bias_regularizer, activity_regularizer:
             Regularizers.
         depthwise_constraint, pointwise_constraint, bias_constraint: Constraints.
-        **kwargs: Keras's own: ``name``, ``dtype``, ``trainable``.
 
     Input shape: [N, *spatial, C] (or [N, C, *spatial]).
 
@@ -93,43 +84,28 @@ class SeparableConv(DepthwiseConv):
             bias_constraint,
             **kwargs,
         )
-        self.filters = positive_int(filters, "filters")
-        self.pointwise_initializer = resolved(pointwise_initializer, "pointwise_initializer")
-        self.pointwise_regularizer = resolved(pointwise_regularizer, "pointwise_regularizer")
-        self.pointwise_constraint = resolved(pointwise_constraint, "pointwise_constraint")
+        self.take(positive_int, filters=filters)
+        self.take(
+            resolved,
+            pointwise_initializer=pointwise_initializer,
+            pointwise_regularizer=pointwise_regularizer,
+            pointwise_constraint=pointwise_constraint,
+        )
 
     def output_channels(self, channels):
         return self.filters
 
     def build_pointwise(self, channels):
-        self.pointwise_kernel = self.add_weight(
-            name="pointwise_kernel",
-            shape=(*[1] * self.rank, channels, self.filters),
-            initializer=self.pointwise_initializer,
-            regularizer=self.pointwise_regularizer,
-            constraint=self.pointwise_constraint,
-            trainable=True,
-        )
+        shape = (*[1] * self.rank, channels, self.filters)
+        self.pointwise_kernel = self.add(shape, "pointwise_kernel", "pointwise")
 
     def mixed(self, y):
         return ops.conv(y, self.weight(self.pointwise_kernel), data_format="channels_last")
 
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "filters": self.filters,
-            "pointwise_initializer": keras.initializers.serialize(self.pointwise_initializer),
-            "pointwise_regularizer": keras.regularizers.serialize(self.pointwise_regularizer),
-            "pointwise_constraint": keras.constraints.serialize(self.pointwise_constraint),
-        }
-
 
 @register
 class SeparableConv1D(SeparableConv):
-    """Separable convolution of signals; see `tfconv.layers.separable_conv.SeparableConv`.
-
-    ``z[p, c * M + m] = sum_t depthwise_kernel[t, c, m] * x[p * strides - pad + t * dilation, c]``
-    and ``y[p, f] = activation(bias[f] + sum_j pointwise_kernel[j, f] * z[p, j])``.
+    """Separable convolution of signals.
 
     Example:
         >>> tfconv.SeparableConv1D(8, 3, padding="causal")(tf.ones([2, 6, 4])).shape
@@ -141,10 +117,7 @@ class SeparableConv1D(SeparableConv):
 
 @register
 class SeparableConv2D(SeparableConv):
-    """Separable convolution of images; see `tfconv.layers.separable_conv.SeparableConv`.
-
-    ``z[p, c * M + m] = sum_t depthwise_kernel[t, c, m] * x[p * strides - pad + t * dilation, c]``
-    and ``y[p, f] = activation(bias[f] + sum_j pointwise_kernel[j, f] * z[p, j])``.
+    """Separable convolution of images.
 
     Example:
         >>> tfconv.SeparableConv2D(8, 3, (2, 1), dilation_rate=2)(tf.ones([2, 7, 7, 4])).shape
@@ -156,10 +129,7 @@ class SeparableConv2D(SeparableConv):
 
 @register
 class SeparableConv3D(SeparableConv):
-    """Separable convolution of volumes; see `tfconv.layers.separable_conv.SeparableConv`.
-
-    ``z[p, c * M + m] = sum_t depthwise_kernel[t, c, m] * x[p * strides - pad + t * dilation, c]``
-    and ``y[p, f] = activation(bias[f] + sum_j pointwise_kernel[j, f] * z[p, j])``.
+    """Separable convolution of volumes.
 
     Example:
         >>> tfconv.SeparableConv3D(8, 3, padding="same")(tf.ones([2, 4, 4, 4, 3])).shape

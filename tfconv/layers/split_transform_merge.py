@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -11,14 +10,8 @@ import tensorflow as tf
 
 from tfconv import _compat, ops
 from tfconv._compat import keras
-from tfconv.layers.base import (
-    dtype_policy_of,
-    known_channels,
-    one_of,
-    positive_int,
-    register,
-    static_shape,
-)
+from tfconv.layers.arguments import choice, known_data_format, positive_int
+from tfconv.layers.base import BaseLayer, Untracked, known_channels, register, static_shape
 from tfconv.layers.weighted_sum import WeightedSum
 from tfconv.ops.dispatch import with_an_example
 
@@ -26,7 +19,7 @@ _MERGES = ("concat", "sum", "mean", "weighted_sum", "shuffle")
 
 
 @register
-class SplitTransformMerge(keras.layers.Layer):
+class SplitTransformMerge(BaseLayer):
     """Splits the channels into groups, gives each to a layer of its own, merges the outputs.
 
     ``y = merge_g(transform_g(x[..., g * C / groups : (g + 1) * C / groups]))``.
@@ -45,7 +38,6 @@ class SplitTransformMerge(keras.layers.Layer):
         merge: "concat" along the channels; "shuffle": that, then a channel shuffle; "sum" or
             "mean"; "weighted_sum": with one learned weight for each group (see `WeightedSum`).
         data_format: "channels_last" or "channels_first"; None takes Keras's setting.
-        **kwargs: Keras's own: ``name``, ``dtype``, ``trainable``.
 
     Input shape: [N, *spatial, C] (or [N, C, *spatial]), any number of spatial axes.
 
@@ -84,40 +76,34 @@ class SplitTransformMerge(keras.layers.Layer):
                     "`groups` must be the number of layers in `transform`, at least 1. "
                     f"Received: groups={groups!r}, transform={transform!r}"
                 )
-            self._transform = _Serialized([_serialized(layer, transform) for layer in transform])
-            self.groups = len(transform)
+            patterns = given = [_serialized(layer, transform) for layer in transform]
+            groups = len(transform)
         else:
-            self._transform = _Serialized(_serialized(transform, transform))
-            self.groups = positive_int(groups, "groups")
-        self.merge = one_of(merge, "merge", _MERGES)
-        self.data_format = _compat.standardized_data_format(data_format)
-        changes = {"dtype": dtype_policy_of(self).name, "data_format": self.data_format}
-        patterns = self._transform.value
-        if isinstance(patterns, dict):
-            patterns = [_reseeded(patterns, i) for i in range(self.groups)]
+            given = _serialized(transform, transform)
+            patterns = [_reseeded(given, i) for i in range(positive_int(groups, "groups"))]
+        self._transform = Untracked(given)
+        self.take(positive_int, groups=groups)
+        self.take(choice(*_MERGES), merge=merge)
+        self.take(known_data_format, data_format=data_format)
+        changes = {"dtype": _compat.policy_of(self), "data_format": self.data_format}
         self.transforms = [
             _made(_changed(pattern, {**changes, "name": f"transform_{i}"}), transform)
             for i, pattern in enumerate(patterns)
         ]
+        _compat.track_list(self, "transforms", self.transforms)
+        if not self.trainable:
+            for layer in self.transforms:
+                layer.trainable = False
+        self._made_so = Untracked([_states(layer, self.trainable) for layer in self.transforms])
         self.weighted_sum = None
-        if merge == "weighted_sum":
-            self.weighted_sum = WeightedSum(name="weighted_sum", dtype=dtype_policy_of(self))
         self.input_spec = keras.layers.InputSpec(min_ndim=2)
-
-    @property
-    def _channel_axis(self) -> int:
-        return -1 if self.data_format == "channels_last" else 1
 
     def _part(self, input_shape: Any) -> tuple[int | None, ...]:
         """The shape of one group of an input."""
         shape = list(static_shape(input_shape))
-        count = known_channels(shape, self._channel_axis, self)
-        if count % self.groups:
-            raise ValueError(
-                "The number of input channels must be divisible by `groups`. "
-                f"Received: groups={self.groups}, input_shape={tuple(shape)}"
-            )
-        shape[self._channel_axis] = count // self.groups
+        count = known_channels(shape, self.channel_axis, self)
+        self.require_divisor("groups", count, shape)
+        shape[self.channel_axis] = count // self.groups
         return tuple(shape)
 
     def build(self, input_shape):
@@ -125,18 +111,15 @@ class SplitTransformMerge(keras.layers.Layer):
         self.compute_output_shape(input_shape)  # whether the outputs can be merged
         for layer in self.transforms:
             if not layer.built:  # models may be built from the start
-                with tf.name_scope(layer.name):
-                    layer.build(part)
-        if self.weighted_sum is not None:
-            with tf.name_scope(self.weighted_sum.name):
-                self.weighted_sum.build(self._output_shapes(input_shape))
-        axes = {self._channel_axis: part[self._channel_axis] * self.groups}
-        self.input_spec = keras.layers.InputSpec(ndim=len(part), axes=axes)
+                self.build_sublayer(layer, part)
+        if self.merge == "weighted_sum":
+            self.sublayer("weighted_sum", WeightedSum, self._output_shapes(input_shape))
+        self.pinned_channels(input_shape, ndim=len(part))
         self.built = True
 
     def call(self, inputs, training=None):
         x = tf.convert_to_tensor(inputs)
-        parts = tf.split(x, self.groups, axis=self._channel_axis)
+        parts = tf.split(x, self.groups, axis=self.channel_axis)
         outputs = [with_an_example(layer, part) for layer, part in zip(self.transforms, parts)]
         outputs = [_compat.convert_variable(y, self.compute_dtype) for y in outputs]
         if self.weighted_sum is not None:
@@ -144,7 +127,7 @@ class SplitTransformMerge(keras.layers.Layer):
         if self.merge in ("sum", "mean"):
             total = tf.add_n(outputs)
             return total / self.groups if self.merge == "mean" else total
-        y = tf.concat(outputs, axis=self._channel_axis)
+        y = tf.concat(outputs, axis=self.channel_axis)
         if self.merge == "shuffle":
             y = ops.channel_shuffle(y, self.groups, data_format=self.data_format)
         return y
@@ -155,7 +138,7 @@ class SplitTransformMerge(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         shapes = self._output_shapes(input_shape)
-        axis, alike = self._channel_axis, [list(shape) for shape in shapes]
+        axis, alike = self.channel_axis, [list(shape) for shape in shapes]
         if self.merge == "concat":
             for shape in alike:
                 shape[axis] = None
@@ -174,20 +157,29 @@ class SplitTransformMerge(keras.layers.Layer):
         return tuple(merged)
 
     def get_config(self):
-        return {
-            **super().get_config(),
-            "transform": self._transform.value,
-            "groups": self.groups,
-            "merge": self.merge,
-            "data_format": self.data_format,
-        }
+        config, value = super().get_config(), self._transform.value
+        now = [_states(layer, self.trainable) for layer in self.transforms]
+        if not all(map(_is_as_made, self._made_so.value, now)):
+            # Copies that were frozen or quantized one by one are no longer what the pattern makes.
+            value = [_serialized(layer, layer) for layer in self.transforms]
+        return {**config, "transform": value}
 
 
-@dataclasses.dataclass(frozen=True)
-class _Serialized:
-    """Holds configurations, which Keras would track and wrap as a layer's attributes."""
+def _states(layer: Any, free: bool, path: str = "") -> dict[str, Any]:
+    """What may be done to a layer and those in it, by their paths.
 
-    value: Any
+    Whether they are trainable does not count unless ``free``: the layer around them decides.
+    """
+    policy, rank = _compat.policy_of(layer), getattr(layer, "lora_rank", None)
+    found = {path: (layer.trainable or not free, policy.name, rank)}
+    for child in _compat.child_layers(layer):
+        found.update(_states(child, free, f"{path}/{child.name}"))
+    return found
+
+
+def _is_as_made(made: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether layers are as they were; what was built since is as the layer around it."""
+    return all(made.get(path, now[""]) == state for path, state in now.items())
 
 
 def _serialized(layer: Any, transform: Any) -> dict[str, Any]:
@@ -247,11 +239,15 @@ def _reseeded(value: Any, number: int) -> Any:
 def _changed(serialized: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """A serialized layer with other arguments, as far as it has them, and not yet built.
 
-    In a model made of layers, the layers' arguments change too; their names stay.
+    In a model made of layers, the layers' arguments change too; their names stay. What is
+    quantized stays so.
     """
     config = dict(serialized["config"])
     config.pop("build_input_shape", None)
+    dtype = config.get("dtype")
     config.update({name: value for name, value in changes.items() if name in config})
+    if isinstance(dtype, dict) and dtype["class_name"].startswith("Quantized"):
+        config["dtype"] = dtype
     inner: Sequence[Any] = config.get("layers", ())
     shared = {name: value for name, value in changes.items() if name != "name"}
     if inner:

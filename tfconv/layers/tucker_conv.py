@@ -10,7 +10,7 @@ import tensorflow as tf
 from tfconv import ops
 from tfconv.layers.base import register, require_built
 from tfconv.layers.factorized import FactorizedConv
-from tfconv.ops.geometry import Padding, per_axis
+from tfconv.ops.geometry import per_axis
 
 
 class TuckerConv(FactorizedConv):
@@ -25,22 +25,8 @@ class TuckerConv(FactorizedConv):
     prod(kernel_size)``.
 
     Args:
-        filters: Output channels.
-        kernel_size: Taps per spatial axis; an int or one int per axis.
-        strides: Pixels between neighbouring outputs.
-        padding: "valid", "same", "full", "causal" (1-D), an int, or one (before, after) pair
-            per spatial axis.
-        data_format: "channels_last" or "channels_first"; None takes Keras's setting.
-        dilation_rate: Pixels between neighbouring taps; may exceed 1 together with strides.
-        groups: Groups of channels, and of filters, that see only each other.
-        activation: Activation of the outputs.
-        use_bias: Whether there is a bias.
-        kernel_initializer, bias_initializer: Initializers of all three kernels and of the bias.
-        kernel_regularizer, bias_regularizer, activity_regularizer: Regularizers.
-        kernel_constraint, bias_constraint: Constraints, of every kernel.
         ranks: Channels before and after the convolution in the middle, of all groups together;
             an int for both, or two. Must be divisible by ``groups``.
-        **kwargs: Keras's own: ``name``, ``dtype``, ``trainable``.
 
     Input shape: [N, *spatial, C] (or [N, C, *spatial]).
 
@@ -60,39 +46,13 @@ class TuckerConv(FactorizedConv):
     Mobile Applications, arXiv:1511.06530, section 3.1.
     """
 
-    def __init__(
-        self,
-        filters: int,
-        kernel_size: int | Sequence[int],
-        strides: int | Sequence[int] = 1,
-        padding: Padding = "valid",
-        data_format: str | None = None,
-        dilation_rate: int | Sequence[int] = 1,
-        groups: int = 1,
-        *args: Any,
-        ranks: int | Sequence[int],
-        **kwargs: Any,
-    ):
-        super().__init__(
-            filters,
-            kernel_size,
-            strides,
-            padding,
-            data_format,
-            dilation_rate,
-            groups,
-            *args,
-            **kwargs,
-        )
-        try:
-            self.ranks = per_axis(ranks, 2, "ranks")
-        except ValueError:
-            raise ValueError(
-                f"`ranks` must be a positive integer or two of them. Received: ranks={ranks!r}"
-            ) from None
+    def __init__(self, *args: Any, ranks: int | Sequence[int], **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.take(_two, ranks=ranks)
         if any(rank % self.groups for rank in self.ranks):
             raise ValueError(
-                f"`ranks` must be divisible by `groups`. Received: ranks={ranks!r}, groups={groups}"
+                "`ranks` must be divisible by `groups`. "
+                f"Received: ranks={ranks!r}, groups={self.groups}"
             )
 
     def factor_shapes(self, channels):
@@ -122,13 +82,19 @@ class TuckerConv(FactorizedConv):
         kernel = tf.transpose(kernel, [2, 1, 0, 3])
         return tf.reshape(kernel, [*self.kernel_size, width, self.filters])
 
-    def get_config(self):
-        return {**super().get_config(), "ranks": list(self.ranks)}
+
+def _two(value: Any, name: str) -> tuple[int, ...]:
+    try:
+        return per_axis(value, 2, name)
+    except ValueError:
+        raise ValueError(
+            f"`{name}` must be a positive integer or two of them. Received: {name}={value!r}"
+        ) from None
 
 
 @register
 class TuckerConv1D(TuckerConv):
-    """Tucker convolution of sequences; see `TuckerConv` for the arguments.
+    """Tucker convolution of sequences.
 
     Example:
         >>> tfconv.TuckerConv1D(8, 3, ranks=2)(tf.ones([2, 10, 4])).shape
@@ -140,7 +106,7 @@ class TuckerConv1D(TuckerConv):
 
 @register
 class TuckerConv2D(TuckerConv):
-    """Tucker convolution of images; see `TuckerConv` for the arguments.
+    """Tucker convolution of images.
 
     Example:
         >>> layer = tfconv.TuckerConv2D(8, 3, padding="same", ranks=(2, 3))
@@ -157,7 +123,7 @@ class TuckerConv2D(TuckerConv):
 
 @register
 class TuckerConv3D(TuckerConv):
-    """Tucker convolution of volumes; see `TuckerConv` for the arguments.
+    """Tucker convolution of volumes.
 
     Example:
         >>> layer = tfconv.TuckerConv3D(8, 3, strides=2, ranks=2)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from tfconv import _compat
-from tfconv._compat import keras
-from tfconv.layers.base import number, one_of, register, require_built, resolved, static_shape
-
-_NORMALIZATIONS = (None, "softmax", "fast")
+from tfconv.layers.arguments import choice, number, resolved
+from tfconv.layers.base import BaseLayer, register, require_built, static_shape
 
 
 @register
-class WeightedSum(keras.layers.Layer):
+class WeightedSum(BaseLayer):
     """Sum of inputs of one shape, each times a learned scalar.
 
     ``y = sum_i v_i * x_i``, where, for the layer's weights w,
@@ -30,7 +29,6 @@ class WeightedSum(keras.layers.Layer):
         kernel_initializer: Initializer of the weights.
         kernel_regularizer: Their regularizer.
         kernel_constraint: Their constraint.
-        **kwargs: Keras's own: ``name``, ``dtype``, ``trainable``.
 
     Input shape: A list of tensors of one shape, any rank.
 
@@ -61,21 +59,17 @@ class WeightedSum(keras.layers.Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.normalization = one_of(normalization, "normalization", _NORMALIZATIONS)
-        self.epsilon = number(epsilon, "epsilon")
-        self.kernel_initializer = resolved(kernel_initializer, "kernel_initializer", "ones")
-        self.kernel_regularizer = resolved(kernel_regularizer, "kernel_regularizer")
-        self.kernel_constraint = resolved(kernel_constraint, "kernel_constraint")
+        self.take(choice(None, "softmax", "fast"), normalization=normalization)
+        self.take(number, epsilon=epsilon)
+        self.take(
+            functools.partial(resolved, default="ones"),
+            kernel_initializer=kernel_initializer,
+            kernel_regularizer=kernel_regularizer,
+            kernel_constraint=kernel_constraint,
+        )
 
     def build(self, input_shape):
-        self.kernel = self.add_weight(
-            name="kernel",
-            shape=(len(_shapes(input_shape)),),
-            initializer=self.kernel_initializer,
-            regularizer=self.kernel_regularizer,
-            constraint=self.kernel_constraint,
-            trainable=True,
-        )
+        self.kernel = self.add((len(_shapes(input_shape)),), "kernel", "kernel")
         self.built = True
 
     def call(self, inputs):
@@ -108,16 +102,6 @@ class WeightedSum(keras.layers.Layer):
         for shape in shapes[1:]:
             merged = merged.merge_with(shape)
         return static_shape(merged)
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "normalization": self.normalization,
-            "epsilon": self.epsilon,
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
-            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
-            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
-        }
 
 
 def _shapes(input_shape: Any) -> list[tuple[int | None, ...]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from tfconv.blocks.convolution import Convention, channels_of, conv_norm
 from tfconv.blocks.mobile import depthwise_separable, inverted_residual
-from tfconv.layers.base import positive_int
+from tfconv.layers.arguments import positive_int
 from tfconv.models.network import network
 
 TENSORFLOW = Convention("same", epsilon=1e-3)

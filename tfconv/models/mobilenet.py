@@ -16,7 +16,7 @@ from tfconv.blocks.convolution import (
     hard_swish,
 )
 from tfconv.blocks.mobile import depthwise_separable, divisible, inverted_residual
-from tfconv.layers.base import positive_number
+from tfconv.layers.arguments import positive_number
 from tfconv.models.network import network
 
 

@@ -13,7 +13,8 @@ from tfconv import _compat
 from tfconv._compat import keras
 from tfconv.blocks.convolution import PYTORCH, checked_convention
 from tfconv.export.files import why_no_file
-from tfconv.layers.base import boolean, one_of, positive_int, resolved, static_shape
+from tfconv.layers.arguments import boolean, one_of, positive_int, resolved
+from tfconv.layers.base import static_shape
 from tfconv.models.preprocessing import preprocess_input
 from tfconv.ops.geometry import is_int
 from tfconv.surgery.torch_weights import SUFFIXES, load_torch_weights, top_module

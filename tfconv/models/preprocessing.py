@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfconv import _compat
 from tfconv._compat import keras
-from tfconv.layers.base import one_of
+from tfconv.layers.arguments import one_of
 
 MODES = ("torch", "tf", "caffe", "bgr")
 

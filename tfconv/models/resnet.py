@@ -55,7 +55,7 @@ def SEResNet50(x):
         (None, 2, 2, 2048)
     """
     x = _stem(x, ("layer0.conv1", "layer0.bn1"), ceil=True)
-    block = functools.partial(bottleneck, squeeze_ratio=16, stride_first=True)
+    block = functools.partial(bottleneck, reduction_ratio=16, stride_first=True)
     return stages(x, block, WIDTHS, DEPTHS, STRIDES)
 
 

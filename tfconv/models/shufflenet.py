@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tfconv.blocks.convolution import conv_norm, max_pool
 from tfconv.blocks.shuffle import shuffle_unit_v1, shuffle_unit_v2
-from tfconv.layers.base import positive_int, positive_number
+from tfconv.layers.arguments import positive_int, positive_number
 from tfconv.models.network import network
 
 DEPTHS = (4, 8, 4)

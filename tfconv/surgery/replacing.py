@@ -210,7 +210,7 @@ def _shared(layer: Any, new_class: type, arguments: Mapping[str, Any]) -> dict[s
         given = config.get(f"kernel_{what}", config.get(f"depthwise_{what}"))
         for weight in ("kernel", "depthwise", "pointwise"):
             config.setdefault(f"{weight}_{what}", given)
-    known = inspect.signature(new_class.__init__).parameters
+    known = inspect.signature(new_class).parameters
     if "filters" not in known:  # groups are something else in other layers
         config.pop("groups", None)
     # All arguments that a class takes, its bases' included, are in the configuration of a layer.

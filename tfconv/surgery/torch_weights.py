@@ -248,8 +248,8 @@ def _rows(layer: Any) -> Iterator[Weight]:
         yield from _inside(layer.normalization, "conv1.bn")
         yield from _inside(layer.span, "conv2.conv")
     elif isinstance(layer, Experts):
-        yield layer.condconv_kernel, ("weight",), functools.partial(_experts, layer)
-        yield layer.condconv_bias, ("bias",), _same
+        yield layer.kernel, ("weight",), functools.partial(_experts, layer)
+        yield layer.bias, ("bias",), _same
         if layer.routing is not None:
             yield from _inside(layer.routing, "routing_fn")
     elif hasattr(layer, "pointwise_kernel"):  # separable

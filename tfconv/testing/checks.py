@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 import tfconv
+from tfconv import _compat
 from tfconv._compat import KERAS_3, keras
 from tfconv.export import inspection, tflite_file
 from tfconv.export.tflite_file import NATIVE_PREFIX
@@ -77,9 +78,19 @@ class LayerCase:
             for name, shape in self.shapes.items()
         }
         layer = self.layer(name="checked") if layer is None else layer
-        x, *_ = tensors = list(inputs.values())
-        extra = {name: inputs[name] for name in self.extra}
-        return keras.Model(tensors, layer(tensors) if self.as_list else layer(x, **extra))
+        return keras.Model(list(inputs.values()), self.called(layer, inputs))
+
+    def called(self, layer: Any, inputs: Mapping[str, Any]) -> Any:
+        """What the layer gives for inputs by name."""
+        if self.as_list:
+            return layer(list(inputs.values()))
+        return layer(inputs["x"], **{name: inputs[name] for name in self.extra})
+
+    def built(self, layer: Any) -> Any:
+        """The layer after a call with one example."""
+        arrays = self.arrays(1)
+        self.called(layer, {name: tf.constant(array) for name, array in arrays.items()})
+        return layer
 
     def computed_shape(self, layer: Any, *sizes: int | None) -> tuple[int | None, ...]:
         """The layer's output shape, computed for the batch and the sizes given, or the case's."""
@@ -179,6 +190,63 @@ def files(case: LayerCase) -> None:
             fresh = case.model()
             fresh.load_weights(path)
             assert_same(apply(fresh, arrays), expected, 1e-6)
+
+
+def frozen(case: LayerCase) -> None:
+    """A frozen layer has nothing to train, however it came to be, and no step changes it."""
+    layer = case.built(case.layer())
+    free = len(layer.trainable_weights)
+    assert not case.built(case.layer(trainable=False)).trainable_weights, "by its constructor"
+    before = case.layer()
+    before.trainable = False
+    for frozen, how in ((case.built(before), "before it was built"), (layer, "afterwards")):
+        frozen.trainable = False
+        assert not frozen.trainable_weights, how
+        frozen.trainable = True
+        assert len(frozen.trainable_weights) == free, f"set free, frozen {how}"
+    model = case.model(case.layer(name="checked"))
+    model.trainable = False
+    network = keras.Model(model.inputs, keras.layers.Dense(1)(model(model.inputs)))
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(f"{folder}/model.h5")
+        network.save(f"{folder}/network.keras")
+        copies = {
+            "cloned": keras.models.clone_model(model),
+            "from an .h5 file": keras.models.load_model(f"{folder}/model.h5"),
+            "in a network from a .keras file": keras.models.load_model(f"{folder}/network.keras"),
+        }
+    for how, copy in copies.items():
+        others = 2 if "network" in how else 0
+        assert len(copy.trainable_weights) == others, how
+        if others:
+            _check_that_training_keeps(copy.layers[-2], copy, case)
+        copy.trainable = True
+        for part in _compat.all_layers(copy):  # models that Keras 3 cloned do not tell theirs
+            part.trainable = True
+        assert len(copy.trainable_weights) == free + others, f"{how}, set free"
+
+
+def _check_that_training_keeps(layer: Any, model: Any, case: LayerCase) -> None:
+    kept = [weight.numpy() for weight in layer.weights]
+    model.compile(keras.optimizers.SGD(0.1), "mse", run_eagerly=True)
+    target = np.ones(case.computed_shape(case.layer(), 2))[..., :1]
+    model.train_on_batch(list(case.arrays(2).values()), target)
+    for weight, old in zip(layer.weights, kept):
+        assert np.array_equal(weight.numpy(), old), f"{weight.name} changed in training"
+
+
+def checkpoint(case: LayerCase) -> None:
+    """`tf.train.Checkpoint` saves all variables and gives them back."""
+    layer, other = case.built(case.layer()), case.built(case.layer())
+    randomize(layer)
+    with tempfile.TemporaryDirectory() as folder:
+        path = tf.train.Checkpoint(layer=layer).save(f"{folder}/checkpoint")
+        names = [name for name, _ in tf.train.list_variables(path)]
+        saved = sum(name.startswith("layer/") for name in names)
+        assert saved == len(layer.weights), f"{saved} of {len(layer.weights)} variables are saved"
+        tf.train.Checkpoint(layer=other).restore(path).assert_existing_objects_matched()
+    for weight, expected in zip(other.weights, layer.weights):
+        assert np.array_equal(weight.numpy(), expected.numpy()), f"{weight.name} is not restored"
 
 
 def training(case: LayerCase) -> None:
@@ -382,11 +450,17 @@ class Check:
             ) from error
 
 
+def _has_weights(case: LayerCase) -> bool:
+    return bool(case.built(case.layer()).weights)
+
+
 CHECKS: tuple[Check, ...] = (
     Check(output_shape),
     Check(configuration),
     Check(files),
-    Check(training, lambda case: bool(case.model().weights)),
+    Check(frozen, _has_weights),
+    Check(checkpoint, _has_weights),
+    Check(training, _has_weights),
     Check(mixed_precision),
     Check(data_formats, lambda case: "data_format" in case.layer().get_config()),
     Check(unknown_sizes, lambda case: case.any_size),

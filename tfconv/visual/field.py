@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfconv.analysis import profile
-from tfconv.layers.base import positive_int
+from tfconv.layers.arguments import positive_int
 from tfconv.visual.calls import Call, as_batch, calls, chosen
 from tfconv.visual.places import Places, as_positions, channels_first, field_of
 

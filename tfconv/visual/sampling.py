@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfconv.analysis import profile
-from tfconv.layers.base import positive_int
+from tfconv.layers.arguments import positive_int
 from tfconv.layers.deformable_conv import DeformableConv2D
 from tfconv.visual.calls import Call, as_batch, calls, chosen
 from tfconv.visual.places import Places, as_positions, channels_first, field_of, spread

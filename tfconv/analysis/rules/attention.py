@@ -64,7 +64,7 @@ def local_self_attention(layer, inputs, outputs):
 def squeeze_excite(layer, inputs, outputs):
     """``2 * c * r`` products of two dense layers, and one for each value of the input."""
     width, count = channels(layer, inputs[0]), values(inputs[0])
-    squeezed = layer.squeeze_channels or max(width // layer.ratio, 1)
+    squeezed = layer.squeeze_channels or max(width // layer.reduction_ratio, 1)
     sees = spatial(layer, inputs[0])
     return Cost(
         multiply_adds=2 * width * squeezed,

@@ -85,7 +85,7 @@ def dynamic_conv(layer, inputs, outputs):
     window, width = geometry(layer), channels(layer, inputs[0])
     kernel = window.taps * width // layer.groups * layer.filters
     rank = grouped_rank(window.taps, width, layer.filters, layer.groups)
-    hidden, count = max(width // layer.ratio, 1), layer.num_kernels
+    hidden, count = max(width // layer.reduction_ratio, 1), layer.num_experts
     dense = width * hidden + hidden * count
     # The mean, biases, ReLU, the division by the temperature and the softmax.
     work = values(inputs[0]) + 2 * hidden + 3 * count

@@ -1,0 +1,122 @@
+"""Signatures and docstrings of layers, composed of what their classes and their bases say.
+
+A class writes down its own arguments only. Its users see all of them: in `inspect.signature`, in
+`help`, and in the messages of Python's TypeErrors.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator, Sequence
+from inspect import Parameter
+
+_SECTIONS = (
+    *("Args", "Call arguments", "Input shape", "Output shape", "Weights", "Raises", "Source"),
+    "Example",
+)
+_HEADING = re.compile(rf"^({'|'.join(_SECTIONS)}):", re.M)
+_ENTRY = re.compile(r"^    (\*{0,2}\w+(?:, \w+)*):", re.M)
+_VARIABLE = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+_OWN = "_own_docstring"  # what a class said before its docstring was composed
+
+
+def compose(layer_class: type) -> None:
+    """Gives a class the signature and the docstring that show its bases' arguments as well."""
+    layer_class.__signature__ = signature(layer_class)
+    setattr(layer_class, _OWN, layer_class.__doc__)
+    layer_class.__doc__ = docstring(layer_class)
+
+
+def signature(layer_class: type) -> inspect.Signature:
+    """All arguments of a class: ``*args`` and ``**kwargs`` stand for those of the next base."""
+    found = _parameters(list(layer_class.__mro__))
+    most = getattr(layer_class, "by_position", None)
+    if most is not None:
+        found = [*found[:most], *map(_keyword_only, found[most:])]
+    names = [parameter.name for parameter in found]
+    outputs = names.index("activity_regularizer")
+    if found[outputs].kind is Parameter.KEYWORD_ONLY:  # the first: all layers have it
+        others = [i for i, name in enumerate(names) if name.endswith("_regularizer")]
+        found.insert(others[-1] if others[1:] else len(found) - 1, found.pop(outputs))
+    return inspect.Signature(sorted(found, key=lambda parameter: parameter.kind))
+
+
+def _parameters(classes: Sequence[type]) -> list[Parameter]:
+    """Those of the first class's constructor."""
+    first, *others = classes
+    if first.__module__.partition(".")[0] in ("keras", "tf_keras"):
+        return [Parameter("kwargs", Parameter.VAR_KEYWORD)]
+    if "__init__" not in vars(first):
+        found = _parameters(others)
+    else:
+        _, *declared = inspect.signature(first.__init__).parameters.values()
+        kinds = {parameter.kind for parameter in declared}
+        own = {p.name: p for p in declared if p.kind not in _VARIABLE}
+        rest = _parameters(others) if Parameter.VAR_KEYWORD in kinds else []
+        if Parameter.VAR_POSITIONAL not in kinds:
+            rest = [_keyword_only(parameter) for parameter in rest]
+        # What a class declares anew stands where its base has it, unless it goes by position.
+        by_position = [p for p in own.values() if p.kind is not Parameter.KEYWORD_ONLY]
+        rest = [own.get(p.name, p) for p in rest if own.get(p.name, p) not in by_position]
+        new = [p for p in own.values() if p not in by_position and p not in rest]
+        found = [*by_position, *rest, *new]
+    fixed = vars(first).get("fixed", ())
+    return [parameter for parameter in found if parameter.name not in fixed]
+
+
+def _keyword_only(parameter: Parameter) -> Parameter:
+    if parameter.kind is Parameter.VAR_KEYWORD:
+        return parameter
+    return parameter.replace(kind=Parameter.KEYWORD_ONLY)
+
+
+def docstring(layer_class: type) -> str:
+    """What a class says, its bases' sections where it has none, and all arguments."""
+    said = [_sections(base) for base in layer_class.__mro__ if _is_ours(base)]
+    opening, *more = (sections[""] for sections in said)
+    if "\n\n" not in opening:  # a summary: the formula stands in a base
+        formulas = (text.partition("\n\n")[2] for text in more)
+        opening = "\n\n".join(filter(None, (opening, next(filter(None, formulas), ""))))
+    parts = [opening]
+    for name in _SECTIONS:
+        if name == "Args":
+            body = "".join(_arguments(layer_class, [sections.get("Args", "") for sections in said]))
+            body = body and "\n" + body
+        else:
+            found = said[:1] if name == "Example" else said
+            body = next((sections[name] for sections in found if name in sections), "")
+        if body:
+            parts.append(f"{name}:{body}".rstrip())
+    return "\n\n".join(parts) + "\n"
+
+
+def _is_ours(base: type) -> bool:
+    return base.__module__.partition(".")[0] == "tfconv"
+
+
+def _sections(base: type) -> dict[str, str]:
+    """A docstring's text by heading; what comes first has none."""
+    text = inspect.cleandoc(vars(base).get(_OWN, base.__doc__) or "")
+    opening, *parts = _HEADING.split(text)
+    return {"": opening.rstrip(), **dict(zip(parts[::2], parts[1::2]))}
+
+
+def _arguments(layer_class: type, described: Sequence[str]) -> Iterator[str]:
+    """The entries of all parameters, each as the nearest class describes it."""
+    entries: dict[str, tuple[int, str, str]] = {}  # the class, the names, the text
+    for number, section in enumerate(described):
+        _, *found = _ENTRY.split(section)
+        for names, text in zip(found[::2], found[1::2]):
+            for name in names.split(", "):
+                entries.setdefault(name.lstrip("*"), (number, names, text))
+    shown = set()
+    parameters = signature(layer_class).parameters
+    for name in parameters:
+        if name not in entries or name in shown:
+            continue
+        entry = entries[name]
+        together = [n for n in entry[1].split(", ") if entries[n.lstrip("*")] == entry]
+        together = [n for n in together if n.lstrip("*") in parameters]
+        shown.update(together)
+        yield f"    {', '.join(together)}:{entry[2].rstrip()}\n"
