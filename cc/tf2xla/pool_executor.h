@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <cstdlib>
@@ -84,7 +85,10 @@ class PoolExecutor : public Executor {
 
     void Wait() {
       std::unique_lock<std::mutex> lock(mutex);
-      all_finished.wait(lock, [this] { return finished == units; });
+      // wait() would need the C++ standard library of GCC 12 where this runs (GLIBCXX_3.4.30).
+      while (!all_finished.wait_for(lock, std::chrono::hours(1),
+                                    [this] { return finished == units; })) {
+      }
     }
 
     const Work* work;

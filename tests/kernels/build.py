@@ -14,7 +14,8 @@ from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[2]
-MODULE = "_kernels"
+MODULE = "_kernels.so"
+DRIVER = "tfconv_lite_driver"  # tests/lite/driver.py
 # Variables of CMake.
 VARIANTS: dict[str, dict[str, str]] = {
     "plain": {},
@@ -41,20 +42,28 @@ def folder_of(variant: str) -> Path:
     return ROOT / "build" / "kernels" / variant
 
 
-def make(target: str, folder: Path, variables: dict[str, str], env=None, report=None) -> Path:
-    """Makes a target of cc/testing in a build folder and returns the folder."""
+def make(made: Path, variables: dict[str, str], env=None, report=None) -> Path:
+    """Makes a target of cc/testing, unless it is newer than all sources; returns its path."""
     import pybind11
 
+    sources = [path for path in (ROOT / "cc").rglob("*") if path.is_file()]
+    if made.is_file() and made.stat().st_mtime > max(path.stat().st_mtime for path in sources):
+        return made
     includes = (sysconfig.get_path("include"), pybind11.get_include())
     variables = {"TFCONV_PYTHON_INCLUDES": ";".join(includes), **variables}
-    folder.mkdir(parents=True, exist_ok=True)
+    made.parent.mkdir(parents=True, exist_ok=True)
     report = report or (lambda done, total, what: None)
-    with _build.build_lock(folder, lambda: report(0, 1, "waiting for another build")):
-        ninja = _build.Ninja(folder, ROOT / "cc", _build.find_compiler(env), variables)
-        ninja.make([target], _build.default_jobs(), report)
+    with _build.build_lock(made.parent, lambda: report(0, 1, "waiting for another build")):
+        ninja = _build.Ninja(made.parent, ROOT / "cc", _build.find_compiler(env), variables)
+        ninja.make([made.name], _build.default_jobs(), report)
     if ninja.warnings:
         print(ninja.warnings, file=sys.stderr)
-    return folder
+    return made
+
+
+def objects_of(variant: str) -> Path:
+    """Where CMake builds a variant: with the library, or by itself."""
+    return folder_of(variant) / "build" if VARIANTS[variant] else ROOT / "build" / "native"
 
 
 def build(variant: str, report=None) -> Path:
@@ -70,15 +79,13 @@ def build(variant: str, report=None) -> Path:
     """
     if variant not in VARIANTS:
         raise ValueError(f"variant must be one of {', '.join(VARIANTS)}. Received: {variant!r}")
-    folder = ROOT / "build" / "native" if variant == "plain" else folder_of(variant) / "build"
     folder_of(variant).mkdir(parents=True, exist_ok=True)
-    made = make("tfconv_kernels_module", folder, VARIANTS[variant], report=report)
-    return made / f"{MODULE}.so"
+    return make(objects_of(variant) / MODULE, VARIANTS[variant], report=report)
 
 
 def load(variant: str) -> ModuleType:
     """Builds a variant and imports it."""
-    return _load(MODULE, build(variant))
+    return _load("_kernels", build(variant))
 
 
 def main() -> int:
@@ -88,6 +95,7 @@ def main() -> int:
     try:
         for variant in sys.argv[1:] or ["plain"]:
             print(f"  {build(variant, report)}")
+            print(f"  {make(objects_of(variant) / DRIVER, VARIANTS[variant], report=report)}")
     except (_build.BuildError, ValueError) as error:
         print(f"The kernels could not be built for tests.\n{error}", file=sys.stderr)
         return 1

@@ -83,12 +83,6 @@ def test_sanitizer_is_the_one_asked_for(kernels):
     assert kernels.sanitizer == {"plain": "", "asan": "address", "tsan": "thread"}[VARIANT]
 
 
-def test_nothing_is_compiled_twice(kernels):
-    steps = []
-    path = build.build(VARIANT, lambda *step: steps.append(step))
-    assert os.fspath(path) == kernels.__file__ and not steps
-
-
 def test_unknown_variant():
     with pytest.raises(ValueError, match="plain, asan, tsan.*Received: 'msan'"):
         build.build("msan")

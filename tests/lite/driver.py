@@ -7,6 +7,7 @@ compiled for another processor and emulated, or with sanitizers.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import shlex
 import shutil
@@ -21,7 +22,6 @@ import numpy as np
 from tests.kernels import build as kernels_build
 
 ROOT = kernels_build.ROOT
-TARGET = "tfconv_lite_driver"
 
 CROSS_COMPILER = "aarch64-linux-gnu-g++"
 EMULATOR = "qemu-aarch64"
@@ -40,18 +40,16 @@ def missing_tool(variant: str) -> str | None:
     return next((name for name in needed if shutil.which(name) is None), None)
 
 
+@functools.cache
 def build(variant: str) -> Path:
     """Compiles what has changed and returns the program's path."""
-    env, folder, variables = None, ROOT / "build" / "native", {}
     if variant == "aarch64":
-        env, folder = {**os.environ, "CXX": CROSS_COMPILER}, ROOT / "build" / "aarch64"
-        variables = {"TFCONV_LDFLAGS": "-static"}
-    elif variant != "plain":
-        folder, variables = (
-            kernels_build.folder_of(variant) / "build",
-            kernels_build.VARIANTS[variant],
+        env, variables = {**os.environ, "CXX": CROSS_COMPILER}, {"TFCONV_LDFLAGS": "-static"}
+        return kernels_build.make(
+            ROOT / "build" / "lite-aarch64" / kernels_build.DRIVER, variables, env
         )
-    return kernels_build.make(TARGET, folder, variables, env) / TARGET
+    folder = kernels_build.objects_of(variant)
+    return kernels_build.make(folder / kernels_build.DRIVER, kernels_build.VARIANTS[variant])
 
 
 @dataclasses.dataclass
