@@ -129,3 +129,67 @@ def test_kernel_rank(case):
     y = layer(pixels.reshape(-1, *case.input_shape)).numpy()
     matrices = (y[1:] - y[:1]).reshape(count, -1, y.shape[-1]).transpose(1, 0, 2)
     assert row.kernel_rank == max(np.linalg.matrix_rank(each, tol=1e-4) for each in matrices)
+
+
+# A layer, its input, and by hand: elementwise operations, values of maps inside it, products that
+# its weights take part in, and the weights. Outputs are of 3x3 windows on 4x5 pixels, so of 2x3, or
+# of 1x1 windows, or as large as inputs of 3x2.
+BY_HAND = [
+    (tfconv.Conv2D(4, 3, activation="tanh"), (4, 5, 3), 24 + 24, 0, 6 * 108, 108),
+    (tfconv.GroupConv2D(4, 1, groups=2, share_kernel=True, use_bias=False), (3, 2, 4), 0, 0, 48, 4),
+    (tfconv.DepthwiseConv2D(3, depth_multiplier=2), (4, 5, 3), 36, 0, 6 * 54, 54),
+    (tfconv.SeparableConv2D(5, 3, depth_multiplier=2, activation="relu"), (4, 5, 3), 30 + 30, 36)
+    + (6 * 84, 54 + 30),
+    (tfconv.Conv2DTranspose(4, 3), (2, 3, 5), 80, 0, 6 * 180, 180),
+    (tfconv.LocallyConnected2D(4, 3), (4, 5, 2), 24, 0, 6 * 72, 6 * 72),
+    # Two biases and the sigmoid; the feature's activation.
+    (tfconv.GatedConv2D(4, 3), (4, 5, 2), 3 * 24, 2 * 24, 6 * 144, 2 * 72),
+    (tfconv.GatedConv2D(4, 3, gate="feature", activation="tanh"), (4, 5, 2), 4 * 24, 48, 864, 144),
+    # Bias and activation; the biases of 9 * 3 offsets and masks; the masks' sigmoid and scale.
+    (tfconv.DeformableConv2D(4, 3, padding="same", activation="relu"), (3, 2, 2))
+    + (24 + 24 + 6 * 27 + 2 * 6 * 9, 6 * 27, 6 * (72 + 486), 72 + 486),
+    (tfconv.DeformableConv2D(4, 3, padding="same", modulated=False, use_bias=False), (3, 2, 2))
+    + (6 * 18, 6 * 18, 6 * (72 + 324), 72 + 324),
+    # Filtered along rows, 2x5 pixels are left.
+    (tfconv.FlattenedConv2D(4, 3), (4, 5, 3), 24, 20 * 4 + 10 * 4, 12 * (20 + 10 + 6), 3 * 12),
+    (tfconv.LowRankConv2D(4, 3, kernel_rank=2), (4, 5, 3), 24, 20 * 2 + 10 * 2 + 6 * 2)
+    + (6 * (20 + 10 + 6) + 6 * 8, 3 * 6 + 8),
+    (tfconv.TuckerConv2D(4, 3, ranks=(2, 3)), (4, 5, 3), 24, 20 * 2 + 6 * 3)
+    + (20 * 6 + 6 * 54 + 6 * 12, 6 + 54 + 12),
+    # Normalization and ReLU of 2 channels; the biases of 2 groups' kernels; the mean of strides.
+    (tfconv.Involution2D(3, groups=2, reduction_ratio=2), (4, 5, 4), 20 * (3 * 2 + 18))
+    + (20 * (2 + 18), 20 * (8 + 36), 8 + 36),
+    (tfconv.Involution2D(3, strides=2, groups=2, reduction_ratio=2, activation="relu"), (4, 5, 4))
+    + (80 + 6 * (3 * 2 + 18) + 24, 6 * (2 + 18), 6 * (8 + 36), 8 + 36),
+    # Routing: the mean, biases and sigmoids; then bias and activation.
+    (tfconv.CondConv2D(4, 3, num_experts=2, execution="mix_kernels", activation="tanh"), (4, 5, 3))
+    + (60 + 2 + 2 + 24 + 24, 108, 2 * 108 + 8 + 6, 2 * 108 + 8 + 6),
+    (tfconv.CondConv2D(4, 3, num_experts=2, execution="mix_outputs"), (4, 5, 3))
+    + (60 + 2 + 2 + 24, 2 * 24, 2 * 6 * 108 + 8 + 6, 2 * 108 + 8 + 6),
+    (tfconv.DepthwiseCondConv2D(3, num_experts=2, execution="mix_kernels"), (4, 5, 3))
+    + (60 + 2 + 2 + 18, 27, 2 * 27 + 6 + 6, 2 * 27 + 6 + 6),
+    # The mean; bias and ReLU of 3 channels; bias, temperature and softmax of 2 kernels.
+    (tfconv.DynamicConv2D(4, 3, num_kernels=2, ratio=1, execution="mix_kernels"), (4, 5, 3))
+    + (60 + 2 * 3 + 3 * 2 + 24, 108, 2 * 108 + 8 + 9 + 6, 2 * 108 + 8 + 9 + 6),
+    (tfconv.CondDense(5, num_experts=2), (3,), 2 + 2 + 5, 15, 30 + 10 + 6, 30 + 10 + 6),
+    (tfconv.CondDense(5, num_experts=2, activation="tanh"), (4, 3), 12 + 2 + 2 + 20 + 20, 15)
+    + (30 + 10 + 6, 30 + 10 + 6),
+    # Biases of queries, values and outputs; scaled queries; the softmax, and biases of positions.
+    (tfconv.SelfAttention1D(num_heads=2, key_dim=3, value_dim=2, filters=5, activation="tanh")
+     , (4, 6), 4 * 2 * (3 + 2) + 20 + 24 + 32 + 20, 4 * 2 * (3 + 3 + 2 + 2) + 32)
+    + (4 * (96 + 20), 96 + 20),
+    (tfconv.SelfAttention1D(num_heads=2, key_dim=3, relative_position_bias=True, use_bias=False)
+     , (4, 6), 24 + 2 * 32, 4 * 2 * 4 * 3 + 32, 4 * (108 + 36), 108 + 36),
+    # Biases of queries and values; keys plus positions; the softmax.
+    (tfconv.LocalSelfAttention2D(4, 3, num_heads=2, use_bias=True), (3, 2, 5))
+    + (2 * 24 + 6 * 9 * 4 + 108, 3 * 24 + 108, 6 * 60, 60),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("given", BY_HAND, ids=lambda given: type(given[0]).__name__)
+def test_numbers_by_hand(given):
+    layer, shape, elementwise, inside, products, weights = given
+    (row,) = profile(layer, shape).rows
+    assert row.elementwise == elementwise
+    assert row.memory == 4 * (inside + math.prod(row.output_shapes[0]))
+    assert row.weight_reuse == products / weights

@@ -338,6 +338,33 @@ def test_forms(tmp_path):
     assert compared["b"].parameters == 20
 
 
+TABLE = """
+  sequential
+  multiply- per
+  layer kind output weights adds FLOPs maps reuse rank sees stride offset byte
+  conv Conv2D 4x5x4 76 1,440 2,960 320 B 20 4 3 1 0 1.5
+  flat Flatten 80 0 0 0 0 B 6,7 0 0 0
+  total 76 1,440 2,960 320 B 20 6,7 0 0 0.9
+  76 weights are trained, 0 are not. 1,440 multiply-adds, 2,960 FLOPs for one example.
+  Feature maps: 320 B in all, at most 656 B at once (conv).
+"""
+
+
+def test_table():
+    """Every column; words stand to the left, shapes and numbers to the right."""
+    model = keras.Sequential([tfconv.Conv2D(4, 3, name="conv"), L.Flatten(name="flat")])
+    lines = [line for line in str(profile(model, (6, 7, 2))).splitlines() if "─" not in line]
+    expected = [line.split() for line in TABLE.splitlines()]
+    assert list(filter(None, map(str.split, lines))) == list(filter(None, expected))
+    titles, conv = (next(line for line in lines if word in line) for word in ("layer", "Conv2D"))
+    assert [titles.index(word) for word in ("layer", "kind")] == [
+        conv.index(word) for word in ("conv", "Conv2D")
+    ]
+    assert [titles.index(word) + len(word) for word in ("output", "byte")] == [
+        conv.index(word) + len(word) for word in ("4x5x4", "1.5")
+    ]
+
+
 def test_pictures(tmp_path):
     """They are drawn for models, layers, and layers without products or places."""
     for name, drawn in (

@@ -1,6 +1,7 @@
 """What `to_saved_model` writes: versions, signatures, warm-up requests, configurations."""
 
 import doctest
+import io
 import sys
 import threading
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+from rich.console import Console
 
 import tfconv
 import tfconv.export
@@ -96,6 +98,11 @@ def test_signatures(model, small, tmp_path):
         },
     )
     assert report.native_ops == {}
+    stream = io.StringIO()
+    Console(file=stream, width=100).print(report)
+    words = ("SavedModel", "signature", "native ops", "MatMul")
+    places = [stream.getvalue().find(word) for word in words]
+    assert places == sorted(places) and min(places) >= 0, stream.getvalue()
     np.testing.assert_allclose(
         served(report, image=raw)["outputs"],
         model.predict(raw.astype(np.float32) / 255, verbose=0),

@@ -2,6 +2,7 @@
 
 import io
 
+import matplotlib.axes
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -95,7 +96,7 @@ def test_int8_refuses_what_it_ruins(model, images, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["model.tflite"]
 
 
-def test_report(mixed, tmp_path):
+def test_report(mixed, tmp_path, monkeypatch):
     console = Console(file=io.StringIO(), width=80)
     console.print(mixed)
     for text in (console.file.getvalue(), str(mixed)):
@@ -104,6 +105,12 @@ def test_report(mixed, tmp_path):
     picture = mixed.plot(tmp_path / "report.png")
     assert picture.read_bytes().startswith(b"\x89PNG\r\n")
     assert [p.name for p in tmp_path.iterdir()] == ["report.png"]
+    bars = []
+    monkeypatch.setattr(
+        matplotlib.axes.Axes, "barh", lambda axes, *given, color: bars.append(dict(zip(*given)))
+    )
+    mixed.plot(picture)
+    assert bars == [mixed.operators, {k: 100 * e for k, e in mixed.layer_errors.items()}]
 
 
 def test_dynamic_keeps_coordinates(images):

@@ -28,7 +28,7 @@ THIN = {"fast": None, "all": 1}
 BUILD = ROOT / "build" / "mutants"
 RESULTS = ROOT / "build" / "mutants.json"
 # Seconds that tests may take longer than they did when they were measured; then they are stopped.
-PATIENCE = 90
+PATIENCE = 60
 
 
 class Trial:

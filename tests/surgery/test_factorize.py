@@ -14,6 +14,7 @@ from tfconv._compat import keras
 from tfconv.analysis import profile
 from tfconv.surgery import factorize, rank_choice
 from tfconv.surgery.decompositions import FORMS, Positions
+from tfconv.surgery.polyadic import polyadic
 from tfconv.surgery.rank_choice import Choice
 
 SIZES = {1: (3,), 2: (3, 2), 3: (3, 2, 3)}
@@ -103,6 +104,15 @@ def test_polyadic_is_as_near_as_that_of_tensorly(rank, rng):
     assert form.error(form.factors((rank,))) < 1.02 * lost
 
 
+def test_polyadic_begins_at_the_singular_vectors(rng):
+    """Where the terms are orthogonal along each axis, these are the factors."""
+    factors = [np.linalg.qr(rng.standard_normal((n, n)))[0][:, :3] for n in (4, 5, 6, 7)]
+    tensor = np.einsum("ar,br,cr,dr,r->abcd", *factors, [4, 2, 1])
+    found = polyadic(tensor[None], 3, iterations=1)
+    product = np.einsum("ar,br,cr,dr->abcd", *(factor[0] for factor in found))
+    assert np.abs(product - tensor).max() < 1e-6
+
+
 def test_flattened_is_as_near_as_the_best_of_many_tries(rng):
     """Rank-one least squares for each filter by itself, from many random starts."""
     kernel = rng.standard_normal((3, 3, 4, 5))
@@ -174,6 +184,8 @@ def test_a_large_budget_is_counted_in_units():
     assert sorted(choice.loss for choice in chosen) == [0, 0.5, 0.5]
     assert rank_choice.within(layers, 3 * 10**9) is None
     assert rank_choice.within([], -1) is None
+    free = [[Choice(1, 0.0, None)], [Choice(0, 0.0, None)]]
+    assert rank_choice.within(free, 1) == [free[0][0], free[1][0]]
 
 
 # Models.

@@ -12,6 +12,7 @@ import pytest
 import tfconv
 from tfconv._compat import keras
 from tfconv.surgery import LoadReport, load_torch_weights
+from tfconv.surgery.torch_names import origins
 
 needs_safetensors = pytest.mark.skipif(
     importlib.util.find_spec("safetensors") is None, reason="safetensors is not installed"
@@ -219,6 +220,46 @@ def test_wrong_shapes_change_nothing():
 def test_sizes_at_other_axes(layer, shape, given):
     with pytest.raises(ValueError, match="'c.weight' does not fit"):
         load_torch_weights(model_of(layer(), shape), {"c.weight": np.ones(given)})
+
+
+V2 = {  # a block of each kind, ours and torchvision's
+    "conv_stem": "features.0.0",
+    "bn1": "features.0.1",
+    "blocks.0.0.conv_dw": "features.1.conv.0.0",
+    "blocks.0.0.bn1": "features.1.conv.0.1",
+    "blocks.0.0.conv_pw": "features.1.conv.1",
+    "blocks.0.0.bn2": "features.1.conv.2",
+    "blocks.1.0.conv_pw": "features.2.conv.0.0",
+    "blocks.1.0.bn1": "features.2.conv.0.1",
+    "blocks.1.0.conv_dw": "features.2.conv.1.0",
+    "blocks.1.0.bn2": "features.2.conv.1.1",
+    "blocks.1.0.conv_pwl": "features.2.conv.2",
+    "blocks.1.0.bn3": "features.2.conv.3",
+    "conv_head": "features.3.0",
+    "bn2": "features.3.1",
+    "classifier": "classifier.1",
+}
+V3 = {
+    "conv_stem": "features.0.0",
+    "bn1": "features.0.1",
+    "blocks.0.0.conv_dw": "features.1.block.0.0",
+    "blocks.0.0.bn1": "features.1.block.0.1",
+    "blocks.0.0.se": "features.1.block.1",
+    "blocks.0.0.conv_pw": "features.1.block.2.0",
+    "blocks.0.0.bn2": "features.1.block.2.1",
+    "blocks.1.0.conv": "features.2.0",
+    "blocks.1.0.bn1": "features.2.1",
+    "conv_head": "classifier.0",
+    "classifier": "classifier.3",
+}
+
+
+@pytest.mark.parametrize("names, epsilon", [(V2, None), (V3, 1e-3)], ids=["V2", "V3"])
+def test_names_of_torchvision(names, epsilon):
+    own, other = origins(list(names))
+    assert {layer: other.of(layer) for layer in names} == names
+    assert [own.of(layer) for layer in names] == list(names)
+    assert "torchvision" in other.place and other.epsilon == epsilon
 
 
 def test_models_that_are_not_built():
