@@ -159,6 +159,16 @@ def standardized_data_format(data_format: "str | None") -> str:
     return name
 
 
+def is_symbolic(value) -> bool:
+    """Whether a value is a tensor of a functional model."""
+    return hasattr(value, "_keras_history")
+
+
+def traced_output_spec(layer, *args, **kwargs):
+    """What a call of a layer gives, found by tracing it: Keras 2 does so by itself."""
+    return keras.Operation.compute_output_spec(layer, *args, **kwargs)
+
+
 @contextlib.contextmanager
 def in_float32(model):
     """Scope in which a model takes and computes in float32 what has another real type."""

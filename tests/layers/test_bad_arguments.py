@@ -51,6 +51,8 @@ BAD_VALUES = {
     "key_dim": ABOVE_ZERO,
     "value_dim": [value for value in ABOVE_ZERO if value is not None],
     "relative_position_bias": BOOLEANS,
+    "dropout": [*NUMBERS, 1.1, None],
+    "seed": [1.5, "33", True, (2,), [], np.nan],
     "inverse": BOOLEANS,
     "offset_groups": ABOVE_ZERO,
     "modulated": BOOLEANS,
@@ -363,7 +365,7 @@ def test_routing_weights(name):
         ((2, 5, 5, 18), (2, 5, 5, 18), "mask"),
         ((2, 5, 5, 36), (2, 5, 5, 9), "mask"),
         ((2, 5, 5, 18), (2, 5, 9), "mask"),
-        (None, (2, 5, 5, 9), "mask"),
+        (None, (2, 5, 5, 9), "`modulation`"),
     ],
 )
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
@@ -376,7 +378,7 @@ def test_offsets_and_masks(offset, mask, named, data_format):
 
     layer = tfconv.DeformableConv2D(4, 3, data_format=data_format)
     with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match=named) as caught:
-        layer(tensor((2, 7, 7, 6)), offset=tensor(offset), mask=tensor(mask))
+        layer(tensor((2, 7, 7, 6)), offset=tensor(offset), modulation=tensor(mask))
     assert re.search("shape|Received: ", str(caught.value))
 
 

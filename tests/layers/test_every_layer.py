@@ -227,7 +227,7 @@ ROWS = [
         {"filters": 6, "kernel_size": (3, 2), "padding": "same"},
         (3, 4, 4),
         offset=(3, 4, 12),
-        mask=(3, 4, 6),
+        modulation=(3, 4, 6),
     ),
     row(
         "DeformableConv2D",
@@ -240,7 +240,7 @@ ROWS = [
         {"filters": 3, "kernel_size": 1, "data_format": "channels_first"},
         (4, 2, 3),
         offset=(4, 2, 3),
-        mask=(2, 2, 3),
+        modulation=(2, 2, 3),
     ),
     row("LocalSelfAttention2D", {"filters": 4, "kernel_size": 3, "num_heads": 2}, (3, 4, 5)),
     row("LocalSelfAttention2D", {"filters": 6, "kernel_size": (2, 4), "num_heads": 1}, (4, 3, 2)),

@@ -67,7 +67,7 @@ def test_offsets_that_the_layer_is_given():
     offset = keras.layers.Conv2D(18, 3, padding="same", use_bias=False)(inputs)
     mask = keras.layers.Conv2D(9, 3, padding="same", activation="sigmoid")(inputs)
     layer = tfconv.DeformableConv2D(2, 3, padding="same")
-    model = keras.Model(inputs, layer(inputs, offset=offset, mask=mask))
+    model = keras.Model(inputs, layer(inputs, offset=offset, modulation=mask))
     image = np.random.default_rng(0).random((1, 8, 8, 2), np.float32)
     (found,) = sampling_points(model, image, layer).layers
     made = [np.asarray(each)[0] for each in keras.Model(inputs, [offset, mask])(image)]

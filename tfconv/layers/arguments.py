@@ -24,6 +24,13 @@ def positive_int(value: Any, name: str) -> int:
     return int(value)
 
 
+def integer(value: Any, name: str) -> int:
+    """``value`` as an int; ValueError names the argument otherwise."""
+    if not is_int(value):
+        raise _refused(value, name, "an integer")
+    return int(value)
+
+
 def boolean(value: Any, name: str) -> bool:
     """``value`` as a bool; ValueError names the argument otherwise."""
     if not isinstance(value, (bool, np.bool_)):

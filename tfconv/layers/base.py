@@ -274,6 +274,22 @@ class OptionalInputs(BaseLayer):
         super().build_from_config(config)
 
 
+class SecondOutput(BaseLayer):
+    """A layer that can give what it made on the way as well: a second output, when asked."""
+
+    asks_for_second: ClassVar[str]  # the argument of its call that asks
+
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        # Of Keras 3 only. The shapes of both outputs are known to TensorFlow.
+        if kwargs.get(self.asks_for_second):
+            return _compat.traced_output_spec(self, *args, **kwargs)
+        return super().compute_output_spec(*args, **kwargs)
+
+    def second_output(self, inputs: Any, **arguments: Any) -> Any:
+        """What the layer makes of a functional model's tensor, as another such tensor."""
+        return self(inputs, **arguments, **{self.asks_for_second: True})[1]
+
+
 class KernelArguments(BaseLayer):
     """A layer with kernels and biases, by Keras's arguments for them.
 

@@ -47,6 +47,7 @@ class ChannelShuffle(BaseLayer):
         self.take(known_data_format, data_format=data_format)
         self.take(boolean, inverse=inverse)
         self.input_spec = keras.layers.InputSpec(min_ndim=2)
+        self.supports_masking = True  # positions stay where they are
 
     def build(self, input_shape):
         count = self.pinned_channels(input_shape, min_ndim=2)

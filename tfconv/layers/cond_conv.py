@@ -39,9 +39,11 @@ class CondConv(MixedConv, Experts, ConvLayer):
         self.build_experts(kernel_shape, self.filters, kernel_shape[-2] * self.groups)
         self.built = True
 
-    def call(self, inputs, routing_weights=None):
+    def call(self, inputs, routing_weights=None, mask=None, return_routing_weights=False):
         x = self.fitting(inputs)
-        return self.finish(self.convolved(x, self.routed(x, routing_weights), self.groups))
+        routing = self.routed(x, routing_weights, mask)
+        y = self.finish(self.convolved(x, routing, self.groups))
+        return (y, routing) if return_routing_weights else y
 
 
 @register
@@ -136,6 +138,8 @@ class DepthwiseCondConv2D(MixedConv, Experts, SpatialLayer):
         self.build_experts(kernel_shape, count * self.depth_multiplier, count)
         self.built = True
 
-    def call(self, inputs, routing_weights=None):
+    def call(self, inputs, routing_weights=None, mask=None, return_routing_weights=False):
         x = self.fitting(inputs)
-        return self.finish(self.convolved(x, self.routed(x, routing_weights), x.shape[-1]))
+        routing = self.routed(x, routing_weights, mask)
+        y = self.finish(self.convolved(x, routing, x.shape[-1]))
+        return (y, routing) if return_routing_weights else y

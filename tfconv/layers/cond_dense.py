@@ -27,6 +27,9 @@ class CondDense(Experts):
         inputs: [N, ..., features] tensor.
         routing_weights: Optional [N, num_experts] tensor. A layer first called with it has no
             routing of its own.
+        mask: Optional booleans [N, ...]: the positions that count in the mean behind the layer's
+            own routing. Keras's masks come here by themselves, and go on to the next layer.
+        return_routing_weights: Whether to give the routing weights as a second output.
 
     Output shape: [N, ..., units].
 
@@ -56,9 +59,9 @@ class CondDense(Experts):
         self.build_experts((features, self.units), self.units, features)
         self.built = True
 
-    def call(self, inputs, routing_weights=None):
+    def call(self, inputs, routing_weights=None, mask=None, return_routing_weights=False):
         x = tf.convert_to_tensor(inputs)
-        routing = self.routed(x, routing_weights)
+        routing = self.routed(x, routing_weights, mask)
         kernels = self.mixed_kernels(routing)
         rows = tf.reshape(x, [tf.shape(x)[0], -1, x.shape[-1]]) if x.shape.rank != 3 else x
         y = tf.matmul(rows, kernels)
@@ -69,7 +72,8 @@ class CondDense(Experts):
                 for i, size in enumerate(x.shape.as_list()[1:-1], start=1)
             ]
             y = tf.reshape(y, [-1, *middle, self.units])
-        return self.activation(self.with_mixed_bias(y, routing))
+        y = self.activation(self.with_mixed_bias(y, routing))
+        return (y, routing) if return_routing_weights else y
 
     def compute_output_shape(self, input_shape):
         return (*static_shape(input_shape)[:-1], self.units)

@@ -40,8 +40,9 @@ class DeformableConv2D(OptionalInputs, ConvLayer):
         offset: Optional [N, Ho, Wo, offset_groups * kh * kw * 2] tensor in pixels, index
             ``(o * kh * kw + tap) * 2 + {0: dy, 1: dx}``, channels first if the inputs are. A
             layer first called with it has no offset convolution of its own.
-        mask: Optional [N, Ho, Wo, offset_groups * kh * kw] tensor, only together with
-            ``offset``; without it, samples are not modulated.
+        modulation: The masks: optional [N, Ho, Wo, offset_groups * kh * kw] tensor, only together
+            with ``offset``; without it, samples are not modulated. (``mask`` was its name; in
+            Keras, that says which timesteps count.)
 
     Output shape: [N, Ho, Wo, filters].
 
@@ -94,15 +95,15 @@ class DeformableConv2D(OptionalInputs, ConvLayer):
         )
         self.take(number, offset_learning_rate_multiplier=offset_learning_rate_multiplier)
         self.take(positive_number, mask_scale=mask_scale)
-        self.supports_masking = True  # Keras takes `mask` for one of its masks; see compute_mask
 
-    def __call__(self, inputs, offset=None, mask=None, **kwargs):
-        if mask is not None and offset is None:
+    def __call__(self, inputs, offset=None, modulation=None, mask=None, **kwargs):
+        modulation = mask if modulation is None else modulation  # as old files call it
+        if modulation is not None and offset is None:
             raise ValueError(
-                "`mask` can be given only together with `offset`. Received: offset=None"
+                "`modulation` can be given only together with `offset`. Received: offset=None"
             )
         self.note_given(offset is not None)
-        given = {"offset": offset, "mask": mask}
+        given = {"offset": offset, "modulation": modulation}
         kwargs.update({name: value for name, value in given.items() if value is not None})
         return super().__call__(inputs, **kwargs)
 
@@ -122,34 +123,30 @@ class DeformableConv2D(OptionalInputs, ConvLayer):
             )
         self.built = True
 
-    def call(self, inputs, offset=None, mask=None):
+    def call(self, inputs, offset=None, modulation=None):
         x = self.fitting(inputs)
         if offset is None:
             self.require_own("offset")
-            offset, mask = self._made(x)
+            offset, modulation = self._made(x)
         else:
             # Keras 2 casts the first argument only.
             offset = self.channels_last(self.weight(offset))
-            if mask is not None:
-                mask = self.channels_last(self.weight(mask))
+            if modulation is not None:
+                modulation = self.channels_last(self.weight(modulation))
         y = ops.deformable_conv2d(
             x,
             offset,
             self.weight(self.kernel),
-            mask,
+            modulation,
             None if self.bias is None else self.weight(self.bias),
             **self.geometry_arguments,
         )
         return self.finish(y)
 
-    def compute_mask(self, inputs, mask=None):
-        """None: ``mask`` modulates samples, it does not say which timesteps to skip."""
-        return None
-
     def offsets_and_mask(self, inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
         """The offsets and the mask (None if not modulated) that the layer makes for inputs.
 
-        Laid out as the call arguments of the same names.
+        Laid out as the call arguments ``offset`` and ``modulation``.
         """
         require_built(self)
         self.require_own("offset")

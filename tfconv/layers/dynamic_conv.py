@@ -7,14 +7,16 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfconv import _compat
 from tfconv._compat import convert_variable, keras
 from tfconv.layers.arguments import positive_int, positive_number
-from tfconv.layers.base import ConvLayer, register, require_built
-from tfconv.layers.experts import MixedConv, Mixture, mean_of_positions
+from tfconv.layers.base import ConvLayer, SecondOutput, register, require_built
+from tfconv.layers.experts import MixedConv, Mixture
+from tfconv.layers.masking import mean_of_positions
 from tfconv.ops.dispatch import in_float32
 
 
-class DynamicConv(MixedConv, Mixture, ConvLayer):
+class DynamicConv(MixedConv, Mixture, SecondOutput, ConvLayer):
     """Dynamic convolution of any rank: each example's kernel is a mixture by attention.
 
     ``y[n] = activation(x[n] * sum_k a[n, k] K_k + sum_k a[n, k] b_k)`` with
@@ -29,7 +31,11 @@ class DynamicConv(MixedConv, Mixture, ConvLayer):
         temperature: The softmax's temperature at first. It is a weight that is not trained,
             saved with the others; `set_temperature` changes it.
 
-    Input shape: [N, *spatial, C] (or [N, C, *spatial]).
+    Call arguments:
+        inputs: [N, *spatial, C] tensor (or [N, C, *spatial]).
+        mask: Optional booleans [N, *spatial]: the positions that count in the mean. Keras's masks
+            come here by themselves.
+        return_attention_scores: Whether to give what `attention` gives as a second output.
 
     Output shape: [N, *output spatial, filters].
 
@@ -47,6 +53,7 @@ class DynamicConv(MixedConv, Mixture, ConvLayer):
     """
 
     by_position = 2
+    asks_for_second = "return_attention_scores"
     renamed = {"num_kernels": "num_experts", "ratio": "reduction_ratio"}
 
     def __init__(
@@ -84,13 +91,15 @@ class DynamicConv(MixedConv, Mixture, ConvLayer):
         if self.temperature is not None:
             self.temperature.assign(self._last_temperature)
 
-    def attention(self, inputs: tf.Tensor) -> tf.Tensor:
+    def attention(self, inputs: tf.Tensor, mask: Any = None) -> tf.Tensor:
         """The weights [N, num_experts] that inputs give the kernels; each row sums to 1."""
+        if _compat.is_symbolic(inputs):
+            return self.second_output(inputs, mask=mask)
         require_built(self)
-        return self._attention(self.channels_last(inputs))
+        return self._attention(self.channels_last(inputs), mask)
 
-    def _attention(self, x: tf.Tensor) -> tf.Tensor:
-        pooled = mean_of_positions(x)
+    def _attention(self, x: tf.Tensor, mask: Any) -> tf.Tensor:
+        pooled = mean_of_positions(x, mask=mask)
         logits = tf.convert_to_tensor(self.attend(self.squeeze(pooled)))
 
         def softmax(logits):
@@ -98,9 +107,11 @@ class DynamicConv(MixedConv, Mixture, ConvLayer):
 
         return in_float32(softmax, logits)
 
-    def call(self, inputs):
+    def call(self, inputs, mask=None, return_attention_scores=False):
         x = self.fitting(inputs)
-        return self.finish(self.convolved(x, self._attention(x), self.groups))
+        attention = self._attention(x, mask)
+        y = self.finish(self.convolved(x, attention, self.groups))
+        return (y, attention) if return_attention_scores else y
 
     def get_config(self):
         temperature = self._last_temperature

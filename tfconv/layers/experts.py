@@ -8,17 +8,19 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfconv import _compat
 from tfconv._compat import convert_variable, keras
 from tfconv.layers.arguments import choice, positive_int, resolved
 from tfconv.layers.base import (
     BaseLayer,
     KernelArguments,
     OptionalInputs,
+    SecondOutput,
     checked,
-    global_mean,
     independent_copies,
     require_built,
 )
+from tfconv.layers.masking import mean_of_positions
 from tfconv.ops.per_example_conv import EXECUTIONS, mix, mixed_conv
 
 
@@ -103,7 +105,7 @@ class MixedConv(BaseLayer):
         return self.with_mixed_bias(y, weights)
 
 
-class Experts(Mixture, OptionalInputs):
+class Experts(Mixture, OptionalInputs, SecondOutput):
     """A `Mixture` with CondConv's routing, and its names for the experts' weights.
 
     Layers call `build_experts` when built, and `routed` when called.
@@ -115,8 +117,12 @@ class Experts(Mixture, OptionalInputs):
         inputs: [N, *spatial, C] tensor (or [N, C, *spatial]).
         routing_weights: Optional [N, num_experts] tensor. A layer first called with it has no
             routing of its own.
+        mask: Optional booleans [N, *spatial]: the positions that count in the mean behind the
+            layer's own routing. Keras's masks come here by themselves.
+        return_routing_weights: Whether to give the routing weights as a second output.
     """
 
+    asks_for_second = "return_routing_weights"
     renamed = {"condconv_kernel": "kernel", "condconv_bias": "bias"}
 
     def __init__(
@@ -148,14 +154,16 @@ class Experts(Mixture, OptionalInputs):
                 activation=self.routing_activation,
             )
 
-    def routed(self, inputs: tf.Tensor, routing_weights: Any, channel_axis: int = -1) -> tf.Tensor:
+    def routed(
+        self, inputs: tf.Tensor, routing_weights: Any, mask: Any, channel_axis: int = -1
+    ) -> tf.Tensor:
         """The routing weights [N, experts]: the caller's, or own ones.
 
         Own ones are ``activation(W * mean(inputs over their positions) + b)``.
         """
         if routing_weights is None:
             self.require_own("routing_weights")
-            return tf.convert_to_tensor(self.routing(mean_of_positions(inputs, channel_axis)))
+            return tf.convert_to_tensor(self.routing(mean_of_positions(inputs, channel_axis, mask)))
         routing = self.weight(routing_weights)
         if not routing.shape.is_compatible_with([inputs.shape[0], self.num_experts]):
             raise ValueError(
@@ -173,17 +181,12 @@ class Experts(Mixture, OptionalInputs):
             tf.shape(routing),
         )
 
-    def routing_weights(self, inputs: tf.Tensor) -> tf.Tensor:
+    def routing_weights(self, inputs: tf.Tensor, mask: Any = None) -> tf.Tensor:
         """The routing weights [N, num_experts] that the layer makes for inputs."""
+        if _compat.is_symbolic(inputs):
+            return self.second_output(inputs, mask=mask)
         require_built(self)
-        return self.routed(tf.convert_to_tensor(inputs), None, self.channel_axis)
-
-
-def mean_of_positions(x: tf.Tensor, channel_axis: int = -1) -> tf.Tensor:
-    """The mean over the axes between batch and channels, if there are any."""
-    rank = x.shape.rank
-    axes = [axis for axis in range(1, rank) if axis != channel_axis % rank]
-    return global_mean(x, axes) if axes else x
+        return self.routed(tf.convert_to_tensor(inputs), None, mask, self.channel_axis)
 
 
 def by_expert(initializer: Any, shape: Sequence[int]) -> Callable[..., tf.Tensor]:

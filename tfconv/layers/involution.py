@@ -8,16 +8,23 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfconv import ops
+from tfconv import _compat, ops
 from tfconv._compat import keras
 from tfconv.layers.arguments import number, optional, positive_int
-from tfconv.layers.base import KernelArguments, SpatialLayer, register, require_built
+from tfconv.layers.base import (
+    KernelArguments,
+    SecondOutput,
+    SpatialLayer,
+    register,
+    require_built,
+)
 from tfconv.layers.batch_norm import BatchNormalization
+from tfconv.layers.masking import without_mask
 from tfconv.ops.dispatch import with_an_example
 from tfconv.ops.geometry import Padding, spatial_sizes
 
 
-class Involution(KernelArguments, SpatialLayer):
+class Involution(KernelArguments, SecondOutput, SpatialLayer):
     """Involution of any rank: a kernel for every position, shared by the channels of a group.
 
     ``y[p, c] = sum_t K[p, g(c), t] * x[p * strides - pad + t * dilation, c]``, where the kernel
@@ -39,7 +46,10 @@ class Involution(KernelArguments, SpatialLayer):
         kernel_constraint, bias_constraint: Constraints of the generator's weights.
         batch_norm_momentum, batch_norm_epsilon: Those of the generator's batch normalization.
 
-    Input shape: [N, *spatial, C] (or [N, C, *spatial]).
+    Call arguments:
+        inputs: [N, *spatial, C] tensor (or [N, C, *spatial]).
+        training: Whether the normalization takes the batch's statistics and learns from them.
+        return_kernels: Whether to give what `kernels` gives as a second output.
 
     Output shape: [N, *output spatial, C].
 
@@ -58,6 +68,7 @@ class Involution(KernelArguments, SpatialLayer):
 
     by_position = 1
     fixed = ("use_bias",)
+    asks_for_second = "return_kernels"
 
     def __init__(
         self,
@@ -106,17 +117,19 @@ class Involution(KernelArguments, SpatialLayer):
         self.sublayer("span", conv, (*positions, reduced), **shared, **second)
         self.built = True
 
-    def call(self, inputs, training=None):
-        x = self.fitting(inputs)
+    def call(self, inputs, training=None, return_kernels=False):
+        x = without_mask(self.fitting(inputs))
         kernel = self._generated(x, training)
-        y = ops.involution(x, kernel, self.kernel_size, **self.geometry_arguments)
-        return self.finish(y)
+        y = self.finish(ops.involution(x, kernel, self.kernel_size, **self.geometry_arguments))
+        return (y, self.restored(kernel)) if return_kernels else y
 
     def kernels(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """The kernels that the layer makes for inputs: [N, *output spatial, groups * taps].
 
         Channels first if the inputs are; the index is ``group * taps + tap``.
         """
+        if _compat.is_symbolic(inputs):
+            return self.second_output(inputs, training=training)
         require_built(self)
         return self.restored(self._generated(self.fitting(inputs), training))
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
-from tfconv import ops
+from tfconv import _compat, ops
 from tfconv._compat import keras
 from tfconv.layers.arguments import positive_int, resolved
+from tfconv.layers.attention import Attention
 from tfconv.layers.base import (
     KernelArguments,
     SpatialLayer,
@@ -17,6 +20,7 @@ from tfconv.layers.base import (
     register,
     require_built,
 )
+from tfconv.layers.masking import per_position, without_mask
 from tfconv.ops.dispatch import in_float32, with_an_example
 from tfconv.ops.geometry import spatial_sizes
 from tfconv.ops.windows import Windows
@@ -27,7 +31,7 @@ _MASKED = 1e9
 
 
 @register
-class LocalSelfAttention2D(KernelArguments, SpatialLayer):
+class LocalSelfAttention2D(Attention, KernelArguments, SpatialLayer):
     """Multi-head self-attention over a window around each pixel, in place of a convolution.
 
     ``y[p] = sum_t softmax_t(Q[p] . (K[p + t] + r[t])) V[p + t]`` for each head, with queries
@@ -45,8 +49,6 @@ class LocalSelfAttention2D(KernelArguments, SpatialLayer):
         kernel_initializer, bias_initializer: Initializers of the weights of queries, keys and
             values.
         embedding_initializer: Initializer of the relative positions' vectors.
-
-    Input shape: [N, H, W, C] (or [N, C, H, W]).
 
     Output shape: [N, H, W, filters].
 
@@ -114,32 +116,48 @@ class LocalSelfAttention2D(KernelArguments, SpatialLayer):
                 initializers,
             )
         )
+        self.build_dropout()
         self.built = True
 
     def output_channels(self, channels):
         return self.filters
 
-    def call(self, inputs):
-        x = self.channels_last(inputs)
+    def call(
+        self,
+        inputs,
+        return_attention_scores=False,
+        training=None,
+        use_causal_mask=False,
+        mask=None,
+    ):
+        x = without_mask(self.channels_last(inputs))
+        attention = self._attention(x, use_causal_mask, mask)
+        kernel = self.dropped(attention, training)
         value = tf.convert_to_tensor(with_an_example(self.value, x))
-        y = ops.involution(value, self._attention(x), self.kernel_size, **self.geometry_arguments)
-        return self.finish(y)
+        y = self.finish(ops.involution(value, kernel, self.kernel_size, **self.geometry_arguments))
+        return (y, self.restored(attention)) if return_attention_scores else y
 
-    def attention(self, inputs: tf.Tensor) -> tf.Tensor:
+    def attention(
+        self, inputs: tf.Tensor, use_causal_mask: bool = False, mask: Any = None
+    ) -> tf.Tensor:
         """The attention [N, H, W, num_heads * taps] of each pixel to its window.
 
         Channels first if the inputs are; the index is ``head * taps + tap``. A head's weights
-        sum to 1; those of pixels outside the image are 0.
+        sum to 1; those of pixels outside the image, or masked, are 0.
         """
+        if _compat.is_symbolic(inputs):
+            return self.second_output(inputs, use_causal_mask=use_causal_mask, mask=mask)
         require_built(self)
         x = self.channels_last(tf.cast(inputs, self.compute_dtype))
-        return self.restored(self._attention(x))
+        return self.restored(self._attention(x, use_causal_mask, mask))
 
-    def _attention(self, x: tf.Tensor) -> tf.Tensor:
+    def _attention(self, x: tf.Tensor, use_causal_mask: bool, mask: Any) -> tf.Tensor:
         query, key = (
             tf.convert_to_tensor(with_an_example(layer, x)) for layer in (self.query, self.key)
         )
-        return in_float32(self._weights, query, key, self._embeddings())
+        seen = None if mask is None else per_position(mask, x)
+        weights = functools.partial(self._weights, use_causal_mask, seen)
+        return in_float32(weights, query, key, self._embeddings())
 
     def _embeddings(self) -> tf.Tensor:
         """The vectors r of all taps: [taps, heads, channels of a head]."""
@@ -149,7 +167,14 @@ class LocalSelfAttention2D(KernelArguments, SpatialLayer):
         column = tf.tile(column, [rows, 1, 1])
         return tf.reshape(tf.concat([row, column], axis=-1), [rows * columns, heads, -1])
 
-    def _weights(self, query: tf.Tensor, key: tf.Tensor, embeddings: tf.Tensor) -> tf.Tensor:
+    def _weights(
+        self,
+        use_causal_mask: bool,
+        seen: tf.Tensor | None,
+        query: tf.Tensor,
+        key: tf.Tensor,
+        embeddings: tf.Tensor,
+    ) -> tf.Tensor:
         geometry, heads = self.geometry, self.num_heads
         width = self.filters // heads
         sizes = spatial_sizes(query)
@@ -159,7 +184,21 @@ class LocalSelfAttention2D(KernelArguments, SpatialLayer):
             tf.reduce_sum(query * (pixel + embeddings[tap]), axis=-1)
             for tap, pixel in enumerate(windows)
         ]
-        inside = Windows(tf.ones([1, *sizes, 1], query.dtype), geometry)
-        outside = [(pixel - 1) * _MASKED for pixel in inside]
-        logits = tf.stack([a + b for a, b in zip(logits, outside)], axis=-1)
-        return tf.reshape(tf.nn.softmax(logits), [-1, *sizes, heads * geometry.taps])
+        pixels = tf.ones([1, *sizes, 1], query.dtype)
+        if seen is not None:
+            pixels *= tf.cast(seen, query.dtype)
+        inside = list(Windows(pixels, geometry))
+        if use_causal_mask:
+            inside = [x if self._is_before(tap) else x * 0 for tap, x in enumerate(inside)]
+        logits = [logit + (x - 1) * _MASKED for logit, x in zip(logits, inside)]
+        weights = tf.nn.softmax(tf.stack(logits, axis=-1))
+        if use_causal_mask or seen is not None:  # windows may be empty, and pixels see nothing
+            weights *= tf.stack(inside, axis=-1) * pixels[..., tf.newaxis]
+        return tf.reshape(weights, [-1, *sizes, heads * geometry.taps])
+
+    def _is_before(self, tap: int) -> bool:
+        """Whether a tap's pixel is the window's own or, row by row, before it."""
+        places = np.unravel_index(tap, self.kernel_size)
+        geometry = self.geometry
+        apart = zip(places, geometry.dilation_rate, geometry.extent)
+        return tuple(place * step - (extent - 1) // 2 for place, step, extent in apart) <= (0, 0)

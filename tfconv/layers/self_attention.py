@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -9,21 +10,25 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfconv import _compat
 from tfconv._compat import keras
 from tfconv.layers.arguments import boolean, optional, positive_int
+from tfconv.layers.attention import Attention, masked_softmax
 from tfconv.layers.base import KernelArguments, SpatialLayer, register, require_built
-from tfconv.ops.dispatch import in_float32
+from tfconv.layers.masking import per_position
+from tfconv.ops.dispatch import widened
 from tfconv.ops.geometry import spatial_sizes
 from tfconv.ops.windows import product
 
 
-class SelfAttention(KernelArguments, SpatialLayer):
+class SelfAttention(Attention, KernelArguments, SpatialLayer):
     """Global multi-head self-attention over the positions of any number of spatial axes.
 
     ``y[p] = W_o concat_h(sum_q softmax_q(Q_h[p] . K_h[q] / sqrt(key_dim) + b_h[p - q]) V_h[q])``
     with queries and values ``Q, V = W x + bias`` and keys ``K = W x``. All positions see each
     other, so time and memory grow with the square of their number. There is no residual
-    connection and no normalization: those are the caller's.
+    connection and no normalization: those are the caller's. Masks, causality, dropout and scores
+    are as in Keras's MultiHeadAttention, called with one tensor as query and value.
 
     Args:
         num_heads: Attention heads.
@@ -36,7 +41,16 @@ class SelfAttention(KernelArguments, SpatialLayer):
         use_bias: Whether queries, values and outputs have a bias. Keys have none: the softmax
             would cancel it.
 
-    Input shape: [N, *spatial, C] (or [N, C, *spatial]).
+    Call arguments:
+        inputs: [N, *spatial, C] tensor (or [N, C, *spatial]).
+        attention_mask: Optional booleans [N, P, P], or [P, P] or [N, num_heads, P, P], where P
+            counts the positions, in row-major order: what each position (row) may see. Each P
+            may be all spatial axes instead. A position that may see nothing gets zeros for values.
+        return_attention_scores: Whether to give what `attention` gives as a second output.
+        training: Whether attention is dropped.
+        use_causal_mask: Whether positions see only themselves and those before them.
+        mask: Optional booleans [N, *spatial]: the positions that are seen, and that see. Keras's
+            masks come here by themselves, and go on to the next layer.
 
     Output shape: [N, *spatial, filters].
 
@@ -86,6 +100,7 @@ class SelfAttention(KernelArguments, SpatialLayer):
                 arguments.update(use_bias=False)
             shape = (None, None, inputs)
             self.sublayer(name, keras.layers.Dense, shape, units=units, **arguments)
+        self.build_dropout()
         self.position_bias = None
         if self.relative_position_bias:
             sizes = self.pinned_sizes(
@@ -103,51 +118,99 @@ class SelfAttention(KernelArguments, SpatialLayer):
     def output_channels(self, channels):
         return self.filters or channels
 
-    def call(self, inputs):
+    def call(
+        self,
+        inputs,
+        attention_mask=None,
+        return_attention_scores=False,
+        training=None,
+        use_causal_mask=False,
+        mask=None,
+    ):
         x = self.channels_last(inputs)
-        sizes = spatial_sizes(x)
-        positions = product(sizes)
-        flat = tf.reshape(x, [-1, positions, x.shape[-1]])
-        mixed = in_float32(self._values_of, *self._heads(flat, positions))
-        mixed = tf.reshape(mixed, [-1, positions, mixed.shape[-1]])
-        y = tf.convert_to_tensor(self.project(mixed))
-        y = tf.reshape(y, [-1, *sizes, y.shape[-1]])
-        return self.finish(y)
+        if mask is None:  # which Keras 3 does not hand on beside another tensor
+            mask = getattr(inputs, "_keras_mask", None)
+        attention = self._attention_of(x, attention_mask, use_causal_mask, mask)
+        mixed = tf.matmul(self.dropped(attention, training), widened(self._heads(self.value, x)))
+        mixed = tf.cast(tf.transpose(mixed, [0, 2, 1, 3]), x.dtype)
+        sizes, (heads, width) = spatial_sizes(x), mixed.shape[-2:]
+        y = tf.convert_to_tensor(
+            self.project(tf.reshape(mixed, [-1, product(sizes), heads * width]))
+        )
+        y = self.finish(tf.reshape(y, [-1, *sizes, y.shape[-1]]))
+        return (y, tf.cast(attention, x.dtype)) if return_attention_scores else y
 
-    def attention(self, inputs: tf.Tensor) -> tf.Tensor:
+    def attention(
+        self,
+        inputs: tf.Tensor,
+        attention_mask: Any = None,
+        use_causal_mask: bool = False,
+        mask: Any = None,
+    ) -> tf.Tensor:
         """The attention [N, num_heads, P, P] of each position (row) to each, rows summing to 1.
 
-        P counts the positions, in row-major order.
+        P counts the positions, in row-major order. Rows of positions that see nothing are 0.
         """
+        masks = {"attention_mask": attention_mask, "use_causal_mask": use_causal_mask, "mask": mask}
+        if _compat.is_symbolic(inputs):
+            return self.second_output(inputs, **masks)
         require_built(self)
         x = self.channels_last(tf.cast(inputs, self.compute_dtype))
+        return tf.cast(self._attention_of(x, **masks), x.dtype)
+
+    def _heads(self, layer: Any, x: tf.Tensor) -> tf.Tensor:
+        """Queries, keys or values, by their layer: [N, heads, P, channels of a head]."""
         positions = product(spatial_sizes(x))
-        flat = tf.reshape(x, [-1, positions, x.shape[-1]])
-        query, key, _ = self._heads(flat, positions)
-        return in_float32(self._attention, query, key)
+        part = tf.convert_to_tensor(layer(tf.reshape(x, [-1, positions, x.shape[-1]])))
+        width = part.shape[-1] // self.num_heads
+        part = tf.reshape(part, [-1, positions, self.num_heads, width])
+        return tf.transpose(part, [0, 2, 1, 3])
 
-    def _heads(self, flat: tf.Tensor, positions: Any) -> list[tf.Tensor]:
-        """Queries, keys and values, each [N, heads, P, channels of a head]."""
-        parts = []
-        for layer in (self.query, self.key, self.value):
-            part = tf.convert_to_tensor(layer(flat))
-            width = part.shape[-1] // self.num_heads
-            part = tf.reshape(part, [-1, positions, self.num_heads, width])
-            parts.append(tf.transpose(part, [0, 2, 1, 3]))
-        return parts
-
-    def _attention(self, query: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+    def _attention_of(
+        self, x: tf.Tensor, attention_mask: Any, use_causal_mask: bool, mask: Any
+    ) -> tf.Tensor:
+        """The attention in channels-last inputs, in float32 at least."""
+        positions = product(spatial_sizes(x))
+        seen = []
+        if attention_mask is not None:
+            seen.append(self._pairs(attention_mask, x))
+        if mask is not None:
+            valid = tf.logical_and(per_position(mask, x), tf.ones_like(x[..., :1], tf.bool))
+            valid = tf.reshape(valid, [-1, 1, 1, positions])
+            seen += [valid, tf.transpose(valid, [0, 1, 3, 2])]
+        if use_causal_mask:
+            order = tf.range(positions)
+            seen.append(order[:, tf.newaxis] >= order)
+        allowed = functools.reduce(tf.logical_and, seen) if seen else None
+        query, key = (widened(self._heads(layer, x)) for layer in (self.query, self.key))
         logits = tf.matmul(query * self.key_dim**-0.5, key, transpose_b=True)
         if self.position_bias is not None:
             table = tf.cast(self.weight(self.position_bias), logits.dtype)
             logits = logits + tf.gather(table, self._distances, axis=1)
-        return tf.nn.softmax(logits)
+        return masked_softmax(logits, allowed)
 
-    def _values_of(self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
-        """What each position takes from all: [N, P, heads, channels of a head], flattened."""
-        mixed = tf.transpose(tf.matmul(self._attention(query, key), value), [0, 2, 1, 3])
-        heads, width = mixed.shape[-2:]
-        return tf.reshape(mixed, [-1, heads * width])
+    def _pairs(self, attention_mask: Any, x: tf.Tensor) -> tf.Tensor:
+        """An attention mask as booleans that fit [N, heads, P, P]."""
+        mask, sizes = tf.cast(attention_mask, tf.bool), spatial_sizes(x)
+        positions, ahead = product(sizes), (mask.shape.rank or 0) - 2 * self.rank
+        spatial = x.shape.as_list()[1:-1] * 2
+        if self.rank > 1 and ahead > 0 and mask.shape[ahead:].is_compatible_with(spatial):
+            shape = tf.concat([tf.shape(mask)[:ahead], [positions, positions]], axis=0)
+            mask = tf.reshape(mask, shape)
+        if mask.shape.rank == 3:
+            mask = mask[:, tf.newaxis]
+        known = positions if isinstance(positions, int) else None
+        wanted = [x.shape[0], self.num_heads, known, known]
+        shape = mask.shape.as_list() if mask.shape.rank else []
+        pairs = zip(reversed(shape), reversed(wanted))
+        fits = all(n in (None, 1, m) or m is None for n, m in pairs)
+        if len(shape) not in (2, 4) or not fits:
+            raise ValueError(
+                "`attention_mask` must have the shape [batch, num_heads, positions, positions], "
+                f"here {tf.TensorShape(wanted)}, or lack the second or both of the first axes. "
+                f"Received: attention_mask of shape {tf.TensorShape(attention_mask.shape)}"
+            )
+        return mask
 
 
 def relative_positions(sizes: Sequence[int]) -> np.ndarray:

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tfconv._compat import keras
 from tfconv.layers.arguments import known_data_format, optional, positive_int, resolved
 from tfconv.layers.base import KernelArguments, register, static_shape
-from tfconv.layers.experts import mean_of_positions
+from tfconv.layers.masking import mean_of_positions
 
 
 @register
@@ -31,7 +31,10 @@ class SqueezeExcite(KernelArguments):
         kernel_regularizer, bias_regularizer: Regularizers of both dense layers.
         kernel_constraint, bias_constraint: Constraints of both dense layers.
 
-    Input shape: [N, *spatial, C] (or [N, C, *spatial]), at least one spatial axis.
+    Call arguments:
+        inputs: [N, *spatial, C] tensor (or [N, C, *spatial]), at least one spatial axis.
+        mask: Optional booleans [N, *spatial]: the positions that count in the mean. Keras's masks
+            come here by themselves, and go on to the next layer.
 
     Output shape: The input's.
 
@@ -67,6 +70,7 @@ class SqueezeExcite(KernelArguments):
         self.take(optional(positive_int), squeeze_channels=squeeze_channels)
         self.take(known_data_format, data_format=data_format)
         self.input_spec = keras.layers.InputSpec(min_ndim=3)
+        self.supports_masking = True
 
     def build(self, input_shape):
         count = self.pinned_channels(input_shape, min_ndim=3)
@@ -78,9 +82,9 @@ class SqueezeExcite(KernelArguments):
         self.sublayer("excite", keras.layers.Dense, (None, squeezed), **second)
         self.built = True
 
-    def call(self, inputs):
+    def call(self, inputs, mask=None):
         x = tf.convert_to_tensor(inputs)
-        mean = mean_of_positions(x, self.channel_axis)
+        mean = mean_of_positions(x, self.channel_axis, mask)
         weights = tf.convert_to_tensor(self.excite(self.squeeze(mean)))
         shape = [-1] + [1] * (x.shape.rank - 1)
         shape[self.channel_axis] = x.shape[self.channel_axis]

@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfconv import _compat
+from tfconv._compat import keras
 from tfconv.layers.arguments import choice, number, resolved
 from tfconv.layers.base import BaseLayer, register, require_built, static_shape
 
@@ -95,6 +96,9 @@ class WeightedSum(BaseLayer):
             weights = tf.nn.relu(weights)
             return weights / (tf.reduce_sum(weights) + self.epsilon)
         return weights
+
+    def compute_mask(self, inputs, mask=None):
+        return keras.layers.Add.compute_mask(self, inputs, mask)
 
     def compute_output_shape(self, input_shape):
         shapes = [tf.TensorShape(shape) for shape in _shapes(input_shape)]

@@ -18,7 +18,8 @@ import tensorflow as tf
 from tfconv import _compat
 from tfconv.ops import native
 
-_NATIVE_DTYPES = (tf.float16, tf.bfloat16, tf.float32, tf.float64)
+_HALF_DTYPES = (tf.float16, tf.bfloat16)
+_NATIVE_DTYPES = (*_HALF_DTYPES, tf.float32, tf.float64)
 _NOT_FOR_EXPORT = (
     "it was traced with tfconv's native ops. Trace it anew, inside `tfconv.portable()` for stock "
     "ops, or inside `tfconv.keep_native()` for a file that needs tfconv's library."
@@ -150,13 +151,17 @@ def dispatch(
     return native_call(library.module)
 
 
+def widened(x: tf.Tensor | None) -> tf.Tensor | None:
+    """``x`` in float32 if it is in float16 or bfloat16."""
+    return x if x is None or x.dtype not in _HALF_DTYPES else tf.cast(x, tf.float32)
+
+
 def in_float32(function: Callable[..., tf.Tensor], *tensors: tf.Tensor | None) -> tf.Tensor:
     """``function(*tensors)`` with float16 and bfloat16 tensors computed in float32."""
     dtype = tensors[0].dtype
-    if dtype not in (tf.float16, tf.bfloat16):
+    if dtype not in _HALF_DTYPES:
         return function(*tensors)
-    wide = (None if t is None else tf.cast(t, tf.float32) for t in tensors)
-    return tf.cast(function(*wide), dtype)
+    return tf.cast(function(*map(widened, tensors)), dtype)
 
 
 def with_an_example(function: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor) -> tf.Tensor:

@@ -139,7 +139,7 @@ def layer_cases() -> tuple[LayerCase, ...]:
              dilation_rate=2, strides=(2, 1), modulated=False, use_bias=False,
              offset_regularizer="l2"),
         case(tfconv.DeformableConv2D, (6, 7, 4), filters=5, kernel_size=3, padding=((1, 0), (2, 1)),
-             offset_groups=2, extra={"offset": (5, 8, 36), "mask": (5, 8, 18)}),
+             offset_groups=2, extra={"offset": (5, 8, 36), "modulation": (5, 8, 18)}),
         case(tfconv.DeformableConv2D, (5, 5, 3), filters=2, kernel_size=3, padding=1,
              extra={"offset": (5, 5, 18)}),
         case(tfconv.Involution1D, (9, 4), kernel_size=3, strides=2, group_channels=2),

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from tfconv._compat import all_layers, keras
 from tfconv.analysis.cost import rule_for
-from tfconv.layers.base import static_shape
+from tfconv.layers.base import SecondOutput, static_shape
 
 
 class NoSuchLayer(ValueError):
@@ -53,7 +53,7 @@ class Call:
 
 
 def calls(model: Any, images: Any, wanted: Callable[[Any], bool]) -> list[Call]:
-    """The first calls of wanted layers that give one tensor, in the order in which they end.
+    """The first calls of wanted layers, by their first outputs, in the order in which they end.
 
     As in profiles, layers inside one with a rule for its cost are its own.
 
@@ -77,10 +77,11 @@ def calls(model: Any, images: Any, wanted: Callable[[Any], bool]) -> list[Call]:
         finally:
             inside.pop()
         # Keras 2 builds some models with tensors that have no values.
-        kept = inside and isinstance(outputs, tf.Tensor) and wanted(self)
+        y = outputs[0] if isinstance(self, SecondOutput) and isinstance(outputs, tuple) else outputs
+        kept = inside and isinstance(y, tf.Tensor) and wanted(self)
         if kept and not any(call.layer is self for call in found):
             first = (*args, *kwargs.values())[0]
-            found.append(Call(self, name, first, kwargs, outputs))
+            found.append(Call(self, name, first, kwargs, y))
         return outputs
 
     training = "training" in inspect.signature(model.call).parameters

@@ -145,7 +145,7 @@ class _Sampler:
     @classmethod
     def of(cls, call: Call, field: Any, image: Sequence[int]) -> _Sampler:
         layer = call.layer
-        offset, mask = call.given.get("offset"), call.given.get("mask")
+        offset, mask = call.given.get("offset"), call.given.get("modulation")
         if offset is None:
             offset, mask = layer.offsets_and_mask(call.cast_inputs)
         offset = call.channels_last(offset)
