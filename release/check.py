@@ -51,7 +51,7 @@ import tfconv
 with warnings.catch_warnings(record=True) as said:
     warnings.simplefilter("always")
     for _ in range(2):
-        tfconv.Involution2D(3)(tf.zeros((1, 4, 4, 2)))
+        tfconv.Involution2D(3, group_channels=2)(tf.zeros((1, 4, 4, 2)))
 said = [w for w in said if w.category is RuntimeWarning]
 assert len(said) == 1 and "2.99.0 is running" in str(said[0].message), said
 assert tfconv.native_status().in_force == "portable"
