@@ -355,15 +355,16 @@ def test_header_is_plain_c(tmp_path):
 def test_cmake_builds_the_delegate_alone(tmp_path):
     """For ARM, without optimization, which takes seconds."""
     compiler = "aarch64-linux-gnu-g++"
-    for tool in ("cmake", compiler, "readelf"):
+    cmake = _build.find_tool("cmake")
+    for tool in (compiler, "readelf"):
         if shutil.which(tool) is None:
             pytest.skip(f"{tool} is not installed")
     target = ["-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64"]
     target += [f"-DCMAKE_CXX_COMPILER={compiler}", "-DTFCONV_CXXFLAGS=-O0 -Werror"]
     folder = os.path.dirname(tfconv.lite.header_path())
-    configure = ["cmake", "-S", folder, "-B", tmp_path, *target]
+    configure = [cmake, "-S", folder, "-B", tmp_path, *target]
     subprocess.run(configure, check=True)
-    subprocess.run(["cmake", "--build", tmp_path], check=True)
+    subprocess.run([cmake, "--build", tmp_path], check=True)
     command = ["readelf", "-W", "-d", tmp_path / "libtfconv_lite.so"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     needed = set(re.findall(r"NEEDED.*\[(.*)\]", done.stdout))
