@@ -104,8 +104,9 @@ wheels: $(STAMP_RELEASE) ## Make the wheel with native ops for every TensorFlow 
 	@$(VENV)/bin/python release/wheels.py $(MACHINE)
 
 # Two versions of TensorFlow; release-check takes all of them, and the layers' own checks.
-wheels-test: wheels ## Install the wheel where there is no compiler, and train with it
-	@$(VENV)/bin/python release/check.py 2.15 2.21
+wheels-test: $(STAMP_RELEASE) ## Make a wheel, install it where there is no compiler, train with it
+	@$(VENV)/bin/python release/wheels.py --tensorflow 2.15 2.21 --to build/wheels/some
+	$(VENV)/bin/python release/check.py --wheels build/wheels/some 2.15 2.21
 
 release-check: wheels ## The same under every TensorFlow, with all checks of layers: docs/versions.md
 	@$(VENV)/bin/python release/check.py --layers docs/versions.md
@@ -153,6 +154,7 @@ test-all: ## Everything: before a release
 	$(MAKE) bazel-test
 	$(MAKE) test-sanitize
 	$(MAKE) docs
+	$(MAKE) wheels-test
 
 # Examples of the fuzzer for each family.
 FUZZ_EXAMPLES ?= 300

@@ -1,6 +1,6 @@
 """Installs the wheel of `make wheels` where there is no compiler, under version after version.
 
-    python release/check.py 2.15 2.21                         # make wheels-test
+    python release/check.py --wheels build/wheels/some 2.15 2.21  # make wheels-test
     python release/check.py --layers docs/versions.md         # make release-check
 
 In one environment, whose PATH has nothing else, TensorFlow is exchanged for the next version and
@@ -128,12 +128,13 @@ def table(found: dict[str, list[dict]]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("versions", nargs="*", default=VERSIONS, help="of TensorFlow; all")
+    parser.add_argument("--wheels", type=Path, default=ROOT / "dist", help="folder of the wheel")
     parser.add_argument("--layers", metavar="FILE", type=Path, help="write the table of layers")
     arguments = parser.parse_args()
     machine = platform.machine()
-    wheels = list((ROOT / "dist").glob(f"tfconv-*-manylinux*_{machine}.whl"))
+    wheels = list(arguments.wheels.resolve().glob(f"tfconv-*-manylinux*_{machine}.whl"))
     if len(wheels) != 1:
-        raise SystemExit(f"error: there must be one wheel in dist/, of `make wheels`: {wheels}")
+        raise SystemExit(f"error: there must be one wheel in {arguments.wheels}: {wheels}")
     digest = hashlib.sha256(wheels[0].read_bytes()).hexdigest()[:16]
     environment = Environment(ROOT / "build" / "release")
     found: dict[str, list[dict]] = {}

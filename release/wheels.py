@@ -1,6 +1,7 @@
 """Makes the wheel with native libraries for every version of TensorFlow: `make wheels`.
 
     python release/wheels.py [x86_64|aarch64]
+    python release/wheels.py --tensorflow 2.15 2.21 --to build/wheels/some  # in make wheels-test
 
 Kernels and the delegate are compiled once, the ops for each version. auditwheel gives the wheel the
 tag of the oldest glibc and libstdc++ that it runs with; the symbols that decide it are printed.
@@ -16,6 +17,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tensorflows import BRIDGE, FRAMEWORK, ROOT, VERSIONS, _build, unpack
@@ -24,15 +26,15 @@ LIMIT = 25e6  # bytes
 OLDEST_GLIBC = 2, 34
 
 
-def build_libraries(machine: str, native: Path) -> None:
-    """Builds for every version into folders below `native`."""
+def build_libraries(machine: str, native: Path, versions: Sequence[str]) -> None:
+    """Builds for versions of TensorFlow into folders below `native`."""
     environment = dict(os.environ)
     if machine != platform.machine():
         environment["CXX"] = f"{machine}-linux-gnu-g++"
     compiler = _build.find_compiler(environment)
     shutil.rmtree(native, ignore_errors=True)
     os.environ["TFCONV_LDFLAGS"] = "-s"  # no symbols but those that are exported
-    for version in VERSIONS:
+    for version in versions:
         result = _build.build(
             native / _build.tf_key(version),
             native.with_name("objects"),
@@ -43,8 +45,8 @@ def build_libraries(machine: str, native: Path) -> None:
         print(f"TensorFlow {version}: {result.seconds:.0f} s", flush=True)
 
 
-def pack(machine: str, native: Path, folder: Path) -> Path:
-    """The wheel, with the tag that auditwheel proves."""
+def pack(machine: str, native: Path, folder: Path, dist: Path) -> Path:
+    """The wheel in `dist`, with the tag that auditwheel proves."""
     shutil.rmtree(folder, ignore_errors=True)
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
     command += [f"--config-settings=--build-option=--plat-name=linux_{machine}", "-w", folder, ROOT]
@@ -56,8 +58,7 @@ def pack(machine: str, native: Path, folder: Path) -> Path:
     subprocess.run(command, env={**os.environ, "PATH": path}, check=True)
     plain.unlink()
     (wheel,) = folder.glob("*.whl")
-    dist = ROOT / "dist"
-    dist.mkdir(exist_ok=True)
+    dist.mkdir(parents=True, exist_ok=True)
     for old in dist.glob(f"tfconv-*_{machine}.whl"):
         old.unlink()
     return Path(shutil.move(wheel, dist / wheel.name))
@@ -83,11 +84,14 @@ def main() -> int:
     parser.add_argument(
         "machine", nargs="?", choices=("x86_64", "aarch64"), default=platform.machine()
     )
-    machine = parser.parse_args().machine
+    parser.add_argument("--tensorflow", nargs="+", choices=VERSIONS, default=VERSIONS)
+    parser.add_argument("--to", type=Path, default=ROOT / "dist", help="folder of the wheel")
+    arguments = parser.parse_args()
+    machine = arguments.machine
     folder = ROOT / "build" / "wheels" / machine
     native = folder / "_native"  # as in a package: the loader finds TensorFlow beside tfconv
-    build_libraries(machine, native)
-    wheel = pack(machine, native, folder / "dist")
+    build_libraries(machine, native, arguments.tensorflow)
+    wheel = pack(machine, native, folder / "dist", arguments.to)
     size = wheel.stat().st_size
     print(f"{wheel}\n  {size / 1e6:.1f} MB")
     for name, (version, symbols) in sorted(newest_symbols(native).items()):
