@@ -19,11 +19,15 @@ class StartError(Exception):
     """TensorFlow cannot be imported; the message says why."""
 
 
-def start() -> None:
+def start(*, onednn: bool = True) -> None:
     """Runs the package, which imports TensorFlow, unless that has been done.
 
     TensorFlow prints lines as it starts; they are seen only where it fails, or where
     TF_CPP_MIN_LOG_LEVEL asks for them. Nor does its Python warn from then on; tfconv's own does.
+
+    Args:
+        onednn: Whether TensorFlow may compute by oneDNN. In 2.21, its gradient of strided 1x1
+            convolutions of few channels, which a user's model may have, ends the process.
 
     Raises:
         StartError: If there is no TensorFlow, or one that does not suit.
@@ -31,6 +35,8 @@ def start() -> None:
     package = sys.modules["tfconv"]
     asked_for = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") in ("0", "1")
     if not hasattr(package, "__all__"):  # it was entered only: see `tfconv_command`
+        if not onednn:
+            os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
         with _nothing_written(), contextlib.nullcontext() if asked_for else _hidden():
             try:
                 importlib.reload(package)

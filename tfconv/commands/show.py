@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
             check_output(arguments.output, "--output")
     except ValueError as error:
         return fail("nothing was drawn.", error)
-    start()
+    start(onednn=False)
     from tfconv._compat import keras
     from tfconv.figures import empty_figure
 

@@ -21,6 +21,7 @@ from tfconv.layers.arguments import (
 )
 from tfconv.layers.signatures import compose
 from tfconv.ops import channels
+from tfconv.ops.checks import of_sizes
 from tfconv.ops.dispatch import in_float32
 from tfconv.ops.geometry import Geometry, Padding, per_axis, standardized_padding
 
@@ -56,15 +57,12 @@ def known_channels(shape: Any, axis: int, layer: Any) -> int:
     return shape[axis]
 
 
-def checked(x: tf.Tensor, holds: tf.Tensor, message: str, received: tf.Tensor) -> tf.Tensor:
-    """``x``, whose use raises InvalidArgumentError when the layer runs unless ``holds``.
-
-    Nothing is checked in what is exported: TensorFlow Lite cannot.
-    """
-    if _compat.tracing_for_export():
-        return x
-    with tf.control_dependencies([tf.debugging.Assert(holds, [message, received])]):
-        return tf.identity(x)
+def of_pinned_sizes(x: tf.Tensor, layer: Any) -> tf.Tensor:
+    """``x``, whose use raises when the layer runs unless it has the sizes in its ``input_spec``."""
+    pinned = {axis % x.shape.rank: n for axis, n in layer.input_spec.axes.items()}
+    sizes = tuple(pinned.get(axis) for axis in range(x.shape.rank))
+    name = type(layer).__name__
+    return of_sizes(x, sizes, f"{name} was built for inputs of shape {sizes}. Received: shape")
 
 
 def require_built(layer: Any) -> None:
@@ -448,27 +446,15 @@ class SpatialLayer(BaseLayer):
         shape[self.channel_axis] = self.output_channels(shape[self.channel_axis])
         return tuple(shape)
 
-    @property
-    def least_sizes(self) -> tuple[int, ...]:
-        """Pixels that the input needs along each spatial axis for one output."""
-        return self.geometry.least_sizes
-
     def fitting(self, x: tf.Tensor) -> tf.Tensor:
-        """``x`` channels last, if it gives an output; sizes not known yet are checked later.
+        """``x`` channels last, if it gives an output and has the sizes that the layer pins.
 
-        TensorFlow's convolutions give anything or nothing for inputs smaller than the kernel.
+        Pinned sizes that are not known yet are checked later; so is, in `tfconv.ops`, whether the
+        kernel fits into ``x``.
         """
-        x, least = tf.convert_to_tensor(x), self.least_sizes
+        x = tf.convert_to_tensor(x)
         self.compute_output_shape(x.shape)  # raises
-        x = self.channels_last(x)
-        if all(n is not None or m <= 1 for n, m in zip(x.shape.as_list()[1:-1], least)):
-            return x
-        sizes = tf.shape(x)[1:-1]
-        message = (
-            f"`kernel_size` {self.kernel_size} with `padding` {self.padding!r} needs an input of "
-            f"at least {least} pixels. Received: spatial sizes"
-        )
-        return checked(x, tf.reduce_all(sizes >= least), message, sizes)
+        return self.channels_last(of_pinned_sizes(x, self))
 
 
 class ConvLayer(KernelArguments, SpatialLayer):

@@ -83,11 +83,6 @@ class ConvTranspose(Conv):
         *size, width, _ = super().kernel_shape(input_shape)
         return (*size, self.filters // self.groups, width * self.groups)
 
-    @property
-    def least_sizes(self) -> tuple[int, ...]:
-        kept = (kept for _, kept in self._crops())
-        return tuple(1 + -(-(1 - k) // s) for k, s in zip(kept, self.strides))
-
     def output_sizes(self, sizes):
         return transposed_shape(self.geometry, self._crops(), sizes)
 

@@ -96,7 +96,7 @@ class DynamicConv(MixedConv, Mixture, SecondOutput, ConvLayer):
         if _compat.is_symbolic(inputs):
             return self.second_output(inputs, mask=mask)
         require_built(self)
-        return self._attention(self.channels_last(inputs), mask)
+        return self._attention(self.fitting(inputs), mask)
 
     def _attention(self, x: tf.Tensor, mask: Any) -> tf.Tensor:
         pooled = mean_of_positions(x, mask=mask)

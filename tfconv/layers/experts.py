@@ -16,11 +16,12 @@ from tfconv.layers.base import (
     KernelArguments,
     OptionalInputs,
     SecondOutput,
-    checked,
     independent_copies,
     require_built,
 )
 from tfconv.layers.masking import mean_of_positions
+from tfconv.ops.checks import of_sizes
+from tfconv.ops.geometry import known_sizes
 from tfconv.ops.per_example_conv import EXECUTIONS, mix, mixed_conv
 
 
@@ -171,14 +172,10 @@ class Experts(Mixture, OptionalInputs, SecondOutput):
                 f"{tf.TensorShape([inputs.shape[0], self.num_experts])}. "
                 f"Received: routing_weights of shape {routing.shape}"
             )
-        if routing.shape.is_fully_defined() and inputs.shape[0] is not None:
-            return routing
-        shape = tf.stack([tf.shape(inputs)[0], self.num_experts])
-        return checked(
+        return of_sizes(
             routing,
-            tf.reduce_all(tf.shape(routing) == shape),
+            [*known_sizes(inputs, slice(0, 1)), self.num_experts],
             "`routing_weights` must have the shape [batch, num_experts]. Received: shape",
-            tf.shape(routing),
         )
 
     def routing_weights(self, inputs: tf.Tensor, mask: Any = None) -> tf.Tensor:

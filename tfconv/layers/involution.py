@@ -20,6 +20,7 @@ from tfconv.layers.base import (
 )
 from tfconv.layers.batch_norm import BatchNormalization
 from tfconv.layers.masking import without_mask
+from tfconv.ops.checks import fitting
 from tfconv.ops.dispatch import with_an_example
 from tfconv.ops.geometry import Padding, spatial_sizes
 
@@ -134,6 +135,8 @@ class Involution(KernelArguments, SecondOutput, SpatialLayer):
         return self.restored(self._generated(self.fitting(inputs), training))
 
     def _generated(self, x: tf.Tensor, training: bool | None) -> tf.Tensor:
+        # What is too small must not reach the normalization's moving averages.
+        x = fitting(x, self.geometry, type(self).__name__)
         if x.shape[0] == 0:
             training = False  # no examples, no statistics
 

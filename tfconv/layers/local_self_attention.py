@@ -130,7 +130,7 @@ class LocalSelfAttention2D(Attention, KernelArguments, SpatialLayer):
         use_causal_mask=False,
         mask=None,
     ):
-        x = without_mask(self.channels_last(inputs))
+        x = without_mask(self.fitting(inputs))
         attention = self._attention(x, use_causal_mask, mask)
         kernel = self.dropped(attention, training)
         value = tf.convert_to_tensor(with_an_example(self.value, x))
@@ -148,7 +148,7 @@ class LocalSelfAttention2D(Attention, KernelArguments, SpatialLayer):
         if _compat.is_symbolic(inputs):
             return self.second_output(inputs, use_causal_mask=use_causal_mask, mask=mask)
         require_built(self)
-        x = self.channels_last(tf.cast(inputs, self.compute_dtype))
+        x = self.fitting(tf.cast(inputs, self.compute_dtype))
         return self.restored(self._attention(x, use_causal_mask, mask))
 
     def _attention(self, x: tf.Tensor, use_causal_mask: bool, mask: Any) -> tf.Tensor:

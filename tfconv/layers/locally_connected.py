@@ -68,7 +68,7 @@ class LocallyConnected(ConvLayer):
         return initialize
 
     def call(self, inputs):
-        x = self.channels_last(inputs)
+        x = self.fitting(inputs)
         y = in_float32(self._connected, x, self.weight(self.kernel))
         return self.finish(y, self.bias)
 

@@ -127,7 +127,7 @@ class SelfAttention(Attention, KernelArguments, SpatialLayer):
         use_causal_mask=False,
         mask=None,
     ):
-        x = self.channels_last(inputs)
+        x = self.fitting(inputs)
         if mask is None:  # which Keras 3 does not hand on beside another tensor
             mask = getattr(inputs, "_keras_mask", None)
         attention = self._attention_of(x, attention_mask, use_causal_mask, mask)
@@ -155,7 +155,7 @@ class SelfAttention(Attention, KernelArguments, SpatialLayer):
         if _compat.is_symbolic(inputs):
             return self.second_output(inputs, **masks)
         require_built(self)
-        x = self.channels_last(tf.cast(inputs, self.compute_dtype))
+        x = self.fitting(tf.cast(inputs, self.compute_dtype))
         return tf.cast(self._attention_of(x, **masks), x.dtype)
 
     def _heads(self, layer: Any, x: tf.Tensor) -> tf.Tensor:

@@ -11,17 +11,17 @@ import tensorflow as tf
 from tfconv import _compat
 from tfconv.ops.geometry import Geometry
 
-_LONGEST_NAME = 120  # of an operation; the message itself has no limit
+_LONGEST_NAME = 160  # of an operation; the message itself has no limit
 
 
 def checked(x: tf.Tensor, holds: tf.Tensor, message: str, received: tf.Tensor) -> tf.Tensor:
     """``x``, whose use raises InvalidArgumentError when the function runs unless ``holds``.
 
-    XLA, TensorFlow Lite and ONNX leave assertions out. They do not leave out a reshaping: to sizes
-    that ``x`` does not have, it fails, under a name made of the message.
+    XLA and TensorFlow Lite leave assertions out. They do not leave out a slice: one that is larger
+    than ``x`` fails, under a name made of the message; one of all of ``x`` copies nothing.
 
     Args:
-        x: A tensor, not of fully known shape.
+        x: A tensor.
         holds: A boolean that depends on shapes only.
         message: What is wrong if it does not hold; ends where what was received follows.
         received: The sizes that were received.
@@ -31,28 +31,39 @@ def checked(x: tf.Tensor, holds: tf.Tensor, message: str, received: tf.Tensor) -
         with tf.control_dependencies([tf.debugging.Assert(holds, [message, received])]):
             x = tf.identity(x)
     more = tf.cast(tf.logical_not(holds), tf.int32)
-    sizes = tf.shape(x)
-    sizes = [sizes[i] + more if n is None else n for i, n in enumerate(static.as_list())]
-    return _reshaped(x, sizes, message, static)
+    known, sizes = static.as_list(), tf.shape(x)
+    unknown = [i for i, n in enumerate(known) if n is None] or [0]
+    sizes = [sizes[i] + more if i in unknown else n for i, n in enumerate(known)]
+    name = re.sub(r"[^A-Za-z0-9]+", "_", message).strip("_")[:_LONGEST_NAME]
+    y = tf.slice(x, [0] * len(sizes), sizes, name=name)
+    y.set_shape(static)
+    return y
 
 
-def of_sizes(x: tf.Tensor, sizes: Sequence[Any], message: str) -> tf.Tensor:
+def of_sizes(
+    x: tf.Tensor, sizes: Sequence[Any], message: str, *, reshaped: bool = False
+) -> tf.Tensor:
     """``x``, whose use raises as that of `checked` unless it has these sizes.
 
     Args:
-        x: A tensor.
-        sizes: An int or, where it is not known yet, a scalar for each axis of ``x``.
+        x: A tensor, whose known sizes were checked before.
+        sizes: For each axis of ``x`` an int, a scalar where it is not known yet, or None for any.
         message: What is wrong if they are others.
+        reshaped: Whether the caller goes on to reshape ``x`` from those sizes. Where one of them is
+            unknown, that is check enough for what is exported.
     """
-    pairs = zip(x.shape.as_list(), sizes)
-    unknown = [size for n, size in pairs if n is None or not isinstance(size, int)]
-    if not unknown:
-        return x  # was checked when it was traced
+    known = x.shape.as_list()
+    axes = [
+        i
+        for i, (n, size) in enumerate(zip(known, sizes))
+        if size is not None and (n is None or not isinstance(size, int))
+    ]
+    if not axes or (reshaped and len(axes) == 1 and _compat.tracing_for_export()):
+        return x
     static = x.shape.merge_with([n if isinstance(n, int) else None for n in sizes])
-    if len(unknown) == 1 and _compat.tracing_for_export():  # then the elements say it
-        return _reshaped(x, list(sizes), message, static)
     received = tf.shape(x)
-    x = checked(x, tf.reduce_all(received == tf.stack(sizes)), message, received)
+    agree = tf.gather(received, axes) == tf.stack([sizes[i] for i in axes])
+    x = checked(x, tf.reduce_all(agree), message, received)
     x.set_shape(static)
     return x
 
@@ -74,15 +85,8 @@ def sufficient(x: tf.Tensor, least: Sequence[int], message: str) -> tf.Tensor:
 def fitting(x: tf.Tensor, geometry: Geometry, what: str) -> tf.Tensor:
     """``x``, whose use raises as that of `checked` unless the kernel fits into it."""
     message = (
-        f"{what}: kernel_size={geometry.kernel_size}, dilation_rate={geometry.dilation_rate} and "
-        f"pads={geometry.pads or 'same'} need an input of at least {geometry.least_sizes} pixels. "
-        "Received: spatial sizes"
+        f"{what}: `kernel_size` {geometry.kernel_size} with dilation_rate="
+        f"{geometry.dilation_rate} and pads={geometry.pads or 'same'} needs an input of at least "
+        f"{geometry.least_sizes} pixels. Received: spatial sizes"
     )
     return sufficient(x, geometry.least_sizes, message)
-
-
-def _reshaped(x: tf.Tensor, sizes: list[Any], message: str, static: tf.TensorShape) -> tf.Tensor:
-    name = re.sub(r"[^A-Za-z0-9]+", "_", message).strip("_")[:_LONGEST_NAME]
-    y = tf.reshape(x, sizes, name=name)
-    y.set_shape(static)
-    return y

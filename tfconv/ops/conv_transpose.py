@@ -115,8 +115,8 @@ def conv_transpose(
 
         least = [1 + max(-(-(1 - kept) // s), 0) for s, (_, kept) in zip(geometry.strides, crops)]
         message = (
-            f"conv_transpose: padding={padding!r} and kernel_size={geometry.kernel_size} need an "
-            f"input of at least {tuple(least)} pixels. Received: spatial sizes"
+            f"conv_transpose: `kernel_size` {geometry.kernel_size} with padding={padding!r} needs "
+            f"an input of at least {tuple(least)} pixels. Received: spatial sizes"
         )
         y = with_an_example(convolved, sufficient(x, least, message))
         y.set_shape([x.shape[0], *output, width * groups])

@@ -71,6 +71,7 @@ def deformable_sample(
         tensors = [None if t is None else to_last(t) for t in tensors]
     x, offset, mask = tensors
     _check(x, offset, mask, geometry)
+    x = fitting(x, geometry, "deformable_sample")
 
     def call(module):
         return module.tfconv_deformable_sample(
@@ -142,6 +143,7 @@ def deformable_conv2d(
 
     def channels_last(x, offset, mask):
         _check(x, offset, mask, geometry)
+        x = fitting(x, geometry, "deformable_conv2d")
         channels, filters = x.shape[-1], kernel.shape[3]
         width = kernel.shape[2]
         if width == 0 or channels % width or filters % (channels // width):
@@ -228,21 +230,22 @@ def _portable_sample(x, offset, mask, *, geometry: Geometry) -> tf.Tensor:
     """
     channels, taps = x.shape[-1], geometry.taps
     groups = offset.shape[-1] // (2 * taps)
-    x = fitting(x, geometry, "deformable")
     sizes = spatial_sizes(x)
     batch, *output = output_sizes(x, geometry)
     positions = product(output)
     message = "deformable: {} must have the batch and the output positions of x. Received: shape"
-    offset = of_sizes(offset, [batch, *output, offset.shape[-1]], message.format("offset"))
+    width = offset.shape[-1]
+    offset = of_sizes(offset, [batch, *output, width], message.format("offset"), reshaped=True)
     if mask is not None:
-        mask = of_sizes(mask, [batch, *output, offset.shape[-1] // 2], message.format("mask"))
+        width = width // 2
+        mask = of_sizes(mask, [batch, *output, width], message.format("mask"), reshaped=True)
 
     def by_tap(t):  # [N, P, groups, taps] -> [N, P, taps, groups]
         if groups == 1:
-            return tf.reshape(t, [-1, positions, taps, 1])
+            return tf.reshape(t, [batch, positions, taps, 1])
         return tf.transpose(t, [0, 1, 3, 2])
 
-    moved = tf.reshape(offset, [-1, positions, groups, taps, 2])
+    moved = tf.reshape(offset, [batch, positions, groups, taps, 2])
     floors, fractions = [], []
     for axis, start in enumerate(_starts(geometry, sizes, output)):
         position = by_tap(moved[..., axis]) + tf.cast(start, x.dtype)[:, :, None]
@@ -260,7 +263,7 @@ def _portable_sample(x, offset, mask, *, geometry: Geometry) -> tf.Tensor:
     corner = (row * pitch + column) * groups + tf.range(groups)
     upper, left = 1 - fy, 1 - fx
     if mask is not None:
-        modulation = by_tap(tf.reshape(mask, [-1, positions, groups, taps]))
+        modulation = by_tap(tf.reshape(mask, [batch, positions, groups, taps]))
         upper, fy = upper * modulation, fy * modulation
     count = positions * taps * groups
     total = None

@@ -66,6 +66,7 @@ def involution(
 
     def channels_last(x, kernel):
         _check(x, kernel, geometry)
+        x = fitting(x, geometry, "involution")
         return dispatch(
             lambda module: module.tfconv_involution(x=x, kernel=kernel, **geometry.attributes()),
             lambda: in_float32(lambda *t: _portable(*t, geometry), x, kernel),
@@ -103,19 +104,20 @@ def _portable(x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry) -> tf.Tensor:
     """Stock ops: one multiply-add a tap; at most 5-D tensors, as converters want them."""
     channels, groups = x.shape[-1], kernel.shape[-1] // geometry.taps
     width = channels // groups
-    x = fitting(x, geometry, "involution")
     batch, *output = output_sizes(x, geometry)
     kernel = of_sizes(
         kernel,
         [batch, *output, kernel.shape[-1]],
         "involution: kernel must have the batch and the output positions of x. Received: shape",
+        reshaped=True,
     )
     if geometry.rank < 3:
         shape, pixels = [-1, *output], Windows(x, geometry, split=groups)
     else:
         shape = [-1, product(output)]
         pixels = (tf.reshape(w, [*shape, groups, width]) for w in Windows(x, geometry))
-    weights = tf.split(tf.reshape(kernel, [*shape, groups, geometry.taps]), geometry.taps, -1)
+    kernel = tf.reshape(kernel, [batch, *shape[1:], groups, geometry.taps])
+    weights = tf.split(kernel, geometry.taps, -1)
     total = None
     for pixel, weight in zip(pixels, weights):
         term = pixel * weight

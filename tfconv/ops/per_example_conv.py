@@ -88,6 +88,7 @@ def per_example_conv(
             )
         output = geometry.output_shape(x.shape.as_list()[1:-1])
         form = _form(x, geometry, width)
+        x = fitting(x, geometry, "per_example_conv")
 
         def portable():
             given = of_sizes(
@@ -95,9 +96,9 @@ def per_example_conv(
                 [*known_sizes(x, slice(0, 1)), *kernels.shape[1:]],
                 "per_example_conv: there must be as many kernels as examples. Received: kernels "
                 "of shape",
+                reshaped=form is _by_columns,
             )
-            whole = fitting(x, geometry, "per_example_conv")
-            return in_float32(lambda x, k: form(x, k, geometry), whole, given)
+            return in_float32(lambda x, k: form(x, k, geometry), x, given)
 
         def call(module):
             return module.tfconv_per_example_conv(x=x, filter=kernels, **_attributes(geometry))
@@ -146,10 +147,11 @@ def _by_columns(x: tf.Tensor, kernels: tf.Tensor, geometry: Geometry) -> tf.Tens
     groups = x.shape[-1] // width
     output = [geometry.output_size(n, axis) for axis, n in enumerate(spatial_sizes(x))]
     pixels = columns(x, geometry, groups)
+    (batch,) = known_sizes(x, slice(0, 1))
     if groups == 1:
-        y = tf.matmul(pixels, tf.reshape(kernels, [-1, taps * width, filters]))
+        y = tf.matmul(pixels, tf.reshape(kernels, [batch, taps * width, filters]))
     else:
-        weights = tf.reshape(kernels, [-1, taps * width, groups, filters // groups])
+        weights = tf.reshape(kernels, [batch, taps * width, groups, filters // groups])
         y = tf.matmul(pixels, tf.transpose(weights, [0, 2, 1, 3]))
         y = tf.transpose(y, [0, 2, 1, 3])
     return tf.reshape(y, [-1, *output, filters])
