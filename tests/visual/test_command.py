@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -189,3 +191,21 @@ def test_no_model(picture, tmp_path, capsys):
 def test_values_that_are_none(saved, option, value):
     with pytest.raises(SystemExit):
         run(saved[1], "--image", "photo.png", option, value)
+
+
+def test_gradients_that_end_the_process(tmp_path):
+    """That of Keras's strided 1x1 convolution does, in TensorFlow 2.21 with oneDNN."""
+    layers = [keras.Input((60, 60, 8)), keras.layers.Conv2D(16, 1, strides=2)]
+    keras.Sequential([*layers, keras.layers.Conv2D(8, 3)]).save(tmp_path / "strided.keras")
+    np.save(tmp_path / "images.npy", np.ones([1, 60, 60, 8], np.float32))
+    command = [sys.executable, "-m", "tfconv", "show", "strided.keras", "--image", "images.npy"]
+    folder = str(Path(tfconv.__file__).parents[1])
+    path = os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [*command, "--what", "receptive-field"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, "strided-receptive-field.png\n"), done.stderr
