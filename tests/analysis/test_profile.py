@@ -339,7 +339,7 @@ def test_forms(tmp_path):
 
 
 TABLE = """
-  sequential
+  net
   multiply- per
   layer kind output weights adds FLOPs maps reuse rank sees stride offset byte
   conv Conv2D 4x5x4 76 1,440 2,960 320 B 20 4 3 1 0 1.5
@@ -352,7 +352,7 @@ TABLE = """
 
 def test_table():
     """Every column; words stand to the left, shapes and numbers to the right."""
-    model = keras.Sequential([tfconv.Conv2D(4, 3, name="conv"), L.Flatten(name="flat")])
+    model = keras.Sequential([tfconv.Conv2D(4, 3, name="conv"), L.Flatten(name="flat")], name="net")
     lines = [line for line in str(profile(model, (6, 7, 2))).splitlines() if "─" not in line]
     expected = [line.split() for line in TABLE.splitlines()]
     assert list(filter(None, map(str.split, lines))) == list(filter(None, expected))

@@ -110,7 +110,7 @@ def test_polyadic_begins_at_the_singular_vectors(rng):
     tensor = np.einsum("ar,br,cr,dr,r->abcd", *factors, [4, 2, 1])
     found = polyadic(tensor[None], 3, iterations=1)
     product = np.einsum("ar,br,cr,dr->abcd", *(factor[0] for factor in found))
-    assert np.abs(product - tensor).max() < 1e-6
+    assert np.abs(product - tensor).max() < 1e-12
 
 
 def test_flattened_is_as_near_as_the_best_of_many_tries(rng):
