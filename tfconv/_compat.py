@@ -252,6 +252,11 @@ def policy_of(layer):
     return layer.dtype_policy if KERAS_3 else layer._dtype_policy
 
 
+def is_quantized(policy) -> bool:
+    """Whether a dtype policy, or its configuration, is that of a quantized layer of Keras 3."""
+    return KERAS_3 and keras.dtype_policies.get(policy).quantization_mode is not None
+
+
 def track_list(layer, name, values) -> None:
     """Has `tf.train.Checkpoint` find what is in a list that is an attribute of a layer.
 

@@ -236,7 +236,7 @@ class BaseLayer(keras.layers.Layer):
         return self.add_weight(name=name, shape=tuple(shape), trainable=True, **arguments)
 
     def weight(self, value: Any) -> tf.Tensor:
-        """A variable as a tensor of the layer's compute dtype."""
+        """A variable, or what a layer inside gives, as a tensor of this layer's compute dtype."""
         return _compat.convert_variable(value, self.compute_dtype)
 
 

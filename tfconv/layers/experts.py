@@ -164,7 +164,7 @@ class Experts(Mixture, OptionalInputs, SecondOutput):
         """
         if routing_weights is None:
             self.require_own("routing_weights")
-            return tf.convert_to_tensor(self.routing(mean_of_positions(inputs, channel_axis, mask)))
+            return self.weight(self.routing(mean_of_positions(inputs, channel_axis, mask)))
         routing = self.weight(routing_weights)
         if not routing.shape.is_compatible_with([inputs.shape[0], self.num_experts]):
             raise ValueError(

@@ -142,7 +142,7 @@ class Involution(KernelArguments, SecondOutput, SpatialLayer):
 
         def generated(x):
             kernel = self.normalization(self.reduce(self._pooled(x)), training=training)
-            return tf.convert_to_tensor(self.span(tf.nn.relu(kernel)))
+            return self.weight(self.span(tf.nn.relu(kernel)))
 
         return with_an_example(generated, x)
 

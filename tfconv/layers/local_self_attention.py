@@ -133,7 +133,7 @@ class LocalSelfAttention2D(Attention, KernelArguments, SpatialLayer):
         x = without_mask(self.fitting(inputs))
         attention = self._attention(x, use_causal_mask, mask)
         kernel = self.dropped(attention, training)
-        value = tf.convert_to_tensor(with_an_example(self.value, x))
+        value = self.weight(with_an_example(self.value, x))
         y = self.finish(ops.involution(value, kernel, self.kernel_size, **self.geometry_arguments))
         return (y, self.restored(attention)) if return_attention_scores else y
 
@@ -152,9 +152,7 @@ class LocalSelfAttention2D(Attention, KernelArguments, SpatialLayer):
         return self.restored(self._attention(x, use_causal_mask, mask))
 
     def _attention(self, x: tf.Tensor, use_causal_mask: bool, mask: Any) -> tf.Tensor:
-        query, key = (
-            tf.convert_to_tensor(with_an_example(layer, x)) for layer in (self.query, self.key)
-        )
+        query, key = (self.weight(with_an_example(layer, x)) for layer in (self.query, self.key))
         seen = None if mask is None else per_position(mask, x)
         weights = functools.partial(self._weights, use_causal_mask, seen)
         return in_float32(weights, query, key, self._embeddings())

@@ -134,9 +134,7 @@ class SelfAttention(Attention, KernelArguments, SpatialLayer):
         mixed = tf.matmul(self.dropped(attention, training), widened(self._heads(self.value, x)))
         mixed = tf.cast(tf.transpose(mixed, [0, 2, 1, 3]), x.dtype)
         sizes, (heads, width) = spatial_sizes(x), mixed.shape[-2:]
-        y = tf.convert_to_tensor(
-            self.project(tf.reshape(mixed, [-1, product(sizes), heads * width]))
-        )
+        y = self.weight(self.project(tf.reshape(mixed, [-1, product(sizes), heads * width])))
         y = self.finish(tf.reshape(y, [-1, *sizes, y.shape[-1]]))
         return (y, tf.cast(attention, x.dtype)) if return_attention_scores else y
 
@@ -161,7 +159,7 @@ class SelfAttention(Attention, KernelArguments, SpatialLayer):
     def _heads(self, layer: Any, x: tf.Tensor) -> tf.Tensor:
         """Queries, keys or values, by their layer: [N, heads, P, channels of a head]."""
         positions = product(spatial_sizes(x))
-        part = tf.convert_to_tensor(layer(tf.reshape(x, [-1, positions, x.shape[-1]])))
+        part = self.weight(layer(tf.reshape(x, [-1, positions, x.shape[-1]])))
         width = part.shape[-1] // self.num_heads
         part = tf.reshape(part, [-1, positions, self.num_heads, width])
         return tf.transpose(part, [0, 2, 1, 3])

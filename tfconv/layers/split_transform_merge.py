@@ -123,7 +123,7 @@ class SplitTransformMerge(BaseLayer):
         outputs = [with_an_example(layer, part) for layer, part in zip(self.transforms, parts)]
         outputs = [_compat.convert_variable(y, self.compute_dtype) for y in outputs]
         if self.weighted_sum is not None:
-            return tf.convert_to_tensor(self.weighted_sum(outputs))
+            return self.weight(self.weighted_sum(outputs))
         if self.merge in ("sum", "mean"):
             total = tf.add_n(outputs)
             return total / self.groups if self.merge == "mean" else total
@@ -246,7 +246,7 @@ def _changed(serialized: dict[str, Any], changes: dict[str, Any]) -> dict[str, A
     config.pop("build_input_shape", None)
     dtype = config.get("dtype")
     config.update({name: value for name, value in changes.items() if name in config})
-    if isinstance(dtype, dict) and dtype["class_name"].startswith("Quantized"):
+    if _compat.is_quantized(dtype):
         config["dtype"] = dtype
     inner: Sequence[Any] = config.get("layers", ())
     shared = {name: value for name, value in changes.items() if name != "name"}

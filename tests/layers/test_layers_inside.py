@@ -1,0 +1,188 @@
+"""Layers inside layers: what was done to one of them by itself comes back from files and clones.
+
+That all of them are frozen with the layer around them is one of `tfconv.testing.CHECKS`.
+"""
+
+import functools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfconv
+from tests.layers.test_bad_arguments import layer_of
+from tfconv import blocks
+from tfconv._compat import KERAS_3, child_layers, keras, policy_of
+from tfconv.testing import randomize
+
+SHAPE = (6, 6, 4)
+# With the names of dense layers inside, which Keras quantizes and adapts.
+LAYERS = {
+    "CondConv1D": (lambda **k: tfconv.CondConv1D(4, 3, num_experts=2, **k), ["routing"]),
+    "CondConv2D": (lambda **k: tfconv.CondConv2D(4, 3, num_experts=2, **k), ["routing"]),
+    "DepthwiseCondConv2D": (
+        lambda **k: tfconv.DepthwiseCondConv2D(3, num_experts=2, **k),
+        ["routing"],
+    ),
+    "CondDense": (lambda **k: tfconv.CondDense(4, num_experts=2, **k), ["routing"]),
+    "DynamicConv2D": (lambda **k: tfconv.DynamicConv2D(4, 3, **k), ["squeeze", "attend"]),
+    "SqueezeExcite": (
+        lambda **k: tfconv.SqueezeExcite(2, activation="tanh", **k),
+        ["squeeze", "excite"],
+    ),
+    "SelfAttention2D": (
+        lambda **k: tfconv.SelfAttention2D(2, 2, **k),
+        ["query", "key", "value", "project"],
+    ),
+    "Involution2D": (lambda **k: tfconv.Involution2D(3, groups=2, **k), []),
+    "LocalSelfAttention2D": (lambda **k: tfconv.LocalSelfAttention2D(4, 3, 2, **k), []),
+    "SplitTransformMerge": (
+        lambda **k: tfconv.SplitTransformMerge(
+            keras.Sequential([keras.layers.Dense(2), keras.layers.Dense(2)]),
+            groups=2,
+            merge="weighted_sum",
+            **k,
+        ),
+        ["transforms.0.layers.0", "transforms.1.layers.1"],
+    ),
+}
+over_layers = pytest.mark.parametrize("name", LAYERS)
+over_dense = pytest.mark.parametrize("name", [name for name in LAYERS if LAYERS[name][1]])
+keras_3 = pytest.mark.skipif(not KERAS_3, reason="Keras 2 quantizes and adapts no layers")
+
+
+def network(layer):
+    """A model with the layer, randomized."""
+    shape = SHAPE[1:] if getattr(layer, "rank", 2) == 1 else SHAPE
+    inputs = keras.Input(shape)
+    model = keras.Model(inputs, layer(inputs))
+    randomize(model)
+    return model
+
+
+def inside(layer, path):
+    """A layer in a layer: "routing", "transforms.0"."""
+    for part in path.split("."):
+        layer = layer[int(part)] if part.isdigit() else getattr(layer, part)
+    return layer
+
+
+def loaded(model, tmp_path):
+    model.save(tmp_path / "model.keras")
+    return keras.models.load_model(tmp_path / "model.keras")
+
+
+def outputs(model):
+    x = np.random.default_rng(0).standard_normal((3, *model.input_shape[1:]))
+    return np.asarray(model(tf.constant(x, tf.float32)))
+
+
+@keras_3
+@pytest.mark.parametrize("mode", ["int8", "int4", "float8"])
+@over_dense
+def test_quantized(name, mode, tmp_path):
+    if mode != "int8" and name not in ("CondConv2D", "SplitTransformMerge"):
+        return  # the rest is Keras's
+    make, _ = LAYERS[name]
+    model = network(make())
+    before = outputs(model)
+    model.quantize(mode)
+    expected = outputs(model)
+    if mode == "int8":
+        assert 0 < np.abs(expected - before).max() < 0.1 * np.abs(before).max()
+    copy = loaded(model, tmp_path)
+    np.testing.assert_allclose(outputs(copy), expected, atol=1e-6 * np.abs(expected).max())
+    again = loaded(copy, tmp_path)
+    np.testing.assert_allclose(outputs(again), expected, atol=1e-6 * np.abs(expected).max())
+    policies = [policy_of(part).name for part in model._flatten_layers()]
+    assert [policy_of(part).name for part in keras.models.clone_model(copy)._flatten_layers()] == (
+        policies
+    )
+
+
+@keras_3
+@over_dense
+def test_low_rank_adaptation(name, tmp_path):
+    make, paths = LAYERS[name]
+    model = network(make())
+    adapted = inside(model.layers[1], paths[-1])
+    adapted.enable_lora(2)
+    randomize(model)
+    copy = loaded(model, tmp_path)
+    assert inside(copy.layers[1], paths[-1]).lora_rank == 2
+    np.testing.assert_allclose(outputs(copy), outputs(model), rtol=1e-5, atol=1e-5)
+    assert len(copy.trainable_weights) == len(model.trainable_weights)
+
+
+@over_layers
+def test_frozen_by_itself(name, tmp_path):
+    """One layer inside, or one in a copy; and set free again."""
+    make, paths = LAYERS[name]
+    path = paths[-1] if paths else child_layers(network(make()).layers[1])[0].name
+    model = network(make())
+    free = len(model.trainable_weights)
+    part = inside(model.layers[1], path)
+    part.trainable = False
+    weights = len(part.weights)
+    for copy in (loaded(model, tmp_path), keras.models.clone_model(model)):
+        layer = copy.layers[1]
+        assert not inside(layer, path).trainable
+        assert len(copy.trainable_weights) == free - weights
+        assert layer.trainable
+        layer.trainable = True
+        inside(layer, path).trainable = True
+        assert len(copy.trainable_weights) == free
+
+
+@over_layers
+def test_frozen_around_and_inside(name, tmp_path):
+    """Frozen as a whole, a layer forgets which parts were, as Keras's layers do."""
+    make, paths = LAYERS[name]
+    model = network(make())
+    free = len(model.trainable_weights)
+    if paths:
+        inside(model.layers[1], paths[0]).trainable = False
+    model.layers[1].trainable = False
+    copy = loaded(model, tmp_path)
+    assert not copy.trainable_weights
+    copy.layers[1].trainable = True
+    assert len(copy.trainable_weights) == free
+
+
+def test_patterns_stay_patterns(tmp_path):
+    """Copies as the pattern makes them are not written one by one."""
+    make, _ = LAYERS["SplitTransformMerge"]
+    model = network(make())
+    assert isinstance(model.layers[1].get_config()["transform"], dict)
+    model.layers[1].trainable = False
+    assert isinstance(model.layers[1].get_config()["transform"], dict)
+    model.layers[1].trainable = True
+    inside(model.layers[1], "transforms.1").trainable = False
+    assert len(model.layers[1].get_config()["transform"]) == 2
+
+
+@keras_3
+@pytest.mark.parametrize(
+    "name", ["CondConv2D", "DynamicConv2D", "SelfAttention2D", "SqueezeExcite"]
+)
+def test_policies_by_path(name, tmp_path):
+    """A DTypePolicyMap reaches the layers inside, and comes back."""
+    make, (path, *_) = LAYERS[name]
+    layer = network(make(name="around")).layers[1]
+    policy = keras.dtype_policies.DTypePolicyMap(default_policy="float32")
+    policy[inside(layer, path).path] = "mixed_bfloat16"
+    model = network(make(name="around", dtype=policy))
+    layer = model.layers[1]
+    assert inside(layer, path).compute_dtype == "bfloat16"
+    assert layer.compute_dtype == "float32"
+    copy = loaded(model, tmp_path)
+    assert inside(copy.layers[1], path).compute_dtype == "bfloat16"
+    np.testing.assert_array_equal(outputs(copy), outputs(model))
+
+
+@pytest.mark.parametrize("name", [*tfconv.layers.__all__, "ChannelSplit", "MirrorPadding2D"])
+def test_activity_regularizers_are_kept(name):
+    make = functools.partial(layer_of, name) if hasattr(tfconv, name) else getattr(blocks, name)
+    layer = make(activity_regularizer=keras.regularizers.L2(0.5))
+    copy = type(layer).from_config(layer.get_config())
+    assert copy.activity_regularizer.get_config() == layer.activity_regularizer.get_config()
