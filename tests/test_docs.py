@@ -374,14 +374,22 @@ ROWS: dict[str, list[Row]] = {
         Row(lambda: tfconv.Involution2D((3, 5), padding="valid", groups=1), (1, 6, 7, 3)),
     ],
     "LocalSelfAttention": [
-        Row(lambda: tfconv.LocalSelfAttention2D(6, (3, 5), 2, use_bias=True), (2, 5, 6, 4)),
-        Row(lambda: tfconv.LocalSelfAttention2D(10, 3, 2, dilation_rate=2), (1, 5, 5, 3)),
+        Row(
+            lambda: tfconv.LocalSelfAttention2D(6, (3, 5), num_heads=2, use_bias=True), (2, 5, 6, 4)
+        ),
+        Row(lambda: tfconv.LocalSelfAttention2D(10, 3, num_heads=2, dilation_rate=2), (1, 5, 5, 3)),
     ],
     "SelfAttention": [
         Row(
-            lambda: tfconv.SelfAttention1D(2, 3, value_dim=5, filters=7, use_bias=False), (2, 9, 4)
+            lambda: tfconv.SelfAttention1D(
+                num_heads=2, key_dim=3, value_dim=5, filters=7, use_bias=False
+            ),
+            (2, 9, 4),
         ),
-        Row(lambda: tfconv.SelfAttention3D(3, 4, value_dim=2, filters=6), (1, 2, 3, 2, 5)),
+        Row(
+            lambda: tfconv.SelfAttention3D(num_heads=3, key_dim=4, value_dim=2, filters=6),
+            (1, 2, 3, 2, 5),
+        ),
     ],
 }
 

@@ -30,7 +30,7 @@ def model():
     y = tfconv.Involution2D(3, group_channels=2, activation="relu")(x)
     y = tfconv.DeformableConv2D(6, 3, padding="same", groups=2)(y)
     y = tfconv.CondConv2D(8, 3, strides=2, padding="same", num_experts=2)(y)
-    y = tfconv.SqueezeExcite(2)(keras.layers.BatchNormalization()(y))
+    y = tfconv.SqueezeExcite(reduction_ratio=2)(keras.layers.BatchNormalization()(y))
     y = tfconv.Conv2D(4, 3, padding="full", dilation_rate=2, groups=2)(y)
     model = keras.Model(x, keras.layers.Dense(3, activation="softmax")(keras.layers.Flatten()(y)))
     randomize(model)

@@ -18,7 +18,10 @@ def model():
     x = keras.Input((8, 7, 4), name="image")
     again = keras.layers.Conv2D(4, 1, name="again")
     y = again(again(tfconv.Involution2D(3, group_channels=2, name="involution")(x)))
-    inside = [keras.layers.Conv2D(6, 3, name="conv"), tfconv.SqueezeExcite(2, name="gate")]
+    inside = [
+        keras.layers.Conv2D(6, 3, name="conv"),
+        tfconv.SqueezeExcite(reduction_ratio=2, name="gate"),
+    ]
     y = keras.Sequential(inside, name="block")(y)
     y = keras.layers.BatchNormalization(name="norm")(y)
     y = keras.layers.Flatten(name="flat")(keras.layers.ReLU(name="relu")(y))

@@ -1,10 +1,12 @@
 """No layer is left out, and each goes through every check."""
 
 import pytest
+import tensorflow as tf
 
 import tfconv
+from tfconv._compat import keras
 from tfconv.catalog import family_name
-from tfconv.testing import CHECKS, layer_cases
+from tfconv.testing import CHECKS, check_layer, layer_case, layer_cases
 
 RUNS = [
     pytest.param(
@@ -34,3 +36,28 @@ def test_is_checked(name):
 def test_stands_at_top_level(name):
     assert getattr(tfconv, name) is getattr(tfconv.layers, name)
     assert name in tfconv.__all__
+
+
+@keras.utils.register_keras_serializable("own")
+class Scale(keras.layers.Layer):
+    """A layer of a user's own."""
+
+    def build(self, input_shape):
+        self.scale = self.add_weight(name="scale", shape=(input_shape[-1],), initializer="ones")
+        self.built = True
+
+    def call(self, inputs):
+        return inputs * tf.cast(tf.convert_to_tensor(self.scale), inputs.dtype)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+def test_layers_of_users_without_native_ops():
+    """All but the comparison with them, which the layers of these tests do go through."""
+    (compared,) = [check for check in CHECKS if check.name == "implementations"]
+    case = layer_case(Scale, (2, 3))
+    assert compared.applies(case)
+    with tfconv.portable():
+        assert not compared.applies(case)
+        check_layer(Scale, (2, 3))

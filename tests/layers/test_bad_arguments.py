@@ -173,14 +173,15 @@ def test_arguments_that_a_layer_does_not_take(name):
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in tfconv.layers.__all__ if getattr(tfconv, n).by_position]
+    "name", [n for n in tfconv.layers.__all__ if getattr(tfconv, n).by_position is not None]
 )
 def test_arguments_by_position(name):
     """Where Keras has no layer of the name, only what cannot be mistaken goes without a name."""
     layer_class = getattr(tfconv, name)
     names = list(inspect.signature(layer_class).parameters)
     most = layer_class.by_position
-    with pytest.raises(TypeError, match=f"`{names[0]}`.* by name, such as `{names[most]}=3`"):
+    taken = f"`{names[0]}`.* by position" if most else "its arguments"
+    with pytest.raises(TypeError, match=f"{name} takes {taken}.* by name, .*`{names[most]}=3`"):
         layer_class(*[3] * (most + 1))
 
 
@@ -302,6 +303,81 @@ def test_channels_that_make_no_groups(name, argument):
     assert f"input_shape={shape}" in str(caught.value)
 
 
+def test_values_that_would_make_groups():
+    """Those near what was given, that suit the filters too."""
+    for layer, channels, named in (
+        (
+            tfconv.Involution2D(7),
+            3,
+            "as 1 or 3 would, or give `groups`. Received: group_channels=16",
+        ),
+        (tfconv.Involution2D(7), 8, "as 1, 2, 4 or 8 would, or give `groups`"),
+        (tfconv.Involution2D(7, groups=5), 7, "as 1 or 7 would. Received: groups=5"),
+        (tfconv.Conv2D(6, 3, groups=3), 8, "as 1 or 2 would. Received: groups=3"),
+        (tfconv.Conv2D(6, 3, groups=2), 5, "as 1 would. Received: groups=2"),
+        (tfconv.ChannelShuffle(7), 720, "as 4, 5, 6, 8, 9 or 10 would. Received: groups=7"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(named)):
+            layer.build((None, 8, 8, channels))
+
+
+@pytest.mark.parametrize("name", tfconv.layers.__all__)
+def test_inputs_of_integers(name):
+    """One line, however the layer is called; TensorFlow's own shows the weights."""
+    shape = shape_of(name)[1:]
+
+    def called(x):
+        return layer_of(name)([x] * 2 if name == "WeightedSum" else x)
+
+    given = {
+        "uint8": lambda: called(np.ones((1, *shape), "uint8")),
+        "int32": lambda: called(tf.ones((1, *shape), tf.int32)),
+        "bool": lambda: called(keras.Input(shape, dtype="bool")),
+        "int64": lambda: tf.function(called)(tf.ones((1, *shape), tf.int64)),
+    }
+    for dtype, call in given.items():
+        if name == "ChannelShuffle":
+            call()
+            continue
+        with pytest.raises(ValueError, match=f"cast.*rescale.*Received: input of dtype {dtype}"):
+            call()
+    if name != "ChannelShuffle":
+        with pytest.raises(ValueError) as caught:
+            given["uint8"]()
+        (line,) = str(caught.value).splitlines()
+        assert line.startswith(f"{name} takes floats: ") and len(line) < 300
+
+
+def test_inputs_of_integers_that_are_right():
+    inside = keras.Sequential([keras.layers.Rescaling(0.5), keras.layers.Conv1D(2, 1)])
+    for transform, x in (
+        (keras.layers.Embedding(4, 2), tf.constant([[1, 3]])),
+        (inside, tf.ones([1, 3, 2], tf.uint8)),
+    ):
+        y = tfconv.SplitTransformMerge(transform, groups=2)(x)
+        assert y.shape[-1] == 4 and y.dtype == tf.float32
+    for layer in (tfconv.blocks.MirrorPadding2D(), tfconv.blocks.ChannelSplit()):
+        y = tf.nest.flatten(layer(tf.ones([1, 2, 2, 2], tf.uint8)))
+        assert y[0].dtype == tf.uint8
+    y = tfconv.ChannelShuffle(2)(tf.constant([[1, 2, 3, 4]]))
+    assert y.numpy().tolist() == [[1, 3, 2, 4]] and y.dtype == tf.int32
+    # What stands beside the input is cast.
+    layer = tfconv.CondDense(2, num_experts=2)
+    x = tf.ones([1, 3])
+    y = layer(x, tf.constant([[1, 0]]))
+    assert np.array_equal(y, layer(x, tf.constant([[1.0, 0.0]])))
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in WITH_WINDOWS if not ("Transpose" in n or n.startswith("LocallyConnected"))]
+)
+def test_images_without_pixels(name):
+    layer, (_, *sizes, channels) = layer_of(name, padding="same"), shape_of(name, channels=16)
+    x = tf.ones([1, 0, *sizes[1:], channels])
+    with pytest.raises(ValueError, match="needs at least one pixel.*Received: input_shape=.1, 0, "):
+        layer(x)
+
+
 @pytest.mark.dear
 @pytest.mark.parametrize("name", WITH_WINDOWS)
 def test_inputs_smaller_than_the_kernel(name):
@@ -410,7 +486,7 @@ def test_another_number_of_inputs():
 @pytest.mark.parametrize(
     "name, arguments, method",
     [
-        ("SelfAttention2D", (2, 4), "attention"),
+        ("SelfAttention2D", None, "attention"),
         ("LocalSelfAttention2D", (16, 3), "attention"),
         ("DynamicConv2D", (2, 3), "attention"),
         ("CondConv2D", (2, 3), "routing_weights"),
@@ -421,7 +497,7 @@ def test_another_number_of_inputs():
     ],
 )
 def test_methods_before_there_are_weights(name, arguments, method):
-    layer = getattr(tfconv, name)(*arguments)
+    layer = layer_of(name) if arguments is None else getattr(tfconv, name)(*arguments)
     with pytest.raises(ValueError, match=f"{name} has no weights.*Received: "):
         getattr(layer, method)(tf.ones([1, 4, 4, 16]))
 

@@ -463,7 +463,7 @@ AVERAGING = {
     "CondDense": lambda: tfconv.CondDense(4, dtype="mixed_float16"),
     "DepthwiseCondConv2D": lambda: tfconv.DepthwiseCondConv2D(3, dtype="mixed_float16"),
     "DynamicConv2D": lambda: tfconv.DynamicConv2D(4, 3, temperature=1, dtype="mixed_float16"),
-    "SqueezeExcite": lambda: tfconv.SqueezeExcite(1, dtype="mixed_float16"),
+    "SqueezeExcite": lambda: tfconv.SqueezeExcite(reduction_ratio=1, dtype="mixed_float16"),
 }
 
 

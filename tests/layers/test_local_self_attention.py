@@ -131,13 +131,13 @@ def test_batches(batch, implementation, rng):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_borders_in_half_precision(dtype, rng):
-    layer = tfconv.LocalSelfAttention2D(6, 3, 2, dtype=dtype)
+    layer = tfconv.LocalSelfAttention2D(6, 3, num_heads=2, dtype=dtype)
     x = tf.cast(rng.standard_normal((2, 4, 5, 4)) * 20, dtype)
     assert np.isfinite(tf.cast(layer(x), tf.float32)).all()
     assert layer(x).dtype == tf.as_dtype(dtype)
 
 
 def test_parameters():
-    layer = tfconv.LocalSelfAttention2D(20, (3, 5), 4, use_bias=True)
+    layer = tfconv.LocalSelfAttention2D(20, (3, 5), num_heads=4, use_bias=True)
     layer.build((None, None, None, 12))
     assert layer.count_params() == 3 * 12 * 20 + 2 * 20 + 3 * 4 * 2 + 5 * 4 * 3

@@ -126,13 +126,15 @@ def test_batches(batch, rng):
 
 def test_large_logits_in_half_precision(rng):
     """The softmax is computed in float32: no overflow, and rows sum to 1."""
-    layer = tfconv.SelfAttention1D(1, 4, dtype="float16")
+    layer = tfconv.SelfAttention1D(num_heads=1, key_dim=4, dtype="float16")
     y = layer(tf.cast(rng.standard_normal((2, 6, 4)) * 200, tf.float16))
     assert np.isfinite(y).all()
 
 
 def test_parameters():
-    layer = tfconv.SelfAttention2D(4, 8, value_dim=6, filters=10, relative_position_bias=True)
+    layer = tfconv.SelfAttention2D(
+        num_heads=4, key_dim=8, value_dim=6, filters=10, relative_position_bias=True
+    )
     layer.build((None, 5, 7, 12))
     dense = (12 + 1) * 32 + 12 * 32 + (12 + 1) * 24 + (24 + 1) * 10
     assert layer.count_params() == dense + 9 * 13 * 4
@@ -143,13 +145,15 @@ def test_parameters():
     [("channels_last", (None, None, 6, 4)), ("channels_first", (None, 4, 6, None))],
 )
 def test_positions_need_known_sizes(data_format, shape):
-    layer = tfconv.SelfAttention2D(2, 3, data_format=data_format, relative_position_bias=True)
+    layer = tfconv.SelfAttention2D(
+        num_heads=2, key_dim=3, data_format=data_format, relative_position_bias=True
+    )
     with pytest.raises(ValueError, match="`relative_position_bias`.*Received: "):
         layer.build(shape)
 
 
 def test_positions_fix_the_sizes():
-    layer = tfconv.SelfAttention2D(2, 3, relative_position_bias=True)
+    layer = tfconv.SelfAttention2D(num_heads=2, key_dim=3, relative_position_bias=True)
     layer(tf.ones([1, 4, 5, 6]))
     with pytest.raises(ValueError):
         layer(tf.ones([1, 5, 4, 6]))

@@ -338,7 +338,7 @@ def test_torchvisions_mobilenet_needs_its_epsilon():
         layers = [
             tfconv.Conv2D(4, 1, use_bias=False, name="conv_stem"),
             keras.layers.BatchNormalization(epsilon=epsilon, name="bn1"),
-            tfconv.SqueezeExcite(4, name="blocks.0.0.se"),
+            tfconv.SqueezeExcite(reduction_ratio=4, name="blocks.0.0.se"),
         ]
         return keras.Sequential([keras.Input((2, 2, 3)), *layers])
 

@@ -346,6 +346,8 @@ class MirrorPadding2D(BaseLayer):
         array([1., 2., 2.], dtype=float32)
     """
 
+    takes_integers = True
+
     def __init__(self, padding: tuple[int, int] = (1, 1), data_format: str | None = None, **kwargs):
         super().__init__(**kwargs)
         self.take(_pair, padding=padding)

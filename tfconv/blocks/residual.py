@@ -242,7 +242,7 @@ def bottleneck(
     names = (named(name, "conv3"), named(name, "bn3"))
     x = conv_norm(x, filters * expansion, activation=None, convention=convention, names=names)
     if reduction_ratio is not None:
-        x = SqueezeExcite(reduction_ratio, name=named(name, "se_module"))(x)
+        x = SqueezeExcite(reduction_ratio=reduction_ratio, name=named(name, "se_module"))(x)
     return activated(keras.layers.Add()([x, around]), "relu")
 
 

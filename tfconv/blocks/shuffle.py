@@ -44,6 +44,8 @@ class ChannelSplit(BaseLayer):
         [[[1.0, 0.0], [0.0, 1.0]], [[0.0, 0.0], [0.0, 0.0]]]
     """
 
+    takes_integers = True
+
     def __init__(self, sections: int = 2, data_format: str | None = None, **kwargs: Any):
         super().__init__(**kwargs)
         self.take(positive_int, sections=sections)

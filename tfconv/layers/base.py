@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -91,6 +92,7 @@ class BaseLayer(keras.layers.Layer):
 
     fixed: ClassVar[tuple[str, ...]] = ()  # arguments of its bases that a class sets itself
     by_position: ClassVar[int | None] = None  # how many arguments need no name; None for any
+    takes_integers = False  # where the values are only moved
     renamed: ClassVar[dict[str, str]] = {}  # names of today by those that old files have
     __signature__: ClassVar[Any] = None
 
@@ -117,10 +119,11 @@ class BaseLayer(keras.layers.Layer):
         most = cls.by_position
         if most is not None and len(args) > most:
             names = list(cls.__signature__.parameters)
+            taken = " and ".join(f"`{name}`" for name in names[:most])
+            taken = f"{taken} by position and the rest" if taken else "its arguments"
             raise TypeError(
-                f"{cls.__name__} takes {' and '.join(f'`{name}`' for name in names[:most])} by "
-                f"position and the rest by name, such as `{names[most]}={args[most]!r}`. "
-                f"Received: {len(args)} arguments by position"
+                f"{cls.__name__} takes {taken} by name, such as `{names[most]}={args[most]!r}`. "
+                f"Received: {len(args)} argument{'s'[: len(args) > 1]} by position"
             )
 
     def __init__(self, *, activity_regularizer: Any = None, **kwargs: Any):
@@ -133,6 +136,26 @@ class BaseLayer(keras.layers.Layer):
         self._taken: tuple[str, ...] = ()
         self._sublayers: tuple[str, ...] = ()
         self.take(resolved, activity_regularizer=activity_regularizer)
+
+    def __call__(self, *args: Any, **kwargs: Any):
+        if not self.takes_integers:
+            self._check_types(args[0] if args else kwargs.get("inputs"))
+        return super().__call__(*args, **kwargs)
+
+    def _check_types(self, inputs: Any) -> None:
+        """Raises ValueError for inputs of integers, which Keras does not cast.
+
+        TensorFlow's own errors for them show the weights.
+        """
+        for x in _compat.tree.flatten(inputs):
+            dtype = getattr(x, "dtype", None)
+            dtype = getattr(dtype, "name", dtype)
+            if str(dtype).startswith(("int", "uint", "bool")):
+                raise ValueError(
+                    f"{type(self).__name__} takes floats: cast its input, as `tf.cast(x, "
+                    '"float32")` does, or rescale images, as `keras.layers.Rescaling(1 / 255)` '
+                    f"does. Received: input of dtype {dtype} in the layer {self.name!r}"
+                )
 
     # Arguments.
 
@@ -195,12 +218,24 @@ class BaseLayer(keras.layers.Layer):
         self.input_spec = keras.layers.InputSpec(axes={self.channel_axis: count}, **spec)
         return count
 
-    def require_divisor(self, name: str, count: int, input_shape: Any) -> None:
-        """Raises ValueError unless the argument ``name`` divides the number of channels."""
-        if count % getattr(self, name):
+    def require_divisor(
+        self, name: str, count: int, input_shape: Any, filters: int = 0, instead: str = ""
+    ) -> None:
+        """Raises ValueError unless the argument ``name`` divides the number of channels.
+
+        The error tells values that would do, for ``filters`` too, and what to give ``instead``.
+        """
+        value = getattr(self, name)
+        if count % value:
+            common = math.gcd(count, filters)
+            divisors = [n for n in range(1, common + 1) if common % n == 0]
+            near = sorted(sorted(divisors, key=lambda n: abs(n - value))[:6])
+            *others, last = map(str, near)
+            listed = f"{', '.join(others)} or {last}" if others else last
+            instead = f", or give `{instead}`" if instead else ""
             raise ValueError(
-                f"`{name}` must divide the number of input channels. Received: "
-                f"{name}={getattr(self, name)}, input_shape={static_shape(input_shape)}"
+                f"`{name}` must divide the number of input channels, as {listed} would{instead}. "
+                f"Received: {name}={value}, input_shape={static_shape(input_shape)}"
             )
 
     def channels_last(self, x: tf.Tensor) -> tf.Tensor:
@@ -453,7 +488,11 @@ class SpatialLayer(BaseLayer):
         kernel fits into ``x``.
         """
         x = tf.convert_to_tensor(x)
-        self.compute_output_shape(x.shape)  # raises
+        if 0 in self.compute_output_shape(x.shape)[self._spatial]:  # raises, too
+            raise ValueError(
+                f"{type(self).__name__} needs at least one pixel along each spatial axis. "
+                f"Received: input_shape={static_shape(x.shape)}"
+            )
         return self.channels_last(of_pinned_sizes(x, self))
 
 
@@ -519,7 +558,7 @@ class ConvLayer(KernelArguments, SpatialLayer):
             ValueError: If ``groups`` does not divide the input's channels.
         """
         count = self.input_channels(input_shape)
-        self.require_divisor("groups", count, input_shape)
+        self.require_divisor("groups", count, input_shape, self.filters)
         return (*self.kernel_size, count // self.groups, self.filters)
 
 

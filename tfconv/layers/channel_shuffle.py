@@ -39,6 +39,8 @@ class ChannelShuffle(BaseLayer):
         array([[0., 2., 1., 3.]], dtype=float32)
     """
 
+    takes_integers = True
+
     def __init__(
         self, groups: int, data_format: str | None = None, inverse: bool = False, **kwargs: Any
     ):

@@ -98,7 +98,8 @@ class Involution(KernelArguments, SecondOutput, SpatialLayer):
 
     def build(self, input_shape):
         count = self.input_channels(input_shape)
-        self.require_divisor("groups" if self.groups else "group_channels", count, input_shape)
+        name, instead = ("groups", "") if self.groups else ("group_channels", "groups")
+        self.require_divisor(name, count, input_shape, instead=instead)
         groups = self.groups or count // self.group_channels
         reduced = max(count // self.reduction_ratio, 1)
         conv = getattr(keras.layers, f"Conv{self.rank}D")

@@ -71,7 +71,7 @@ class LocalSelfAttention2D(Attention, KernelArguments, SpatialLayer):
     """
 
     rank = 2
-    by_position = 3
+    by_position = 2
     fixed = ("strides", "padding")
 
     def __init__(

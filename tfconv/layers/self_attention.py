@@ -67,7 +67,7 @@ class SelfAttention(Attention, KernelArguments, SpatialLayer):
     positions: Liu et al., Swin Transformer, arXiv:2103.14030, equation 4.
     """
 
-    by_position = 2
+    by_position = 0
     fixed = ("kernel_size", "strides", "padding", "dilation_rate")
 
     def __init__(

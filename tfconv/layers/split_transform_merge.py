@@ -98,6 +98,11 @@ class SplitTransformMerge(BaseLayer):
         self.weighted_sum = None
         self.input_spec = keras.layers.InputSpec(min_ndim=2)
 
+    @property
+    def takes_integers(self) -> bool:
+        """Whether all transforms may: an embedding does, what has a kernel does not."""
+        return not any(hasattr(layer, "use_bias") for layer in self.transforms)
+
     def _part(self, input_shape: Any) -> tuple[int | None, ...]:
         """The shape of one group of an input."""
         shape = list(static_shape(input_shape))
