@@ -20,6 +20,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import tfconv  # noqa: E402
 import tfconv.testing  # noqa: E402
+from tfconv.catalog import METHODS  # noqa: E402
 from tfconv.layers.signatures import compose  # noqa: E402
 
 _COLUMNS = {
@@ -40,18 +41,6 @@ MODULES = {
     "Surgery": tfconv.surgery,
     "What layers do to an image": tfconv.visual,
 }
-# What layers offer beyond Keras's own methods.
-METHODS = (
-    "attention",
-    "effective_kernel",
-    "kernels",
-    "normalized_weights",
-    "offsets_and_mask",
-    "parameter_count",
-    "routing_weights",
-    "set_temperature",
-    "temperature",
-)
 
 
 def reference() -> str:

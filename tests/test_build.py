@@ -671,7 +671,7 @@ def test_wheel_without_library_is_pure_and_has_the_sources(project, tmp_path):
     expected = {f.replace("cc/", "tfconv/_cc/", 1) for f in cc_files(project)}
     tests = {f for f in expected if f.endswith("_test.cc")}
     assert expected - tests <= names and not tests & names
-    assert {"tfconv/py.typed", "tfconv_command.py"} <= names
+    assert {"tfconv/py.typed", "tfconv/layers/__init__.pyi", "tfconv_command.py"} <= names
     assert {p.relative_to(project).as_posix() for p in (project / "tfconv").rglob("*.py")} <= names
     assert not [n for n in names if "_native" in n or n.startswith(("tests/", "cc/"))]
     installed = load_build_module(tmp_path / "installed" / "tfconv")

@@ -16,6 +16,20 @@ from tfconv import testing
 from tfconv._compat import keras
 from tfconv.replacements import REPLACEABLE
 
+# What layers offer beyond Keras's own methods.
+METHODS = (
+    "attention",
+    "effective_kernel",
+    "gates",
+    "kernels",
+    "normalized_weights",
+    "offsets_and_mask",
+    "parameter_count",
+    "routing_weights",
+    "set_temperature",
+    "temperature",
+)
+
 
 @dataclasses.dataclass
 class Family:
