@@ -184,7 +184,7 @@ def main() -> None:
         for mutant in draw(ROOT, FOLDERS, arguments.seed, arguments.count)
         if mutant.key.startswith(arguments.only) or mutant.path.startswith(arguments.only)
     ]
-    reasons = _equivalents()
+    reasons = equivalents()
     if arguments.list:
         for mutant in mutants:
             print(_title(mutant), mutant.diff((ROOT / mutant.path).read_bytes()), "", sep="\n")
@@ -220,7 +220,7 @@ def _exists(environment: Environment) -> bool:
     return environment.python.exists()
 
 
-def _equivalents() -> dict[tuple[str, ...], str]:
+def equivalents() -> dict[tuple[str, ...], str]:
     """Why mutants change nothing, by their file and code."""
     entries = yaml.safe_load(Path(__file__).with_name("equivalents.yaml").read_text())
     return {

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.mutants import mutations, sight
+from tests.mutants.__main__ import ROOT, equivalents
 
 TABLE = [
     ("a = b + c", ["a = b - c", "pass"]),
@@ -45,6 +46,12 @@ def test_a_draw_lasts_where_other_code_changes(tmp_path):
     assert [mutant.key for mutant in first] == [mutant.key for mutant in again]
     other = mutations.draw(tmp_path, ["a"], seed=1, count=22)
     assert {mutant.key for mutant in first} != {mutant.key for mutant in other}
+
+
+def test_equivalents_are_mutants_of_the_code_as_it_is():
+    for path, was, now in equivalents():
+        found = mutations.mutants_of(path, (ROOT / path).read_bytes())
+        assert (was, now) in {(mutant.was, mutant.now) for mutant in found}, (path, was)
 
 
 def test_tests_that_run_a_line_come_first(tmp_path):
