@@ -187,9 +187,7 @@ def _float32_parts(model):
     """What makes a model compute in float32: objects, their attributes, and values for these."""
     layers = all_layers(model)
     for layer in layers:
-        policy = layer._dtype_policy
-        if KERAS_3 and isinstance(policy, keras.dtype_policies.DTypePolicyMap):
-            policy = policy[layer.path]
+        policy = own_policy_of(layer)
         if _is_other_real(policy.compute_dtype) or _is_other_real(policy.variable_dtype):
             if KERAS_3:
                 mode, of, _ = policy.name.rpartition("_from_")  # of quantized layers
@@ -265,6 +263,55 @@ def track_list(layer, name, values) -> None:
     if KERAS_3:
         for number, value in enumerate(values):
             layer._track_trackable(value, f"{name}_{number}", overwrite=True)
+
+
+def own_policy_of(layer):
+    """The same, a layer's own where there is a map for several."""
+    policy = policy_of(layer)
+    if KERAS_3 and isinstance(policy, keras.dtype_policies.DTypePolicyMap):
+        return policy[layer.path]
+    return policy
+
+
+def weights_by_name(layer) -> dict:
+    """The weights of a layer and of those inside it; a copy of the layer has the same keys.
+
+    Their order depends on when a layer was quantized or got adapters. Keras 2 has neither.
+    """
+    if not KERAS_3:
+        return dict(enumerate(layer.weights))
+    found = {}
+    for number, part in enumerate(all_layers(layer)):
+        for weight in part._trainable_variables + part._non_trainable_variables:
+            same = sum(key[:2] == (number, weight.name) for key in found)
+            found[number, weight.name, same] = weight
+    return found
+
+
+def quantization_of(layer) -> "str | None":
+    """How Keras has quantized a layer, or one inside it, such as "int8"; None if it has not."""
+    modes = (getattr(part, "quantization_mode", None) for part in all_layers(layer))
+    return next(filter(None, modes), None)
+
+
+def quantize_as(old, new) -> None:
+    """Quantizes what is quantized in a layer in its copy too; adds adapters where it has some.
+
+    A configuration does not tell of layers inside that were changed by themselves.
+    """
+    for source, target in zip(all_layers(old), all_layers(new)):
+        mode = getattr(source, "quantization_mode", None)
+        if mode and not target.quantization_mode:
+            config = getattr(source, "quantization_config", None)
+            target.quantize(mode, **({"config": config} if config else {}))
+        if getattr(source, "lora_enabled", False) and not target.lora_enabled:
+            alpha = getattr(source, "lora_alpha", None)
+            target.enable_lora(source.lora_rank, **({"lora_alpha": alpha} if alpha else {}))
+
+
+def has_adapters(layer) -> bool:
+    """Whether low-rank adapters belong to a layer, or one inside it."""
+    return any(getattr(part, "lora_enabled", False) for part in all_layers(layer))
 
 
 def is_graph(model) -> bool:

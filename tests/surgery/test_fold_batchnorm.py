@@ -250,6 +250,25 @@ if KERAS_3:
     )
 
 
+@pytest.mark.skipif(not KERAS_3, reason="Keras 2 does not quantize layers")
+@pytest.mark.parametrize("mode", ["int8", "int4", "float8"])
+def test_quantized_layers_stay(mode, rng):
+    """As they are: copies have their weights by name. What is in a layer counts, too."""
+    inputs = keras.Input((6,))
+    dense, gate = (
+        layers.Dense(6, name="c"),
+        tfconv.CondDense(6, num_experts=2, routing_activation="softmax"),
+    )
+    model = keras.Model(inputs, norm()(dense(layers.BatchNormalization()(gate(inputs)))))
+    randomize(model, rng)
+    for part in (dense, gate.routing):
+        part.quantize(mode)
+    folded, found = rows(model)
+    assert found[-1] == Folded("n", None, "c is quantized")
+    assert found[0].reason == f"{gate.name} is quantized"
+    assert difference(model, folded, rng.standard_normal([2, 6]).astype(np.float32)) == 0
+
+
 @pytest.mark.parametrize("name", list(STAYING))
 def test_staying(name):
     make, reason = STAYING[name]

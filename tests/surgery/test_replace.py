@@ -125,6 +125,54 @@ def test_kernels_are_kept(name, rng):
         np.testing.assert_allclose(made(x), model(x), rtol=1e-5, atol=1e-5)
 
 
+def with_adapters(layer, rng):
+    layer.enable_lora(2)
+    for weight in layer.trainable_weights:
+        weight.assign(rng.standard_normal(weight.shape))
+
+
+# What is done to a layer of Keras 3, and how far what integers compute is from real numbers.
+CHANGED = {
+    "adapters": (with_adapters, 1e-5),
+    "int8": (lambda layer, rng: layer.quantize("int8"), 0.02),
+    "int4": (lambda layer, rng: layer.quantize("int4"), 0.02),
+    "float8": (lambda layer, rng: layer.quantize("float8"), 0.2),
+    "int8 and adapters": (
+        lambda layer, rng: (layer.quantize("int8"), with_adapters(layer, rng)),
+        0.02,
+    ),
+}
+
+
+@pytest.mark.skipif(not KERAS_3, reason="Keras 2 has no adapters and does not quantize layers")
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        *((name, "adapters") for name in ("Conv1D", "Conv2D", "Conv2D of one tap", "Conv3D")),
+        *(("Dense", change) for change in CHANGED),
+    ],
+)
+def test_effective_kernels_are_kept(name, change, rng):
+    """Of layers with low-rank adapters, or quantized ones."""
+    make, shape, classes = HELD[name]
+    layer = make()
+    (changed, tolerance), model = CHANGED[change], single(layer, shape)
+    layer.set_weights([rng.standard_normal(w.shape) for w in layer.get_weights()])
+    changed(layer, rng)
+    other = single(layer, shape)
+    x = rng.standard_normal([2, *shape]).astype(np.float32)
+    expected = np.asarray(other(x))
+    for rule in classes:
+        said = []
+        made = replace(model, {layer.name: rule}, report=said.append)
+        assert said[0].kept
+        scale = tolerance * np.abs(expected).max()
+        np.testing.assert_allclose(made(x), expected, atol=scale, rtol=1e-5)
+    made = replace(model, {layer.name: type(layer)})
+    np.testing.assert_allclose(made(x), expected, rtol=1e-5, atol=1e-5)
+    assert made.layers[-1].quantization_mode == layer.quantization_mode
+
+
 def test_experts_do_not_stay_equal(rng):
     """With routing weights that are equal too, they would get the same gradients for ever."""
     made = replace(single(layers.Dense(2), (3,)), {layers.Dense: with_experts(tfconv.CondDense)})

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import tfconv
-from tfconv._compat import keras
+from tfconv._compat import KERAS_3, keras
 from tfconv.surgery import LoadReport, load_torch_weights
 from tfconv.surgery.torch_names import origins
 
@@ -148,6 +148,47 @@ def test_dense_layers_behind_flatten(data_format, rng):
         np.testing.assert_allclose(model(given), expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="'fc.weight' does not fit"):
         load_torch_weights(model, {"fc.weight": weight.T})
+
+
+@pytest.mark.skipif(not KERAS_3, reason="Keras 2 has no adapters and does not quantize layers")
+@pytest.mark.parametrize(
+    "layer, shape, changes",
+    [
+        (lambda: keras.layers.Dense(2, name="c"), (3,), ["int8", "int4", "float8"]),
+        (lambda: keras.layers.Embedding(2, 3, name="c"), (), ["int8", "int4"]),
+        (lambda: keras.layers.Conv2D(2, 3, name="c"), (3, 3, 3), []),
+        (lambda: tfconv.CondDense(2, num_experts=1, name="c"), (3,), ["int8", "float8"]),
+    ],
+    ids=["Dense", "Embedding", "Conv2D", "CondDense"],
+)
+def test_layers_that_would_compute_with_other_weights(layer, shape, changes):
+    """They are refused by name; new adapters add nothing. What is in a layer counts, too."""
+    for change in [*changes, "adapters", "new adapters"]:
+        made = layer()
+        check_change(model_of(made, shape), made, change)
+
+
+def check_change(model, made, change):
+    part = getattr(made, "routing", made)
+    if "adapters" in change:
+        part.enable_lora(1)
+        if change == "adapters":
+            part.trainable_weights[-1].assign_add(part.trainable_weights[-1] + 1)
+    else:
+        part.quantize(change)
+    kernel = {"Dense": [2, 3], "Embedding": [2, 3], "Conv2D": [2, 3, 3, 3], "CondDense": [1, 6]}
+    state = {"c.weight": np.ones(kernel[type(made).__name__])}
+    if change == "new adapters":
+        assert load_torch_weights(model, state).used == ["c.weight"]
+        weight = np.asarray(made.expert_kernels if made is not part else model.weights[0])
+        np.testing.assert_array_equal(weight, np.ones(weight.shape))
+    else:
+        before = model.get_weights()
+        words = "adapters" if change == "adapters" else rf"quantized \({change}"
+        with pytest.raises(ValueError, match=f"The layer 'c' of `model` .*{words}.*Received: "):
+            load_torch_weights(model, state)
+        for value, old in zip(model.get_weights(), before):
+            np.testing.assert_array_equal(value, old)
 
 
 def test_float64_is_kept():

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tfconv import layers as our_layers
-from tfconv._compat import config_of, is_graph, keras
+from tfconv._compat import config_of, is_graph, keras, quantization_of
 from tfconv.analysis import Row, profile
 from tfconv.analysis.rules.sizes import spatial
 from tfconv.surgery import rank_choice
@@ -192,6 +192,8 @@ def _hindrance(name: str, layer: Any, layers: Any, rank: Any) -> str | None:
         return "it was not chosen"
     if layer.groups > 1:
         return "it has groups"
+    if quantization_of(layer):
+        return "it is quantized"
     if layer.kernel_constraint is not None:
         return "its kernel is constrained"
     if not np.any(layer.kernel.numpy()):

@@ -9,7 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from tfconv._compat import config_of, convert_variable, keras, tree
+from tfconv._compat import (
+    config_of,
+    convert_variable,
+    has_adapters,
+    keras,
+    quantization_of,
+    tree,
+)
 from tfconv.layers.experts import Experts, Mixture
 from tfconv.surgery.kernels import is_known, kind, output_weights
 from tfconv.surgery.rebuilding import Call, calls_in, rebuild
@@ -135,7 +142,9 @@ class _Graph:
             return layer, f"{name} before it has no kernel for it"
         if norm.compute_dtype != layer.compute_dtype:
             return layer, f"it computes in another dtype than {name}"
-        if getattr(layer, "lora_enabled", False):
+        if quantization_of(layer):
+            return layer, f"{name} is quantized"
+        if has_adapters(layer):
             return layer, f"{name} has low-rank adapters"
         if self._count[id(layer)] > 1:
             return layer, f"{name} is called several times"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tfconv import layers
-from tfconv._compat import convert_variable, keras
+from tfconv._compat import convert_variable, keras, quantization_of
 from tfconv.layers.conv import Conv
 from tfconv.layers.conv_transpose import ConvTranspose
 from tfconv.layers.depthwise_conv import DepthwiseConv
@@ -16,6 +16,7 @@ from tfconv.layers.factorized import FactorizedConv
 from tfconv.layers.gated_conv import GatedConv
 from tfconv.layers.locally_connected import LocallyConnected
 from tfconv.layers.separable_conv import SeparableConv
+from tfconv.surgery.rebuilding import copy_weights
 
 
 def _of_keras(name: str, *ranks: int) -> tuple[type, ...]:
@@ -69,52 +70,93 @@ def is_plain(layer: Any) -> bool:
 
 def output_weights(layer: Any) -> tuple[Any, Any]:
     """The variables of the kernel that makes a layer's outputs and of the bias, or None."""
-    kernel = next(getattr(layer, name) for name in _NAMES if hasattr(layer, name))
+    kernel = next(weight_of(layer, name) for name in _NAMES if hasattr(layer, name))
     return kernel, layer.expert_biases if isinstance(layer, Mixture) else layer.bias
+
+
+def weight_of(layer: Any, name: str) -> Any:
+    """The variable of a weight, which is a sum where the layer has low-rank adapters."""
+    own = getattr(layer, f"_{name}", None)
+    return own if hasattr(own, "assign") else getattr(layer, name)
 
 
 def take_weights(old: Any, new: Any) -> bool:
     """Gives ``new`` the kernel and bias of ``old``, if it can hold them; both are built.
 
-    Experts become equal, and add up to the kernel. Offsets become zero, and the kernel is divided
-    by what masks are then.
+    The kernel is what ``old`` computes with: low-rank adapters are added, integers scaled. Experts
+    become equal, and add up to the kernel. Offsets become zero, and the kernel is divided by what
+    masks are then.
 
     Returns:
         Whether ``new`` can hold them. If not, it is as it was.
     """
-    if type(new) is type(old) and _shapes(new) == _shapes(old):
-        new.set_weights(old.get_weights())
+    if type(new) is type(old) and copy_weights(old, new):
         return True
     if not is_plain(old) or kind(new) != kind(old) or (old.use_bias and not new.use_bias):
         return False
-    values = old.get_weights()
+    values = _values(old)
     if new.use_bias and not old.use_bias:
-        values.append(np.zeros(tuple(output_weights(new)[1].shape)[-1:]))
+        values["bias"] = np.zeros(tuple(output_weights(new)[1].shape)[-1:])
     if isinstance(new, Mixture):
-        return _hold_as_experts(new, *values)
+        return _hold_as_experts(new, values["kernel"], values.get("bias"))
+    weights = {name: weight_of(new, _attribute(new, name)) for name in values}
     if isinstance(new, LocallyConnected):
         if new.kernel_size != tuple(old.kernel_size):
             return False
-        values[0] = values[0].reshape(-1, values[0].shape[-1])
-        values = [
-            np.broadcast_to(value, [*shape[: len(shape) - value.ndim], *value.shape])
-            for value, shape in zip(values, _shapes(new))
-        ]
-    if isinstance(new, layers.DeformableConv2D):
-        if new.modulated:
-            values[0] = values[0] / (new.mask_scale * 0.5)  # masks are mask_scale * sigmoid(0)
-        values += [np.zeros(shape) for shape in _shapes(new)[len(values) :]]
-    if [value.shape for value in values] != _shapes(new):
+        values["kernel"] = values["kernel"].reshape(-1, values["kernel"].shape[-1])
+        values = {
+            name: np.broadcast_to(
+                value, [*weights[name].shape[: len(weights[name].shape) - value.ndim], *value.shape]
+            )
+            for name, value in values.items()
+        }
+    if isinstance(new, layers.DeformableConv2D) and new.modulated:
+        values["kernel"] = values["kernel"] / (new.mask_scale * 0.5)  # of sigmoid(0)
+    if any(values[name].shape != tuple(weights[name].shape) for name in values):
         return False
-    new.set_weights(values)
+    for name, value in values.items():
+        weights[name].assign(value)
+    if isinstance(new, layers.DeformableConv2D):
+        for weight in (new.offset_kernel, new.offset_bias):
+            if weight is not None:
+                weight.assign(np.zeros(weight.shape))
     return True
 
 
-def _shapes(layer: Any) -> list[tuple[int, ...]]:
-    return [tuple(weight.shape) for weight in layer.weights]
+def _attribute(layer: Any, name: str) -> str:
+    """What a layer calls its kernel."""
+    own = f"depthwise_{name}"
+    return own if kind(layer) == "depthwise" and name == "kernel" and hasattr(layer, own) else name
 
 
-def _hold_as_experts(layer: Any, kernel: np.ndarray, bias: np.ndarray | None = None) -> bool:
+def _values(layer: Any) -> dict[str, np.ndarray]:
+    """The kernels and the bias that a layer computes with, by name."""
+    names = ["kernel"]
+    if kind(layer) == "separable":
+        names = ["depthwise_kernel", "pointwise_kernel"]
+    if quantization_of(layer):
+        values = {"kernel": _of_quantized(layer)}
+    else:
+        values = {n: _array(getattr(layer, _attribute(layer, n))) for n in names}
+    return {**values, "bias": _array(layer.bias)} if layer.use_bias else values
+
+
+def _array(weight: Any) -> np.ndarray:
+    return np.asarray(convert_variable(weight))
+
+
+def _of_quantized(layer: Any) -> np.ndarray:
+    """The kernel of a quantized dense layer, the only one: what it makes of unit vectors."""
+    activation = layer.activation
+    try:
+        layer.activation = keras.activations.linear
+        y = _array(layer(np.eye(layer.input_spec.axes[-1], dtype=layer.compute_dtype)))
+    finally:
+        layer.activation = activation
+    return y - _array(layer.bias) if layer.use_bias else y
+
+
+def _hold_as_experts(layer: Any, kernel: np.ndarray, bias: np.ndarray | None) -> bool:
     """Makes all experts of a layer equal, so that their mixture is the kernel for all inputs."""
     if kernel.shape != tuple(layer.expert_shape):
         return False

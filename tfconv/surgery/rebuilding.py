@@ -231,8 +231,22 @@ class _Making:
                 finish(old, layers)
 
 
+def copy_weights(old: Any, new: Any) -> bool:
+    """Gives a layer the weights of another of its class, by name; False if it has others."""
+    values, weights = _compat.weights_by_name(old), _compat.weights_by_name(new)
+    if {k: tuple(v.shape) for k, v in values.items()} != {
+        k: tuple(v.shape) for k, v in weights.items()
+    }:
+        return False
+    for key, weight in weights.items():
+        weight.assign(values[key])
+    return True
+
+
 def _copy_state(old: Any, new: Any) -> None:
-    new.set_weights(old.get_weights())
+    _compat.quantize_as(old, new)
+    if not copy_weights(old, new):
+        new.set_weights(old.get_weights())  # or an error that says what does not fit
     if isinstance(new, keras.layers.Normalization):
         new.finalize_state()  # which makes of the weights what it computes with
     if _compat.KERAS_3 and hasattr(new, "set_vocabulary"):  # which no weights hold

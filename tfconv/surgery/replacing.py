@@ -11,7 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfconv._compat import config_of, keras, tree
+from tfconv._compat import config_of, keras, own_policy_of, quantization_of, tree
 from tfconv.layers.base import static_shape
 from tfconv.replacements import replacements
 from tfconv.surgery.kernels import CONVOLUTIONS, TRANSPOSED, take_weights
@@ -206,6 +206,8 @@ def _ruled_out(layer: Any) -> list[Any]:
 def _shared(layer: Any, new_class: type, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a layer that another class takes too."""
     config = config_of(layer)
+    if quantization_of(layer) and new_class is not type(layer):
+        config["dtype"] = own_policy_of(layer).name.rpartition("_from_")[2]
     for what in ("initializer", "regularizer", "constraint"):
         given = config.get(f"kernel_{what}", config.get(f"depthwise_{what}"))
         for weight in ("kernel", "depthwise", "pointwise"):

@@ -19,6 +19,7 @@ from tfconv.export.files import why_no_file
 from tfconv.layers import DeformableConv2D, DepthwiseCondConv2D, SqueezeExcite
 from tfconv.layers.experts import Experts
 from tfconv.layers.involution import Involution
+from tfconv.surgery.kernels import output_weights, weight_of
 from tfconv.surgery.torch_names import Origin, origins
 
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
@@ -72,8 +73,10 @@ def load_torch_weights(model: keras.Model, state_dict_or_file: Any) -> LoadRepor
         Which of the checkpoint's keys were used, which not, and which are missing.
 
     Raises:
-        ValueError: If a weight's shape does not fit, no key belongs to the model, the model is not
-            built, or what is given is none of the above. Then the model is as it was.
+        ValueError: If a weight's shape does not fit, a layer is quantized or has trained low-rank
+            adapters and so would not compute with what it is given, no key belongs to the model,
+            the model is not built, or what is given is none of the above. Then the model is as it
+            was.
         ImportError: If the package that reads the file is not installed.
 
     Example:
@@ -99,6 +102,10 @@ def load_torch_weights(model: keras.Model, state_dict_or_file: Any) -> LoadRepor
             key = next((own_keys[key] for key in keys if key in own_keys), None)
             if key is None:
                 missing.append(keys[0])
+            elif why := _hindrance(layer):
+                raise ValueError(
+                    f"The layer {layer.name!r} of `model` {why}. Received: a weight {key!r} for it"
+                )
             else:
                 plan.append((variable, key, _converted(state[key], variable, convert, key)))
     if not plan:
@@ -202,6 +209,20 @@ def _origin_of(layers: list[str], keys: Iterable[str]) -> Origin:
     return max(origins(layers), key=lambda origin: sum(origin.of(n) in modules for n in layers))
 
 
+def _hindrance(layer: Any) -> str | None:
+    """Why a layer would not compute with the weights that it is given; None if it would."""
+    if mode := _compat.quantization_of(layer):
+        return f"is quantized ({mode}): load the weights before `quantize` is called"
+    adapters = [
+        weight
+        for weight in (_compat.weights_by_name(layer).values() if _compat.KERAS_3 else ())
+        if weight.name.startswith("lora_") and weight.name.endswith("_b")
+    ]
+    if any(np.any(_compat.convert_variable(weight)) for weight in adapters):
+        return "has trained low-rank adapters: load the weights before these are added"
+    return None
+
+
 def _check_epsilon(origin: Origin, layers: list[Any]) -> None:
     """Raises where the checkpoint's place computes with another epsilon than the model."""
     for layer in layers:
@@ -239,7 +260,7 @@ def _rows(layer: Any) -> Iterator[Weight]:
     elif isinstance(layer, keras.layers.PReLU):
         yield layer.alpha, ("weight", "alpha"), _slopes
     elif isinstance(layer, keras.layers.Embedding):
-        yield layer.embeddings, ("weight", "embeddings"), _same
+        yield weight_of(layer, "embeddings"), ("weight", "embeddings"), _same
     elif isinstance(layer, SqueezeExcite):
         yield from _inside(layer.squeeze, "conv_reduce", "fc1")
         yield from _inside(layer.excite, "conv_expand", "fc2")
@@ -248,25 +269,27 @@ def _rows(layer: Any) -> Iterator[Weight]:
         yield from _inside(layer.normalization, "conv1.bn")
         yield from _inside(layer.span, "conv2.conv")
     elif isinstance(layer, Experts):
-        yield layer.kernel, ("weight",), functools.partial(_experts, layer)
-        yield layer.bias, ("bias",), _same
+        kernels, biases = output_weights(layer)
+        yield kernels, ("weight",), functools.partial(_experts, layer)
+        yield biases, ("bias",), _same
         if layer.routing is not None:
             yield from _inside(layer.routing, "routing_fn")
     elif hasattr(layer, "pointwise_kernel"):  # separable
-        yield layer.depthwise_kernel, ("conv1.weight",), _depthwise
-        yield layer.pointwise_kernel, ("pointwise.weight",), _kernel
+        yield weight_of(layer, "depthwise_kernel"), ("conv1.weight",), _depthwise
+        yield weight_of(layer, "pointwise_kernel"), ("pointwise.weight",), _kernel
         yield layer.bias, ("pointwise.bias",), _same
     elif hasattr(layer, "depthwise_kernel"):
-        yield layer.depthwise_kernel, ("weight",), _depthwise
+        yield weight_of(layer, "depthwise_kernel"), ("weight",), _depthwise
         yield layer.bias, ("bias",), _same
     elif isinstance(layer, KERAS_DEPTHWISE):  # Keras 3's, whose kernel has the common name
-        yield layer.kernel, ("weight",), _depthwise
+        yield weight_of(layer, "kernel"), ("weight",), _depthwise
         yield layer.bias, ("bias",), _same
     elif isinstance(layer, keras.layers.Dense):
-        yield layer.kernel, ("weight",), functools.partial(_dense, _compat.flattened_shape(layer))
+        convert = functools.partial(_dense, _compat.flattened_shape(layer))
+        yield weight_of(layer, "kernel"), ("weight",), convert
         yield layer.bias, ("bias",), _same
     elif hasattr(layer, "kernel"):
-        yield layer.kernel, ("weight",), _kernel
+        yield weight_of(layer, "kernel"), ("weight",), _kernel
         yield layer.bias, ("bias",), _same
         if isinstance(layer, DeformableConv2D):
             yield layer.offset_kernel, ("conv_offset.weight",), _kernel
