@@ -295,7 +295,7 @@ def quantization_of(layer) -> "str | None":
 
 
 def quantize_as(old, new) -> None:
-    """Quantizes what is quantized in a layer in its copy too; adds adapters where it has some.
+    """Quantizes in a layer's copy what is quantized in the layer, and adds the same adapters.
 
     A configuration does not tell of layers inside that were changed by themselves.
     """

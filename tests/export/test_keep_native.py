@@ -32,8 +32,8 @@ LAYERS = [
 ]
 
 
-def network(batch=None):
-    x = inputs = keras.Input(SIZE, batch_size=batch, name="image")
+def network():
+    x = inputs = keras.Input(SIZE, name="image")
     x = deformable(name="deformable")(x)
     x = keras.layers.BatchNormalization(name="norm")(x)
     x = keras.layers.Conv2D(16, 3, padding="same", activation="relu", name="middle")(x)
@@ -52,6 +52,13 @@ def model():
     require_native()
     keras.utils.set_random_seed(0)
     return network()
+
+
+def single(batch=None):
+    """One layer with a custom operator."""
+    require_native()
+    inputs = keras.Input((4, 4, 4), batch_size=batch, name="image")
+    return keras.Model(inputs, tfconv.Involution2D(3, groups=2)(inputs))
 
 
 def draw(*shape):
@@ -115,17 +122,15 @@ def test_xnnpack_has_no_custom_operators(model):
 
 
 def test_fixed_batch():
-    require_native()
-    model = network(batch=3)
+    model = single(batch=3)
     report = to_tflite(model, quantize="dynamic", keep_native=True)
-    assert tflite_file.read(report.content).inputs[0].shape == (3, *SIZE)
-    assert report.custom_operators == CUSTOM_OPERATORS
-    assert error_of(report.content, model, draw(3, *SIZE)) < report.bound
+    assert tflite_file.read(report.content).inputs[0].shape == (3, 4, 4, 4)
+    assert report.custom_operators == {INVOLUTION: 1}
+    assert error_of(report.content, model, draw(3, 4, 4, 4)) < report.bound
 
 
 def test_sabotage_is_found(monkeypatch, tmp_path):
     """What the delegate computes is compared: here, a layer was traced wrong."""
-    require_native()
     right = tfconv.Involution2D.call
 
     def wrong(self, inputs, training=None):
@@ -134,24 +139,24 @@ def test_sabotage_is_found(monkeypatch, tmp_path):
 
     monkeypatch.setattr(tfconv.Involution2D, "call", wrong)
     with pytest.raises(ExportError, match="gives other results"):
-        to_tflite(network(), tmp_path / "model.tflite", keep_native=True)
+        to_tflite(single(), tmp_path / "model.tflite", keep_native=True)
     assert not list(tmp_path.iterdir())
 
 
-def test_delegate_that_was_not_built(model, monkeypatch, tmp_path):
+def test_delegate_that_was_not_built(monkeypatch, tmp_path):
     """Only what is not run can be converted, and what has no custom operators."""
 
     def missing():
         raise RuntimeError("The delegate has not been built; `python -m tfconv build` builds it")
 
     monkeypatch.setattr(tfconv.lite, "delegate_path", missing)
-    path = tmp_path / "model.tflite"
+    model, path = single(), tmp_path / "model.tflite"
     for quantize in (None, "dynamic"):
         with pytest.raises(ExportError, match="has not been built; `python -m tfconv build`"):
             to_tflite(model, path, quantize, keep_native=True)
         assert not list(tmp_path.iterdir())
     report = to_tflite(model, path, keep_native=True, verify=False)
-    assert report.custom_operators == CUSTOM_OPERATORS
+    assert report.custom_operators == {INVOLUTION: 1}
     assert report.error is report.delegated is None
     plain = keras.Sequential([keras.Input(SIZE), keras.layers.Conv2D(4, 3)])
     assert to_tflite(plain, keep_native=True).custom_operators == {}

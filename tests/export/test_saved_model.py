@@ -192,7 +192,7 @@ def test_another_process_is_faster(small, tmp_path, monkeypatch):
     assert (first.path / "saved_model.pb").is_file()
 
 
-def test_a_polling_server_sees_whole_versions_only(model, tmp_path):
+def test_a_polling_server_sees_whole_versions_only(small, tmp_path):
     seen, stop = {}, threading.Event()
 
     def poll():
@@ -206,7 +206,7 @@ def test_a_polling_server_sees_whole_versions_only(model, tmp_path):
     watcher = threading.Thread(target=poll)
     watcher.start()
     try:
-        reports = [to_saved_model(model, tmp_path) for _ in range(2)]
+        reports = [to_saved_model(small, tmp_path) for _ in range(2)]
     finally:
         stop.set()
         watcher.join()

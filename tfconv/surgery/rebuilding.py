@@ -245,7 +245,7 @@ def copy_weights(old: Any, new: Any) -> bool:
 
 def _copy_state(old: Any, new: Any) -> None:
     _compat.quantize_as(old, new)
-    if not copy_weights(old, new):
+    if not (_compat.KERAS_3 and copy_weights(old, new)):
         new.set_weights(old.get_weights())  # or an error that says what does not fit
     if isinstance(new, keras.layers.Normalization):
         new.finalize_state()  # which makes of the weights what it computes with
