@@ -145,6 +145,7 @@ def to_onnx(
             opset=opset,
             tensors_to_rename=names,
         )
+        _set_groups(proto, function)
         version = next(o.version for o in proto.opset_import if o.domain == "")
         _check_operators(proto, version, onnx)
         content = proto.SerializeToString()
@@ -189,6 +190,21 @@ def _runner(content: bytes, onnxruntime: ModuleType) -> Any:
         return dict(zip(names, session.run(names, arrays)))
 
     return run
+
+
+def _set_groups(proto: Any, function: Any) -> None:
+    """Tells convolutions their groups: tf2onnx does not know the channels behind a slice."""
+    groups = {}
+    for op in function.graph.get_operations():
+        if op.type in ("Conv2D", "Conv3D"):
+            first = op.get_attr("data_format").startswith(b"NC")
+            channels = op.inputs[0].shape[1 if first else -1]
+            groups[op.name] = channels and channels // op.inputs[1].shape[-2]
+    for node in nodes(proto.graph):
+        if node.op_type == "Conv" and groups.get(node.name):
+            for attribute in node.attribute:
+                if attribute.name == "group":
+                    attribute.i = groups[node.name]
 
 
 def nodes(graph: Any) -> Iterator[Any]:
