@@ -63,6 +63,7 @@ class Trial:
                 arguments = environment.arguments
                 answer = place.ask(environment, 600, do="collect", arguments=arguments)
                 if answer["code"] != 0:
+                    print(*place.log.read_text().splitlines()[-15:], sep="\n")
                     raise SystemExit(f"{environment.name}: the tests cannot be collected")
                 self.tests[environment.name] = answer["tests"]
                 print(f"{environment.name}: {len(answer['tests']):,} tests", flush=True)

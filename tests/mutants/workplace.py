@@ -94,20 +94,21 @@ class Workplace:
         server.stdin.flush()
         line = server.stdout.readline()
         if not line:
-            raise RuntimeError(f"the server of {environment.name} ended: see {self._log}")
+            raise RuntimeError(f"the server of {environment.name} ended: see {self.log}")
         return json.loads(line)
 
     @property
-    def _log(self) -> Path:
+    def log(self) -> Path:
+        """What the servers and pytest print."""
         return self.folder / "log.txt"
 
     def _started(self, environment: Environment) -> subprocess.Popen:
         subprocess.run(
             [environment.python, "-m", "compileall", "-q", "tfconv"], cwd=self.tree, check=True
         )
-        with open(self._log, "a") as log:
+        with open(self.log, "a") as log:
             return subprocess.Popen(
-                [environment.python, "tests/mutants/server.py", self._log],
+                [environment.python, "tests/mutants/server.py", self.log],
                 cwd=self.tree, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
                 env={**os.environ, "TF_USE_LEGACY_KERAS": environment.legacy},
             )  # fmt: skip
