@@ -28,15 +28,6 @@ if importlib.util.find_spec("tensorflow_addons") is None:
     collect_ignore.append("test_addons.py")  # TensorFlow Addons exists for TensorFlow 2.15 only
 
 
-def pytest_configure(config):
-    for line in (
-        "dear: takes long and mostly finds what others find too; --dear thins its cases",
-        "late: the same, and has no cases to choose from: --dear and --every leave it out",
-        "kind(name): what a case of a table is an example of; thinning leaves no kind out",
-    ):
-        config.addinivalue_line("markers", line)
-
-
 def pytest_addoption(parser):
     parser.addoption(
         "--every",

@@ -19,7 +19,9 @@ from tests.lite.driver import Graph, Node, Tensor
 from tests.sliding_windows import GEOMETRIES
 
 SANITIZED = os.environ.get("TFCONV_KERNELS")
-VARIANTS = [SANITIZED] if SANITIZED in ("asan", "tsan") else ["plain", "aarch64"]
+VARIANTS = ["plain", pytest.param("aarch64", marks=pytest.mark.late)]  # takes a minute to compile
+if SANITIZED in ("asan", "tsan"):
+    VARIANTS = [SANITIZED]
 
 INVOLUTION, PER_EXAMPLE = "Tfconv>Involution", "Tfconv>PerExampleConv"
 SAMPLE, CONV = "Tfconv>DeformableSample", "Tfconv>DeformableConv"

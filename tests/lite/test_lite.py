@@ -352,6 +352,7 @@ def test_header_is_plain_c(tmp_path):
     subprocess.run([program], check=True)
 
 
+@pytest.mark.late
 def test_cmake_builds_the_delegate_alone(tmp_path):
     """For ARM, without optimization, which takes seconds."""
     compiler = "aarch64-linux-gnu-g++"
