@@ -314,6 +314,16 @@ def has_adapters(layer) -> bool:
     return any(getattr(part, "lora_enabled", False) for part in all_layers(layer))
 
 
+@contextlib.contextmanager
+def more_weights(layer):
+    """Scope in which a layer that is built may make weights, which Keras 3 forbids."""
+    locked = layer._tracker.locked
+    layer._tracker.unlock()
+    yield
+    if locked:
+        layer._tracker.lock()
+
+
 def is_graph(model) -> bool:
     """Whether the calls of a model's layers are known: it is functional, or sequential and built.
 

@@ -28,6 +28,9 @@ BAD_VALUES = {
     "strides": PER_AXIS,
     "padding": PADDINGS,
     "output_padding": [-1, 1.5, "1", True, [], [-1], (0, 0, 0, 0)],
+    "padding_mode": [*NAMES, "valid", None],
+    "lora_rank": [value for value in ABOVE_ZERO if value is not None],
+    "lora_alpha": [*NUMBERS, 0],
     "data_format": ["last", "", 1, True, ["channels_last"]],
     "dilation_rate": PER_AXIS,
     "groups": ABOVE_ZERO,
@@ -73,6 +76,15 @@ BAD_VALUES = {
             "activity",
             "offset",
             "embedding",
+            "routing",
+            "routing_bias",
+            "attention",
+            "attention_bias",
+            "offset_bias",
+            "position_bias",
+            "gamma",
+            "beta",
+            "weighted_sum",
         )
         for kind in ("initializer", "regularizer", "constraint")
     },
@@ -83,10 +95,18 @@ NONE_IS_ALLOWED = {("Involution", "groups"), ("SelfAttention", "filters")}
 SET_BY_THE_LAYER = {
     "Involution": {"use_bias"},
     "PointwiseConv": {"kernel_size"},
-    "LocalSelfAttention": {"strides", "padding"},
-    "SelfAttention": {"kernel_size", "strides", "padding", "dilation_rate"},
+    "LocalSelfAttention": {"strides", "padding", "padding_mode"},
+    "SelfAttention": {"kernel_size", "strides", "padding", "dilation_rate", "padding_mode"},
+    "GatedConv": {"lora_rank", "lora_alpha"},
+    "FlattenedConv": {"lora_rank", "lora_alpha"},
+    "LowRankConv": {"lora_rank", "lora_alpha"},
+    "TuckerConv": {"lora_rank", "lora_alpha"},
+    "ConvTranspose": {"padding_mode"},
     "DepthwiseConv": {"kernel_initializer", "kernel_regularizer", "kernel_constraint"},
-    "SeparableConv": {"kernel_initializer", "kernel_regularizer", "kernel_constraint"},
+    "SeparableConv": {
+        *("kernel_initializer", "kernel_regularizer", "kernel_constraint"),
+        *("lora_rank", "lora_alpha"),
+    },
 }
 # Arguments that are in no signature.
 TAKEN_BESIDES = {

@@ -27,15 +27,15 @@ LAYERS = {
     "CondDense": (lambda **k: tfconv.CondDense(4, num_experts=2, **k), ["routing"]),
     "DynamicConv2D": (lambda **k: tfconv.DynamicConv2D(4, 3, **k), ["squeeze", "attend"]),
     "SqueezeExcite": (
-        lambda **k: tfconv.SqueezeExcite(2, activation="tanh", **k),
+        lambda **k: tfconv.SqueezeExcite(reduction_ratio=2, activation="tanh", **k),
         ["squeeze", "excite"],
     ),
     "SelfAttention2D": (
-        lambda **k: tfconv.SelfAttention2D(2, 2, **k),
+        lambda **k: tfconv.SelfAttention2D(num_heads=2, key_dim=2, **k),
         ["query", "key", "value", "project"],
     ),
     "Involution2D": (lambda **k: tfconv.Involution2D(3, groups=2, **k), []),
-    "LocalSelfAttention2D": (lambda **k: tfconv.LocalSelfAttention2D(4, 3, 2, **k), []),
+    "LocalSelfAttention2D": (lambda **k: tfconv.LocalSelfAttention2D(4, 3, num_heads=2, **k), []),
     "SplitTransformMerge": (
         lambda **k: tfconv.SplitTransformMerge(
             keras.Sequential([keras.layers.Dense(2), keras.layers.Dense(2)]),

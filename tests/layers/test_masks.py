@@ -48,12 +48,12 @@ def cases():
             yield Case(
                 conv(3, 1, temperature=1, reduction_ratio=1, **arguments), sizes, first=first
             )
-            yield Case(tfconv.SqueezeExcite(1, **arguments), sizes, first=first)
+            yield Case(tfconv.SqueezeExcite(reduction_ratio=1, **arguments), sizes, first=first)
             attention = getattr(tfconv, f"SelfAttention{rank}D")
-            yield Case(attention(2, 3, **arguments), sizes, first=first)
+            yield Case(attention(num_heads=2, key_dim=3, **arguments), sizes, first=first)
         conv = tfconv.DepthwiseCondConv2D(1, num_experts=2, **arguments)
         yield Case(conv, (5, 2), first=first)
-        yield Case(tfconv.LocalSelfAttention2D(4, 3, 2, **arguments), (5, 2), first=first)
+        yield Case(tfconv.LocalSelfAttention2D(4, 3, num_heads=2, **arguments), (5, 2), first=first)
 
 
 @pytest.mark.parametrize("case", cases(), ids=str)
@@ -219,7 +219,7 @@ def test_positions_of_images_in_masks(rng):
 @pytest.mark.parametrize("kernel_size, dilation", [(3, 1), ((3, 5), 1), (2, 2)], ids=str)
 def test_local_causality(kernel_size, dilation, rng):
     layer = tfconv.LocalSelfAttention2D(
-        4, kernel_size, 2, dilation_rate=dilation, use_bias=True, dtype="float64"
+        4, kernel_size, num_heads=2, dilation_rate=dilation, use_bias=True, dtype="float64"
     )
     x = rng.standard_normal((1, 4, 5, 4))
     layer(x)
@@ -239,8 +239,8 @@ def test_local_causality(kernel_size, dilation, rng):
 def test_dropout(local, rng):
     def made(**arguments):
         if local:
-            return tfconv.LocalSelfAttention2D(6, 3, 2, **arguments)
-        return tfconv.SelfAttention2D(2, 3, **arguments)
+            return tfconv.LocalSelfAttention2D(6, 3, num_heads=2, **arguments)
+        return tfconv.SelfAttention2D(num_heads=2, key_dim=3, **arguments)
 
     x = rng.standard_normal((2, 8, 8, 6)).astype(np.float32)
     plain, layer = made(), made(dropout=0.25, seed=3)
@@ -275,10 +275,10 @@ SECOND = {
 def with_seconds():
     for first in (False, True):
         data_format = {"data_format": "channels_first" if first else "channels_last"}
-        yield tfconv.SelfAttention2D(2, 3, dropout=0.1, **data_format), (4, 5, 6)
-        yield tfconv.LocalSelfAttention2D(4, 3, 2, **data_format), (4, 5, 6)
+        yield tfconv.SelfAttention2D(num_heads=2, key_dim=3, dropout=0.1, **data_format), (4, 5, 6)
+        yield tfconv.LocalSelfAttention2D(4, 3, num_heads=2, **data_format), (4, 5, 6)
         yield tfconv.Involution2D(3, strides=2, groups=2, **data_format), (4, 5, 6)
-    yield tfconv.SelfAttention1D(2, 3), (None, 6)
+    yield tfconv.SelfAttention1D(num_heads=2, key_dim=3), (None, 6)
     yield tfconv.Involution1D(3, groups=2), (None, 6)
     yield tfconv.CondConv2D(3, 3, num_experts=2), (None, None, 6)
     yield tfconv.DepthwiseCondConv2D(3, num_experts=2), (5, 4, 6)
@@ -316,8 +316,8 @@ def test_exports(rng, tmp_path):
     allowed = keras.Input((6, 6), name="allowed")
     x = keras.layers.Masking()(inputs)
     x = tfconv.CondDense(6, num_experts=2)(x)
-    x = tfconv.SqueezeExcite(2)(x)
-    x, scores = tfconv.SelfAttention1D(2, 3, dropout=0.1)(
+    x = tfconv.SqueezeExcite(reduction_ratio=2)(x)
+    x, scores = tfconv.SelfAttention1D(num_heads=2, key_dim=3, dropout=0.1)(
         x, attention_mask=allowed, use_causal_mask=True, return_attention_scores=True
     )
     x, kernels = tfconv.Involution1D(3, groups=2)(x, return_kernels=True)

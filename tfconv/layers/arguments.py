@@ -14,7 +14,8 @@ from tfconv._compat import keras
 from tfconv.ops.geometry import is_int
 
 Check = Callable[[Any, str], Any]
-_OF_KERAS = ("activation", "initializer", "regularizer", "constraint")  # ends of arguments' names
+KINDS = ("initializer", "regularizer", "constraint")  # ends of the names of weights' arguments
+_OF_KERAS = ("activation", *KINDS)  # what Keras makes of a name or a configuration
 
 
 def positive_int(value: Any, name: str) -> int:

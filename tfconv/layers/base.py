@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import random
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -13,10 +15,14 @@ import tensorflow as tf
 from tfconv import _compat
 from tfconv._compat import keras
 from tfconv.layers.arguments import (
+    KINDS,
     Check,
     boolean,
+    choice,
     known_data_format,
+    optional,
     positive_int,
+    positive_number,
     resolved,
     serialized,
 )
@@ -25,6 +31,7 @@ from tfconv.ops import channels
 from tfconv.ops.checks import of_sizes
 from tfconv.ops.dispatch import in_float32
 from tfconv.ops.geometry import Geometry, Padding, per_axis, standardized_padding
+from tfconv.ops.padding import MODES, check_sizes, padded
 
 # What may be done to a layer inside another after it was made, by the configuration's names.
 _CHANGES = ("trainable", "dtype", "quantization_config", "lora_rank", "lora_alpha")
@@ -45,6 +52,11 @@ def global_mean(x: tf.Tensor, axes: Sequence[int]) -> tf.Tensor:
 def static_shape(shape: Any) -> tuple[int | None, ...]:
     """A shape as Keras 2 or Keras 3 gives it, as a tuple."""
     return tuple(tf.TensorShape(shape).as_list())
+
+
+def shape_for_keras(shape: Sequence[int | None]) -> Any:
+    """A shape as this version of Keras gives shapes: a tuple, in Keras 2 a `tf.TensorShape`."""
+    return tuple(shape) if _compat.KERAS_3 else tf.TensorShape(shape)
 
 
 def known_channels(shape: Any, axis: int, layer: Any) -> int:
@@ -94,6 +106,16 @@ class BaseLayer(keras.layers.Layer):
     by_position: ClassVar[int | None] = None  # how many arguments need no name; None for any
     takes_integers = False  # where the values are only moved
     renamed: ClassVar[dict[str, str]] = {}  # names of today by those that old files have
+    ignored: ClassVar[tuple[str, ...]] = ()  # what Keras's configurations have, and we do not need
+    # Arguments that configurations have only where they are not these, so that Keras reads them.
+    unsaid: ClassVar[dict[str, Any]] = {
+        "padding_mode": "zeros",
+        "lora_rank": None,
+        "lora_alpha": None,
+    }
+    # Weights whose initializer, regularizer and constraint are arguments, with Keras's names for
+    # the initializers unless others are given: ``offset_initializer`` and so on.
+    other_weights: ClassVar[dict[str, str]] = {}
     __signature__: ClassVar[Any] = None
 
     def __init_subclass__(cls, **kwargs: Any):
@@ -131,11 +153,19 @@ class BaseLayer(keras.layers.Layer):
             new: (kwargs.pop(old), old) for old, new in self.renamed.items() if old in kwargs
         }
         changes = kwargs.pop("sublayers", {})
+        others = {
+            f"{weight}_{kind}": kwargs.pop(f"{weight}_{kind}", None)
+            for weight in self.other_weights
+            for kind in KINDS
+        }
         super().__init__(**kwargs)
         self._by_old_names, self._changes = Untracked(renamed), Untracked(changes)
         self._taken: tuple[str, ...] = ()
         self._sublayers: tuple[str, ...] = ()
         self.take(resolved, activity_regularizer=activity_regularizer)
+        for name, value in others.items():
+            default = self.other_weights[name.rpartition("_")[0]]
+            self.take(functools.partial(resolved, default=default), **{name: value})
 
     def __call__(self, *args: Any, **kwargs: Any):
         if not self.takes_integers:
@@ -167,10 +197,16 @@ class BaseLayer(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
-        taken = (name for name in self._taken if name not in self.fixed)
-        config.update({name: serialized(getattr(self, name), name) for name in taken})
+        for name in self._taken:
+            value = getattr(self, name)
+            if name not in self.fixed and (name not in self.unsaid or value != self.unsaid[name]):
+                config[name] = serialized(value, name)
         changes = self._changes_inside(config)
         return {**config, "sublayers": changes} if changes else config
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        return super().from_config({k: v for k, v in config.items() if k not in cls.ignored})
 
     # Layers inside.
 
@@ -234,8 +270,8 @@ class BaseLayer(keras.layers.Layer):
             listed = f"{', '.join(others)} or {last}" if others else last
             instead = f", or give `{instead}`" if instead else ""
             raise ValueError(
-                f"`{name}` must divide the number of input channels, as {listed} would{instead}. "
-                f"Received: {name}={value}, input_shape={static_shape(input_shape)}"
+                f"The number of input channels does not fit: `{name}` must divide it, as {listed} "
+                f"would{instead}. Received: {name}={value}, input_shape={static_shape(input_shape)}"
             )
 
     def channels_last(self, x: tf.Tensor) -> tf.Tensor:
@@ -251,16 +287,17 @@ class BaseLayer(keras.layers.Layer):
         """The layer's output: a channels-last result with its bias, moved and activated."""
         if bias is not None:
             y = y + self.weight(bias)
-        y = self.restored(y)
-        # Wrappers such as weight normalization take the activation away for a while.
+        return self.activated(self.restored(y))
+
+    def activated(self, y: tf.Tensor) -> tf.Tensor:
+        """``y`` with the layer's activation, which wrappers of users take away for a while."""
         return y if self.activation is None else self.activation(y)
 
     # Weights.
 
     def arguments_of(self, weight: str) -> dict[str, Any]:
         """Initializer, regularizer and constraint by arguments such as ``kernel_initializer``."""
-        kinds = ("initializer", "regularizer", "constraint")
-        return {kind: getattr(self, f"{weight}_{kind}", None) for kind in kinds}
+        return {kind: getattr(self, f"{weight}_{kind}", None) for kind in KINDS}
 
     def add(self, shape: Sequence[int], name: str, like: str, **arguments: Any) -> Any:
         """Creates a weight by the arguments of a kind of weights, such as "kernel".
@@ -368,17 +405,181 @@ class KernelArguments(BaseLayer):
         """Creates a bias by the layer's bias arguments; None without ``use_bias``."""
         return self.add(shape, name, "bias", **arguments) if self.use_bias else None
 
-    def arguments_inside(self, count: int) -> list[dict[str, Any]]:
-        """This layer's arguments of kernels and biases, for ``count`` layers inside."""
+    def arguments_inside(
+        self, count: int, kernel: str = "kernel", bias: str = "bias"
+    ) -> list[dict[str, Any]]:
+        """Arguments for ``count`` layers inside, from this layer's of such kernels and biases."""
         shared = {
-            f"{weight}_{kind}": value
-            for weight in ("kernel", "bias")
+            f"{inside}_{kind}": value
+            for inside, weight in (("kernel", kernel), ("bias", bias))
             for kind, value in self.arguments_of(weight).items()
         }
-        copies = independent_copies(self.kernel_initializer, count)
-        return [
-            {**shared, "use_bias": self.use_bias, "kernel_initializer": copy} for copy in copies
-        ]
+        if bias == "bias":
+            shared["use_bias"] = self.use_bias
+        copies = independent_copies(shared["kernel_initializer"], count, kernel)
+        return [{**shared, "kernel_initializer": copy} for copy in copies]
+
+
+def _as_given(value: Any, name: str) -> Any:
+    """A positive number, an int if it is one."""
+    positive_number(value, name)
+    return value
+
+
+class Adaptable(KernelArguments):
+    """A layer with one kernel, which low-rank adaptation trains as that of Keras's layers.
+
+    The kernel stays as it is; beside the bias, two small weights are trained:
+    ``kernel + lora_alpha / lora_rank * (lora_kernel_a @ lora_kernel_b)``. Layers call
+    `adapt_if_asked` when built, after they have made `kernel` and the bias.
+
+    Args:
+        lora_rank: Rank of the difference that low-rank adaptation trains; None for none. As in
+            Keras, `enable_lora` starts it later. Keras 3 only.
+        lora_alpha: Scales the difference; None for ``lora_rank``.
+    """
+
+    lora_enabled = False
+    lora_axes: ClassVar[int] = -1  # the kernel as a matrix: which axes the columns are
+
+    def __init__(
+        self,
+        *args: Any,
+        lora_rank: int | None = None,
+        lora_alpha: float | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(*args, **kwargs)
+        self.take(optional(positive_int), lora_rank=lora_rank)
+        self.take(optional(_as_given), lora_alpha=lora_alpha)
+        if lora_rank is not None:
+            self._require_lora()
+            if lora_alpha is None:
+                self.lora_alpha = self.lora_rank
+
+    def _in_force(self) -> Any:
+        """The kernel: a variable or, with low-rank adaptation, the tensor that is in force."""
+        try:
+            kernel = self._kernel
+        except AttributeError:
+            raise AttributeError("You must build the layer before accessing `kernel`.") from None
+        if not self.lora_enabled:
+            return kernel
+        a, b = map(_compat.convert_variable, (self.lora_kernel_a, self.lora_kernel_b))
+        a = tf.reshape(a, [*b.shape[:-2], -1, b.shape[-2]])
+        difference = self.lora_alpha / self.lora_rank * tf.matmul(a, b)
+        kernel = tf.convert_to_tensor(kernel)
+        return kernel + tf.cast(tf.reshape(difference, kernel.shape), kernel.dtype)
+
+    kernel = property(_in_force, lambda self, value: setattr(self, "_kernel", value))
+
+    def add_adaptation(self, name: str, shape: tuple[int, ...], initializer: Any) -> Any:
+        """Creates a weight of the adaptation, in float32: half types would lose what it adds."""
+        regularizer = self.kernel_regularizer
+        return self.add_weight(
+            name=name,
+            shape=shape,
+            initializer=initializer,
+            regularizer=regularizer,
+            dtype="float32",
+        )
+
+    def kernel_as_matrix(self) -> tuple[tuple[int, ...], int]:
+        """The axes that are the kernel's rows, and how many columns there are."""
+        shape = tuple(self._kernel.shape)
+        return shape[: self.lora_axes], math.prod(shape[self.lora_axes :])
+
+    def _require_lora(self) -> None:
+        """Raises ValueError where there is no low-rank adaptation, as in Keras."""
+        name = type(self).__name__
+        if "lora_rank" in self.fixed:
+            raise ValueError(
+                f"{name} has several kernels, and no low-rank adaptation. Received: `enable_lora`"
+            )
+        if not _compat.KERAS_3:
+            raise ValueError(
+                f"Low-rank adaptation of {name} needs Keras 3. Received: `lora_rank` with Keras 2"
+            )
+        if self.kernel_constraint is not None:
+            raise ValueError(
+                "`lora_rank` cannot be given together with `kernel_constraint`. Received: "
+                f"kernel_constraint={self.kernel_constraint!r}"
+            )
+
+    def adapt_if_asked(self) -> None:
+        """Starts low-rank adaptation if ``lora_rank`` was given."""
+        if self.lora_rank is not None:
+            self._adapt(self.lora_rank, self.lora_alpha)
+
+    def enable_lora(
+        self,
+        rank: int,
+        lora_alpha: float | None = None,
+        a_initializer: Any = "he_uniform",
+        b_initializer: Any = "zeros",
+    ) -> None:
+        """Starts low-rank adaptation of a layer that is built; its outputs stay as they are.
+
+        Args:
+            rank: Rank of the difference that is trained.
+            lora_alpha: Scales the difference; None for ``rank``.
+            a_initializer: Initializer of ``lora_kernel_a``.
+            b_initializer: Initializer of ``lora_kernel_b``.
+
+        Raises:
+            ValueError: If an argument is not what is described above, the layer is not built,
+                adapts already, or has a ``kernel_constraint``.
+        """
+        self._require_lora()
+        require_built(self)
+        if self.lora_enabled:
+            raise ValueError(
+                f"{type(self).__name__} has low-rank adaptation already. Received: rank={rank}"
+            )
+        rank = positive_int(rank, "rank")
+        alpha = optional(_as_given)(lora_alpha, "lora_alpha")
+        self._adapt(rank, rank if alpha is None else alpha, a_initializer, b_initializer)
+
+    def _adapt(
+        self,
+        rank: int,
+        alpha: float,
+        a_initializer: Any = "he_uniform",
+        b_initializer: Any = "zeros",
+    ) -> None:
+        rows, columns = self.kernel_as_matrix()
+        a_initializer = resolved(a_initializer, "a_initializer")
+        b_initializer = resolved(b_initializer, "b_initializer")
+        with _compat.more_weights(self):
+            self.lora_kernel_a = self.add_adaptation("lora_kernel_a", (*rows, rank), a_initializer)
+            self.lora_kernel_b = self.add_adaptation(
+                "lora_kernel_b", (rank, columns), b_initializer
+            )
+        self._kernel.trainable = False
+        self.lora_rank, self.lora_alpha, self.lora_enabled = rank, alpha, True
+
+    def save_own_variables(self, store: Any) -> None:
+        if not self.lora_enabled:
+            super().save_own_variables(store)
+            return
+        for i, variable in enumerate(self._saved_variables()):
+            store[str(i)] = self.kernel if variable is self._kernel else variable
+
+    def load_own_variables(self, store: Any) -> None:
+        if not self.lora_enabled:
+            super().load_own_variables(store)
+            return
+        for i, variable in enumerate(self._saved_variables()):
+            variable.assign(store[str(i)])
+        # The file's kernel is the one that was in force. The other weight stays random: with
+        # both zero, as in Keras, neither would be trained any further.
+        self.lora_kernel_b.assign(tf.zeros_like(self.lora_kernel_b))
+
+    def _saved_variables(self) -> list[Any]:
+        """The layer's own variables but those of the adaptation, which files have in the kernel."""
+        adaptation = (self.lora_kernel_a, self.lora_kernel_b)
+        own = [*self._trainable_variables, *self._non_trainable_variables]
+        return [v for v in own if all(v is not w for w in adaptation)]
 
 
 class SpatialLayer(BaseLayer):
@@ -395,9 +596,14 @@ class SpatialLayer(BaseLayer):
             per spatial axis.
         data_format: "channels_last" or "channels_first"; None takes Keras's setting.
         dilation_rate: Pixels between neighbouring taps; may exceed 1 together with strides.
+        padding_mode: What the padding puts around the input: "zeros", or pixels of its own:
+            "reflect" mirrors it at its edges, which it does not repeat, "replicate" repeats the
+            edges, "circular" takes the other end's.
     """
 
     rank: ClassVar[int]
+    takes_no_pixels: ClassVar[bool] = False  # along an axis
+    extra_batch_axes: ClassVar[bool] = False  # whether inputs may have several batch axes
 
     def __init__(
         self,
@@ -407,6 +613,7 @@ class SpatialLayer(BaseLayer):
         padding: Padding = "valid",
         data_format: str | None = None,
         dilation_rate: int | Sequence[int] = 1,
+        padding_mode: str = "zeros",
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -415,7 +622,13 @@ class SpatialLayer(BaseLayer):
         )
         self.take(lambda value, name: standardized_padding(value, self.rank), padding=padding)
         self.take(known_data_format, data_format=data_format)
-        self.input_spec = keras.layers.InputSpec(ndim=self.rank + 2)
+        self.take(choice(*MODES), padding_mode=padding_mode)
+        self.input_spec = keras.layers.InputSpec(**self._axes_spec)
+
+    @property
+    def _axes_spec(self) -> dict[str, int]:
+        """How many axes inputs have, as arguments of an InputSpec."""
+        return {"min_ndim" if self.extra_batch_axes else "ndim": self.rank + 2}
 
     def _per_axis(self, value: Any, name: str) -> tuple[int, ...]:
         return per_axis(value, self.rank, name)
@@ -429,23 +642,32 @@ class SpatialLayer(BaseLayer):
 
     @property
     def geometry_arguments(self) -> dict[str, Any]:
-        """The geometry as keyword arguments of `tfconv.ops` functions that see the kernel."""
+        """The geometry as keyword arguments of `tfconv.ops` functions, for what is `padded`."""
         return {
             "strides": self.strides,
-            "padding": self.padding,
+            "padding": self.padding if self.padding_mode == "zeros" else "valid",
             "dilation_rate": self.dilation_rate,
             "data_format": "channels_last",
         }
 
+    @property
+    def padded_geometry(self) -> Geometry:
+        """Where the taps fall in what is `padded`."""
+        around = self.geometry
+        if self.padding_mode == "zeros":
+            return around
+        return dataclasses.replace(around, pads=((0, 0),) * self.rank)
+
     def input_channels(self, input_shape: Any) -> int:
         """Checks an input shape, pins its channels in ``input_spec`` and returns their number."""
         shape = static_shape(input_shape)
-        if len(shape) != self.rank + 2:
+        if len(shape) < self.rank + 2 or (len(shape) > self.rank + 2 and not self.extra_batch_axes):
             raise ValueError(
                 f"{type(self).__name__} needs an input of rank {self.rank + 2}. "
                 f"Received: input_shape={shape}"
             )
-        return self.pinned_channels(shape, ndim=self.rank + 2)
+        self.compute_output_shape(shape)  # raises where there is none
+        return self.pinned_channels(shape, **self._axes_spec)
 
     def pinned_sizes(self, input_shape: Any, reason: str) -> tuple[int, ...]:
         """The spatial sizes of an input, which ``input_spec`` then holds inputs to as well.
@@ -453,19 +675,18 @@ class SpatialLayer(BaseLayer):
         Raises:
             ValueError: If one is not known; says the ``reason`` why it has to be.
         """
-        shape, first = static_shape(input_shape), self._spatial.start
-        sizes = shape[self._spatial]
+        shape, spatial = static_shape(input_shape), self._spatial
+        sizes = shape[spatial]
         if None in sizes:
             raise ValueError(f"{reason} to be known. Received: input_shape={shape}")
-        axes = {first + axis: size for axis, size in enumerate(sizes)}
+        axes = dict(zip(range(len(shape))[spatial], sizes))
         axes[self.channel_axis] = shape[self.channel_axis]
         self.input_spec = keras.layers.InputSpec(ndim=self.rank + 2, axes=axes)
         return sizes
 
     @property
     def _spatial(self) -> slice:
-        first = 1 if self.data_format == "channels_last" else 2
-        return slice(first, first + self.rank)
+        return slice(-1 - self.rank, -1) if self.channel_axis == -1 else slice(-self.rank, None)
 
     def output_channels(self, channels: int | None) -> int | None:
         """Channels that the layer gives for ``channels`` of its input."""
@@ -473,13 +694,14 @@ class SpatialLayer(BaseLayer):
 
     def output_sizes(self, sizes: Sequence[int | None]) -> Sequence[int | None]:
         """Spatial sizes that the layer gives for those of its input."""
+        check_sizes(self.geometry, self.padding_mode, sizes)
         return self.geometry.output_shape(sizes)
 
-    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: Any) -> Any:
         shape = list(static_shape(input_shape))
         shape[self._spatial] = self.output_sizes(shape[self._spatial])
         shape[self.channel_axis] = self.output_channels(shape[self.channel_axis])
-        return tuple(shape)
+        return shape_for_keras(shape)
 
     def fitting(self, x: tf.Tensor) -> tf.Tensor:
         """``x`` channels last, if it gives an output and has the sizes that the layer pins.
@@ -488,15 +710,74 @@ class SpatialLayer(BaseLayer):
         kernel fits into ``x``.
         """
         x = tf.convert_to_tensor(x)
-        if 0 in self.compute_output_shape(x.shape)[self._spatial]:  # raises, too
+        output = static_shape(self.compute_output_shape(x.shape))  # raises, too
+        if 0 in output[self._spatial] and not self.takes_no_pixels:
             raise ValueError(
                 f"{type(self).__name__} needs at least one pixel along each spatial axis. "
                 f"Received: input_shape={static_shape(x.shape)}"
             )
         return self.channels_last(of_pinned_sizes(x, self))
 
+    def padded(self, x: tf.Tensor) -> tf.Tensor:
+        """A channels-last input with what ``padding_mode`` puts around it.
 
-class ConvLayer(KernelArguments, SpatialLayer):
+        Zeros are left to the operation.
+        """
+        if self.padding_mode == "zeros" or self.padding == "valid":
+            return x
+        return padded(x, self.geometry, self.padding_mode)
+
+
+class OneKernelConv(Adaptable, SpatialLayer):
+    """A convolution whose kernel meets its input in Keras's hook `convolution_op`.
+
+    Subclasses say what `convolved` gives.
+    """
+
+    def call(self, inputs):
+        x = tf.convert_to_tensor(inputs)
+        batch_axes = x.shape.rank - self.rank - 1
+        if batch_axes == 1:
+            return self._result(x)
+        sizes, output = tf.shape(x), self.compute_output_shape(x.shape)
+        static = enumerate(x.shape.as_list()[batch_axes:], start=batch_axes)
+        y = self._result(tf.reshape(x, [-1, *(sizes[i] if n is None else n for i, n in static)]))
+        y = tf.reshape(y, tf.concat([sizes[:batch_axes], tf.shape(y)[1:]], 0))
+        y.set_shape(output)
+        return y
+
+    def _result(self, x: tf.Tensor) -> tf.Tensor:
+        y = tf.convert_to_tensor(self.convolution_op(x, self.weight(self._in_force())))
+        return self.activated(self.biased(y, self.bias))
+
+    def biased(self, y: tf.Tensor, bias: Any) -> tf.Tensor:
+        """``y`` with one bias for each channel, in the layer's data format."""
+        if bias is None:
+            return y
+        bias = self.weight(bias)
+        return y + (bias if self.channel_axis == -1 else tf.reshape(bias, [-1, *[1] * self.rank]))
+
+    def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        """What the layer does between its input and its kernel: a hook, as in Keras.
+
+        Subclasses override it, say to standardize the kernel first.
+
+        Args:
+            inputs: The layer's input, in its data format.
+            kernel: The kernel.
+
+        Returns:
+            The output before bias and activation, in the layer's data format.
+        """
+        x = self.padded(self.fitting(inputs))
+        return self.restored(self.convolved(x, tf.convert_to_tensor(kernel)))
+
+    @abstractmethod
+    def convolved(self, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        """The convolution of a channels-last input, `padded`, with a kernel."""
+
+
+class ConvLayer(Adaptable, SpatialLayer):
     """A layer with filters, in the argument order of Keras's Conv layers.
 
     Args:
@@ -544,7 +825,7 @@ class ConvLayer(KernelArguments, SpatialLayer):
         self.take(positive_int, filters=filters, groups=groups)
         if self.filters % self.groups:
             raise ValueError(
-                "`filters` must be divisible by `groups`. "
+                "The number of filters, `filters`, must be divisible by `groups`. "
                 f"Received: filters={filters}, groups={groups}"
             )
 
@@ -562,16 +843,30 @@ class ConvLayer(KernelArguments, SpatialLayer):
         return (*self.kernel_size, count // self.groups, self.filters)
 
 
-def independent_copies(initializer: Any, count: int) -> list[Callable[..., Any]]:
+def independent_copies(initializer: Any, count: int, of: str = "") -> list[Callable[..., Any]]:
     """``count`` initializers like ``initializer`` that draw different numbers.
 
     Keras's random initializers give the same numbers at every call: each copy gets a seed of
-    its own, derived from the original's when it has one.
+    its own, derived from the original's when it has one. They are hashes, for where seeds are
+    counted on, those of others are met.
+
+    Args:
+        initializer: An initializer.
+        count: How many copies.
+        of: What they are for; copies for other things draw other numbers.
     """
     config = initializer.get_config() if hasattr(initializer, "get_config") else {}
     seed = config.get("seed", "none")
     if seed is None:
-        seed = random.randrange(2**31 - count)
+        seed = random.randrange(2**63)
     if not isinstance(seed, int):
         return [initializer] * count
-    return [type(initializer).from_config({**config, "seed": seed + i}) for i in range(count)]
+    return [
+        type(initializer).from_config({**config, "seed": derived_seed(seed, of, number)})
+        for number in range(count)
+    ]
+
+
+def derived_seed(seed: int, *what: Any) -> int:
+    """A seed for something, which differs from those for other things and other seeds."""
+    return random.Random(repr((seed, *what))).randrange(2**31)

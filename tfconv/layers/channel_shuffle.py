@@ -9,7 +9,7 @@ import tensorflow as tf
 from tfconv import ops
 from tfconv._compat import keras
 from tfconv.layers.arguments import boolean, known_data_format, positive_int
-from tfconv.layers.base import BaseLayer, register, static_shape
+from tfconv.layers.base import BaseLayer, register, shape_for_keras, static_shape
 
 
 @register
@@ -62,4 +62,4 @@ class ChannelShuffle(BaseLayer):
         return ops.channel_shuffle(x, self._shuffled_groups, data_format=self.data_format)
 
     def compute_output_shape(self, input_shape):
-        return static_shape(input_shape)
+        return shape_for_keras(static_shape(input_shape))

@@ -116,6 +116,7 @@ class DepthwiseCondConv2D(MixedConv, Experts, SpatialLayer):
 
     rank = 2
     by_position = 1
+    lora_axes = -2
     renamed = {
         **Experts.renamed,
         "depthwise_initializer": "kernel_initializer",

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfconv._compat import keras
 from tfconv.layers.arguments import positive_int
-from tfconv.layers.base import register, static_shape
+from tfconv.layers.base import register, shape_for_keras, static_shape
 from tfconv.layers.experts import Experts
 
 
@@ -76,4 +76,4 @@ class CondDense(Experts):
         return (y, routing) if return_routing_weights else y
 
     def compute_output_shape(self, input_shape):
-        return (*static_shape(input_shape)[:-1], self.units)
+        return shape_for_keras((*static_shape(input_shape)[:-1], self.units))

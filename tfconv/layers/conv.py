@@ -5,10 +5,11 @@ from __future__ import annotations
 import tensorflow as tf
 
 from tfconv import ops
-from tfconv.layers.base import ConvLayer, register
+from tfconv._compat import KERAS_3
+from tfconv.layers.base import ConvLayer, OneKernelConv, register
 
 
-class Conv(ConvLayer):
+class Conv(OneKernelConv, ConvLayer):
     """Convolution of any rank.
 
     ``y[p, f] = activation(bias[f] + sum_{t, c} kernel[t, c, f] * x[p * strides - pad +
@@ -30,18 +31,15 @@ class Conv(ConvLayer):
     arXiv:1603.07285, sections 2 and 5.1.
     """
 
+    extra_batch_axes = not KERAS_3  # as in Keras 2
+
     def build(self, input_shape):
         self.kernel = self.add_kernel(self.kernel_shape(input_shape))
         self.bias = self.add_bias((self.filters,))
+        self.adapt_if_asked()
         self.built = True
 
-    def call(self, inputs):
-        return self.finish(
-            self.convolved(self.fitting(inputs), self.weight(self.kernel)), self.bias
-        )
-
     def convolved(self, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-        """What the layer does between its weights and a channels-last input."""
         return ops.conv(x, kernel, groups=self.groups, **self.geometry_arguments)
 
 

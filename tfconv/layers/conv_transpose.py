@@ -45,6 +45,9 @@ class ConvTranspose(Conv):
     arXiv:1603.07285, section 4.
     """
 
+    extra_batch_axes, takes_no_pixels = False, True
+    fixed = ("padding_mode",)
+
     def __init__(
         self,
         filters: int,

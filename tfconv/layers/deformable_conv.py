@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import tensorflow as tf
 
 from tfconv import ops
-from tfconv.layers.arguments import boolean, number, positive_int, positive_number, resolved
+from tfconv.layers.arguments import boolean, number, positive_int, positive_number
 from tfconv.layers.base import ConvLayer, OptionalInputs, register, require_built
 
 
@@ -26,8 +25,9 @@ class DeformableConv2D(OptionalInputs, ConvLayer):
     Args:
         offset_groups: Groups of input channels that have offsets of their own.
         modulated: True for version 2, with a mask; False for version 1.
-        offset_initializer: Initializer of the kernel that makes offsets and masks.
-        offset_regularizer: Its regularizer.
+        offset_initializer, offset_regularizer, offset_constraint: Of the kernel that makes
+            offsets and masks.
+        offset_bias_initializer, offset_bias_regularizer, offset_bias_constraint: Of its bias.
         offset_learning_rate_multiplier: Factor of the gradients of the weights that make
             offsets and masks; the papers take 0.1, and 0 freezes them. With SGD, momentum or
             not, that is a learning rate of their own. Adaptive optimizers such as Adam mostly
@@ -73,14 +73,13 @@ class DeformableConv2D(OptionalInputs, ConvLayer):
 
     rank = 2
     by_position = 2
+    other_weights = {"offset": "zeros", "offset_bias": "zeros"}
 
     def __init__(
         self,
         *args: Any,
         offset_groups: int = 1,
         modulated: bool = True,
-        offset_initializer: Any = "zeros",
-        offset_regularizer: Any = None,
         offset_learning_rate_multiplier: float = 1.0,
         mask_scale: float = 2.0,
         **kwargs: Any,
@@ -88,11 +87,6 @@ class DeformableConv2D(OptionalInputs, ConvLayer):
         super().__init__(*args, **kwargs)
         self.take(positive_int, offset_groups=offset_groups)
         self.take(boolean, modulated=modulated)
-        self.take(
-            functools.partial(resolved, default="zeros"),
-            offset_initializer=offset_initializer,
-            offset_regularizer=offset_regularizer,
-        )
         self.take(number, offset_learning_rate_multiplier=offset_learning_rate_multiplier)
         self.take(positive_number, mask_scale=mask_scale)
 
@@ -113,18 +107,17 @@ class DeformableConv2D(OptionalInputs, ConvLayer):
         self.require_divisor("offset_groups", count, input_shape)
         self.kernel = self.add_kernel(kernel_shape)
         self.bias = self.add_bias((self.filters,))
+        self.adapt_if_asked()
         self.offset_kernel = self.offset_bias = None
         if not self.given_at_build:
             made = self.offset_groups * self.geometry.taps * (3 if self.modulated else 2)
             shape = (*self.kernel_size, count, made)
             self.offset_kernel = self.add(shape, "offset_kernel", "offset")
-            self.offset_bias = self.add_weight(
-                name="offset_bias", shape=(made,), initializer="zeros", trainable=True
-            )
+            self.offset_bias = self.add((made,), "offset_bias", "offset_bias")
         self.built = True
 
     def call(self, inputs, offset=None, modulation=None):
-        x = self.fitting(inputs)
+        x = self.padded(self.fitting(inputs))
         if offset is None:
             self.require_own("offset")
             offset, modulation = self._made(x)

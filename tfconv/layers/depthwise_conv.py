@@ -9,11 +9,11 @@ import tensorflow as tf
 
 from tfconv import ops
 from tfconv.layers.arguments import positive_int, resolved
-from tfconv.layers.base import KernelArguments, SpatialLayer, register
+from tfconv.layers.base import OneKernelConv, register
 from tfconv.ops.geometry import Padding
 
 
-class DepthwiseConv(KernelArguments, SpatialLayer):
+class DepthwiseConv(OneKernelConv):
     """Depthwise convolution of any rank.
 
     ``y[p, c * M + m] = activation(bias[c * M + m] + sum_t depthwise_kernel[t, c, m] *
@@ -40,6 +40,9 @@ class DepthwiseConv(KernelArguments, SpatialLayer):
     """
 
     fixed = ("kernel_initializer", "kernel_regularizer", "kernel_constraint")
+    ignored = ("groups", *fixed)  # Keras 2 has them from its Conv
+    lora_axes = -2
+    depthwise_kernel = OneKernelConv.kernel
 
     def __init__(
         self,
@@ -91,22 +94,16 @@ class DepthwiseConv(KernelArguments, SpatialLayer):
         self.depthwise_kernel = self.add(shape, "depthwise_kernel", "depthwise")
         self.build_pointwise(count * self.depth_multiplier)
         self.bias = self.add_bias((self.output_channels(count),))
+        self.adapt_if_asked()
         self.built = True
 
     def build_pointwise(self, channels: int) -> None:
-        """Creates what `mixed` needs for ``channels`` of the depthwise outputs."""
+        """Creates what `convolved` needs for ``channels`` of the depthwise outputs."""
 
-    def mixed(self, y: tf.Tensor) -> tf.Tensor:
-        """What the layer does with the depthwise outputs."""
-        return y
-
-    def call(self, inputs):
-        x = self.fitting(inputs)
-        kernel = self.weight(self.depthwise_kernel)
+    def convolved(self, x, kernel):
         *size, count, multiplier = kernel.shape
         kernel = tf.reshape(kernel, [*size, 1, count * multiplier])
-        y = ops.conv(x, kernel, groups=count, **self.geometry_arguments)
-        return self.finish(self.mixed(y), self.bias)
+        return ops.conv(x, kernel, groups=count, **self.geometry_arguments)
 
 
 @register

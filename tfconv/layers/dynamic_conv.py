@@ -26,6 +26,10 @@ class DynamicConv(MixedConv, Mixture, SecondOutput, ConvLayer):
 
     Args:
         num_experts: Kernels to mix.
+        attention_initializer, attention_regularizer, attention_constraint: Of the kernels of the
+            attention's dense layers.
+        attention_bias_initializer, attention_bias_regularizer, attention_bias_constraint: Of
+            their biases.
         reduction_ratio: The attention's hidden layer has ``C // reduction_ratio`` units (at
             least 1).
         temperature: The softmax's temperature at first. It is a weight that is not trained,
@@ -54,6 +58,7 @@ class DynamicConv(MixedConv, Mixture, SecondOutput, ConvLayer):
 
     by_position = 2
     asks_for_second = "return_attention_scores"
+    other_weights = {"attention": "glorot_uniform", "attention_bias": "zeros"}
     renamed = {"num_kernels": "num_experts", "ratio": "reduction_ratio"}
 
     def __init__(
@@ -75,8 +80,11 @@ class DynamicConv(MixedConv, Mixture, SecondOutput, ConvLayer):
         count = kernel_shape[-2] * self.groups
         hidden = max(count // self.reduction_ratio, 1)
         dense = keras.layers.Dense
-        self.sublayer("squeeze", dense, (None, count), units=hidden, activation="relu")
-        self.sublayer("attend", dense, (None, hidden), units=self.num_experts)
+        first, second = self.arguments_inside(2, "attention", "attention_bias")
+        first.update(units=hidden, activation="relu")
+        second.update(units=self.num_experts)
+        self.sublayer("squeeze", dense, (None, count), **first)
+        self.sublayer("attend", dense, (None, hidden), **second)
         self.temperature = self.add_weight(
             name="temperature",
             shape=(),

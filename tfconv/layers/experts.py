@@ -12,8 +12,8 @@ from tfconv import _compat
 from tfconv._compat import convert_variable, keras
 from tfconv.layers.arguments import choice, positive_int, resolved
 from tfconv.layers.base import (
+    Adaptable,
     BaseLayer,
-    KernelArguments,
     OptionalInputs,
     SecondOutput,
     independent_copies,
@@ -25,7 +25,7 @@ from tfconv.ops.geometry import known_sizes
 from tfconv.ops.per_example_conv import EXECUTIONS, mix, mixed_conv
 
 
-class Mixture(KernelArguments):
+class Mixture(Adaptable):
     """Several kernels and biases, mixed with weights of each example's own.
 
     Layers call `build_mixture` when built, and `mixed_kernels` and `with_mixed_bias` when called.
@@ -40,6 +40,8 @@ class Mixture(KernelArguments):
         kernel_constraint, bias_constraint: Constraints, applied to each kernel and bias.
         num_experts: Kernels to mix.
     """
+
+    expert_kernels = Adaptable.kernel  # one a row
 
     def __init__(self, *args: Any, num_experts: int, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -60,11 +62,16 @@ class Mixture(KernelArguments):
             initializer=by_expert(self.bias_initializer, (bias_size,)),
             constraint=_constraint_by_expert(self.bias_constraint, (bias_size,)),
         )
+        self.adapt_if_asked()
 
-    @property
-    def kernel(self) -> Any:
-        """The kernels, one a row."""
-        return self.expert_kernels
+    def add_adaptation(self, name, shape, initializer):
+        initializer = by_expert(initializer, shape)
+        return super().add_adaptation(name, (self.num_experts, *shape), initializer)
+
+    def kernel_as_matrix(self):
+        """Those of each expert's kernel."""
+        shape = self.expert_shape
+        return shape[: self.lora_axes], math.prod(shape[self.lora_axes :])
 
     @property
     def bias(self) -> Any:
@@ -99,6 +106,7 @@ class MixedConv(BaseLayer):
 
     def convolved(self, x: tf.Tensor, weights: tf.Tensor, groups: int) -> tf.Tensor:
         """Each example of a channels-last x convolved with its own mixture, bias included."""
+        x = self.padded(x)
         channels = x.shape[-1]
         shape = (*self.kernel_size, channels // groups, self.output_channels(channels))
         kernels = tf.reshape(self.weight(self.expert_kernels), [-1, *shape])
@@ -113,6 +121,8 @@ class Experts(Mixture, OptionalInputs, SecondOutput):
 
     Args:
         routing_activation: Activation of the layer's own routing.
+        routing_initializer, routing_regularizer, routing_constraint: Of the routing's kernel.
+        routing_bias_initializer, routing_bias_regularizer, routing_bias_constraint: Of its bias.
 
     Call arguments:
         inputs: [N, *spatial, C] tensor (or [N, C, *spatial]).
@@ -125,6 +135,7 @@ class Experts(Mixture, OptionalInputs, SecondOutput):
 
     asks_for_second = "return_routing_weights"
     renamed = {"condconv_kernel": "kernel", "condconv_bias": "bias"}
+    other_weights = {"routing": "glorot_uniform", "routing_bias": "zeros"}
 
     def __init__(
         self,
@@ -153,6 +164,7 @@ class Experts(Mixture, OptionalInputs, SecondOutput):
                 (None, channels),
                 units=self.num_experts,
                 activation=self.routing_activation,
+                **self.arguments_inside(1, "routing", "routing_bias")[0],
             )
 
     def routed(
@@ -190,7 +202,7 @@ def by_expert(initializer: Any, shape: Sequence[int]) -> Callable[..., tf.Tensor
     """An initializer of [count, prod(shape)] that draws each row as ``initializer`` a shape."""
 
     def initialize(full_shape, dtype=None, **kwargs):
-        copies = independent_copies(initializer, full_shape[0])
+        copies = independent_copies(initializer, full_shape[0], "expert")
         values = [convert_variable(copy(tuple(shape), dtype=dtype)) for copy in copies]
         return tf.reshape(tf.stack(values), tuple(full_shape))
 

@@ -28,6 +28,7 @@ class FactorizedConv(ConvLayer):
     """
 
     by_position = 2
+    fixed = ("lora_rank", "lora_alpha")
 
     @abstractmethod
     def factor_shapes(self, channels: int) -> dict[str, tuple[int, ...]]:
@@ -35,7 +36,7 @@ class FactorizedConv(ConvLayer):
 
     @abstractmethod
     def convolved(self, x: tf.Tensor) -> tf.Tensor:
-        """The channels-last outputs before bias and activation."""
+        """The channels-last outputs for an input that is `padded`, before bias and activation."""
 
     @abstractmethod
     def effective_kernel(self) -> tf.Tensor:
@@ -55,7 +56,7 @@ class FactorizedConv(ConvLayer):
     def build(self, input_shape):
         channels = self.kernel_shape(input_shape)[-2] * self.groups
         shapes = self.factor_shapes(channels)
-        initializers = independent_copies(self.kernel_initializer, len(shapes))
+        initializers = independent_copies(self.kernel_initializer, len(shapes), "factor")
         for (name, shape), initializer in zip(shapes.items(), initializers):
             # A filter for each channel: every one starts as a kernel of one channel would.
             each = _by_filter(initializer) if len(shape) == 2 else initializer
@@ -65,7 +66,7 @@ class FactorizedConv(ConvLayer):
         self.built = True
 
     def call(self, inputs):
-        return self.finish(self.convolved(self.fitting(inputs)), self.bias)
+        return self.finish(self.convolved(self.padded(self.fitting(inputs))), self.bias)
 
     # Factors across channels: [1, ..., 1, channels / groups, outputs].
 
@@ -118,7 +119,7 @@ class FactorizedConv(ConvLayer):
         return [value if i == axis else 1 for i, value in enumerate(values)]
 
     def _padding_along(self, axis: int) -> Any:
-        pads = self.geometry.pads
+        pads = self.padded_geometry.pads
         return "same" if pads is None else [p if i == axis else (0, 0) for i, p in enumerate(pads)]
 
     def axis_product(self) -> tf.Tensor:
@@ -139,7 +140,7 @@ def _by_filter(initializer: Any) -> Any:
 
     def initialize(shape, dtype=None, **kwargs):
         taps, channels = shape
-        copies = independent_copies(initializer, channels)
+        copies = independent_copies(initializer, channels, "filter")
         filters = [convert_variable(copy((taps, 1, 1), dtype=dtype)) for copy in copies]
         return tf.reshape(tf.stack(filters, axis=1), (taps, channels))
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfconv import ops
 from tfconv._compat import keras
 from tfconv.layers.arguments import choice
 from tfconv.layers.base import independent_copies, register, require_built
@@ -45,6 +44,8 @@ class GatedConv(Conv):
     """
 
     by_position = 2
+    fixed = ("lora_rank", "lora_alpha")
+    extra_batch_axes = False
 
     def __init__(self, *args: Any, activation: Any = None, gate: str = "glu", **kwargs: Any):
         if gate == "feature" and activation is None:
@@ -59,7 +60,7 @@ class GatedConv(Conv):
 
     def build(self, input_shape):
         super().build(input_shape)
-        _, gate_initializer = independent_copies(self.kernel_initializer, 2)
+        (gate_initializer,) = independent_copies(self.kernel_initializer, 1, "gate")
         self.gate_kernel = self.add_kernel(
             self.kernel_shape(input_shape), "gate_kernel", initializer=gate_initializer
         )
@@ -67,28 +68,24 @@ class GatedConv(Conv):
         self.built = True
 
     def call(self, inputs):
-        y, gate = self._both(self.fitting(inputs))
-        return self.finish(y) * tf.sigmoid(self.restored(gate))
+        features, gate = self._both(inputs)
+        return self.activated(features) * tf.sigmoid(gate)
 
     def gates(self, inputs: tf.Tensor) -> tf.Tensor:
         """What the layer multiplies its features by: between 0 and 1, in the outputs' shape."""
         require_built(self)
-        _, gate = self._both(self.fitting(inputs))
-        return tf.sigmoid(self.restored(gate))
+        _, gate = self._both(inputs)
+        return tf.sigmoid(gate)
 
-    def _both(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Features and gates before their activations, channels last."""
+    def _both(self, inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Features and gates before their activations."""
         kernels = [self.weight(kernel) for kernel in (self.kernel, self.gate_kernel)]
         if self.groups == 1:  # one convolution reads the input once
-            y = ops.conv(x, tf.concat(kernels, axis=-1), **self.geometry_arguments)
-            parts = tf.split(y, 2, axis=-1)
+            y = self.convolution_op(inputs, tf.concat(kernels, axis=-1))
+            features, gates = tf.split(y, 2, axis=self.channel_axis)
         else:
-            parts = [self.convolved(x, kernel) for kernel in kernels]
-        if self.use_bias:
-            biases = (self.bias, self.gate_bias)
-            parts = [part + self.weight(bias) for part, bias in zip(parts, biases)]
-        features, gates = parts
-        return features, gates
+            features, gates = (self.convolution_op(inputs, kernel) for kernel in kernels)
+        return self.biased(features, self.bias), self.biased(gates, self.gate_bias)
 
 
 @register

@@ -46,6 +46,8 @@ class Involution(KernelArguments, SecondOutput, SpatialLayer):
             generator's weights and of the outputs.
         kernel_constraint, bias_constraint: Constraints of the generator's weights.
         batch_norm_momentum, batch_norm_epsilon: Those of the generator's batch normalization.
+        gamma_initializer, gamma_regularizer, gamma_constraint: Of its scale.
+        beta_initializer, beta_regularizer, beta_constraint: Of its shift.
 
     Call arguments:
         inputs: [N, *spatial, C] tensor (or [N, C, *spatial]).
@@ -68,6 +70,7 @@ class Involution(KernelArguments, SecondOutput, SpatialLayer):
     """
 
     by_position = 1
+    other_weights = {"gamma": "ones", "beta": "zeros"}
     fixed = ("use_bias",)
     asks_for_second = "return_kernels"
 
@@ -115,6 +118,11 @@ class Involution(KernelArguments, SecondOutput, SpatialLayer):
             (*positions, reduced),
             momentum=self.batch_norm_momentum,
             epsilon=self.batch_norm_epsilon,
+            **{
+                f"{weight}_{kind}": value
+                for weight in self.other_weights
+                for kind, value in self.arguments_of(weight).items()
+            },
         )
         self.sublayer("span", conv, (*positions, reduced), **shared, **second)
         self.built = True
@@ -122,7 +130,8 @@ class Involution(KernelArguments, SecondOutput, SpatialLayer):
     def call(self, inputs, training=None, return_kernels=False):
         x = without_mask(self.fitting(inputs))
         kernel = self._generated(x, training)
-        y = self.finish(ops.involution(x, kernel, self.kernel_size, **self.geometry_arguments))
+        y = ops.involution(self.padded(x), kernel, self.kernel_size, **self.geometry_arguments)
+        y = self.finish(y)
         return (y, self.restored(kernel)) if return_kernels else y
 
     def kernels(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfconv import _compat, ops
 from tfconv._compat import keras
-from tfconv.layers.arguments import positive_int, resolved
+from tfconv.layers.arguments import positive_int
 from tfconv.layers.attention import Attention
 from tfconv.layers.base import (
     KernelArguments,
@@ -48,7 +48,8 @@ class LocalSelfAttention2D(Attention, KernelArguments, SpatialLayer):
             cancel it.
         kernel_initializer, bias_initializer: Initializers of the weights of queries, keys and
             values.
-        embedding_initializer: Initializer of the relative positions' vectors.
+        embedding_initializer, embedding_regularizer, embedding_constraint: Of the relative
+            positions' vectors.
 
     Output shape: [N, H, W, filters].
 
@@ -72,7 +73,8 @@ class LocalSelfAttention2D(Attention, KernelArguments, SpatialLayer):
 
     rank = 2
     by_position = 2
-    fixed = ("strides", "padding")
+    other_weights = {"embedding": "glorot_uniform"}
+    fixed = ("strides", "padding", "padding_mode")
 
     def __init__(
         self,
@@ -81,12 +83,10 @@ class LocalSelfAttention2D(Attention, KernelArguments, SpatialLayer):
         num_heads: int = 8,
         *,
         use_bias: bool = False,
-        embedding_initializer: Any = "glorot_uniform",
         **kwargs: Any,
     ):
         super().__init__(kernel_size=kernel_size, padding="same", use_bias=use_bias, **kwargs)
         self.take(positive_int, filters=filters, num_heads=num_heads)
-        self.take(resolved, embedding_initializer=embedding_initializer)
         if self.filters % self.num_heads or self.filters < 2 * self.num_heads:
             raise ValueError(
                 "`filters` must be a multiple of `num_heads`, at least twice as many. "
@@ -101,7 +101,7 @@ class LocalSelfAttention2D(Attention, KernelArguments, SpatialLayer):
             arguments.update(filters=self.filters, kernel_size=1, data_format="channels_last")
             self.sublayer(name, keras.layers.Conv2D, shape, **arguments)
         width = self.filters // self.num_heads
-        initializers = independent_copies(self.embedding_initializer, 2)
+        initializers = independent_copies(self.embedding_initializer, 2, "embedding")
         self.row_embedding, self.column_embedding = (
             self.add(
                 (taps, self.num_heads, part),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tfconv.layers.base import ConvLayer, register
@@ -42,6 +44,8 @@ class LocallyConnected(ConvLayer):
     University of Toronto, 1989 (local connections without shared weights).
     """
 
+    ignored = ("implementation",)  # Keras 2's ways to compute
+
     def build(self, input_shape):
         *size, width, _ = self.kernel_shape(input_shape)
         sizes = self.pinned_sizes(
@@ -55,6 +59,7 @@ class LocallyConnected(ConvLayer):
             initializer=self._by_position((*size, width, self.filters)),
         )
         self.bias = self.add_bias((*self._outputs, self.filters))
+        self.adapt_if_asked()
         self.built = True
 
     def _by_position(self, shape: tuple[int, ...]) -> Any:
@@ -67,8 +72,28 @@ class LocallyConnected(ConvLayer):
 
         return initialize
 
+    def set_weights(self, weights):
+        """Sets the weights; takes those of Keras 2's layer of two axes as well."""
+        if weights and np.ndim(weights[0]) == 3 < len(self.kernel.shape):
+            weights = self.from_keras_2(weights)
+        super().set_weights(weights)
+
+    def from_keras_2(self, weights: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The weights of Keras 2's layer in this one's layout.
+
+        There, the positions are one axis of the kernel. With "channels_first", the channels come
+        before the taps, and before the positions in what the bias is reshaped to.
+        """
+        kernel, *biases = map(np.asarray, weights)
+        if self.channel_axis == 1:
+            taps = self.geometry.taps
+            kernel = kernel.reshape(len(kernel), -1, taps, self.filters).swapaxes(1, 2)
+            shape = (self.filters, *self._outputs)
+            biases = [np.moveaxis(bias.reshape(shape), 0, -1) for bias in biases]
+        return [kernel.reshape(self.kernel.shape), *biases]
+
     def call(self, inputs):
-        x = self.fitting(inputs)
+        x = self.padded(self.fitting(inputs))
         y = in_float32(self._connected, x, self.weight(self.kernel))
         return self.finish(y, self.bias)
 
@@ -76,7 +101,7 @@ class LocallyConnected(ConvLayer):
         """One matrix product for each position and group, all examples together."""
         groups, positions = self.groups, math.prod(self._outputs)
         rows = kernel.shape[-2]  # weights that a filter has at one position
-        pixels = tf.reshape(columns(x, self.geometry, groups), [-1, groups, positions, rows])
+        pixels = tf.reshape(columns(x, self.padded_geometry, groups), [-1, groups, positions, rows])
         kernel = tf.reshape(kernel, [positions, rows, groups, self.filters // groups])
         y = tf.matmul(tf.transpose(pixels, [1, 2, 0, 3]), tf.transpose(kernel, [2, 0, 1, 3]))
         return tf.reshape(tf.transpose(y, [2, 1, 0, 3]), [-1, *self._outputs, self.filters])

@@ -38,6 +38,8 @@ class SelfAttention(Attention, KernelArguments, SpatialLayer):
         relative_position_bias: Adds to the logits a trained number b for each head and each
             distance between two positions. The spatial sizes must then be known, and the layer
             takes inputs of those sizes only.
+        position_bias_initializer, position_bias_regularizer, position_bias_constraint: Of these
+            numbers.
         use_bias: Whether queries, values and outputs have a bias. Keys have none: the softmax
             would cancel it.
 
@@ -68,7 +70,8 @@ class SelfAttention(Attention, KernelArguments, SpatialLayer):
     """
 
     by_position = 0
-    fixed = ("kernel_size", "strides", "padding", "dilation_rate")
+    other_weights = {"position_bias": "zeros"}
+    fixed = ("kernel_size", "strides", "padding", "dilation_rate", "padding_mode")
 
     def __init__(
         self,
@@ -107,12 +110,9 @@ class SelfAttention(Attention, KernelArguments, SpatialLayer):
                 input_shape, "`relative_position_bias` needs the spatial sizes of the input"
             )
             self._distances = relative_positions(sizes)
-            self.position_bias = self.add_weight(
-                name="position_bias",
-                shape=(self.num_heads, math.prod(2 * size - 1 for size in sizes)),
-                initializer="zeros",
-                trainable=True,
-            )
+            distances = math.prod(2 * size - 1 for size in sizes)
+            shape = (self.num_heads, distances)
+            self.position_bias = self.add(shape, "position_bias", "position_bias")
         self.built = True
 
     def output_channels(self, channels):

@@ -43,6 +43,8 @@ class SeparableConv(DepthwiseConv):
     Source: Chollet, Xception, arXiv:1610.02357, section 1.
     """
 
+    fixed = (*DepthwiseConv.fixed, "lora_rank", "lora_alpha")
+
     def __init__(
         self,
         filters: int,
@@ -95,11 +97,17 @@ class SeparableConv(DepthwiseConv):
     def output_channels(self, channels):
         return self.filters
 
+    @property
+    def kernel(self) -> Any:
+        """None: there are two."""
+        raise AttributeError("Separable convolutions have `depthwise_kernel`, `pointwise_kernel`.")
+
     def build_pointwise(self, channels):
         shape = (*[1] * self.rank, channels, self.filters)
         self.pointwise_kernel = self.add(shape, "pointwise_kernel", "pointwise")
 
-    def mixed(self, y):
+    def convolved(self, x, kernel):
+        y = super().convolved(x, kernel)
         return ops.conv(y, self.weight(self.pointwise_kernel), data_format="channels_last")
 
 

@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator, Sequence
 from inspect import Parameter
 
+from tfconv.layers.arguments import KINDS
+
 _SECTIONS = (
     *("Args", "Call arguments", "Input shape", "Output shape", "Weights", "Raises", "Source"),
     "Example",
@@ -23,9 +25,19 @@ _OWN = "_own_docstring"  # what a class said before its docstring was composed
 
 def compose(layer_class: type) -> None:
     """Gives a class the signature and the docstring that show its bases' arguments as well."""
-    layer_class.__signature__ = signature(layer_class)
+    layer_class.__signature__ = _OfClass(signature(layer_class))
     setattr(layer_class, _OWN, layer_class.__doc__)
     layer_class.__doc__ = docstring(layer_class)
+
+
+class _OfClass:
+    """An attribute of a class that its instances do not have: theirs is the signature of calls."""
+
+    def __init__(self, value: inspect.Signature):
+        self._value = value
+
+    def __get__(self, instance: object, owner: type) -> inspect.Signature | None:
+        return self._value if instance is None else None
 
 
 def signature(layer_class: type) -> inspect.Signature:
@@ -61,6 +73,10 @@ def _parameters(classes: Sequence[type]) -> list[Parameter]:
         rest = [own.get(p.name, p) for p in rest if own.get(p.name, p) not in by_position]
         new = [p for p in own.values() if p not in by_position and p not in rest]
         found = [*by_position, *rest, *new]
+    for weight, initializer in vars(first).get("other_weights", {}).items():
+        for kind, default in zip(KINDS, (initializer, None, None)):
+            name = f"{weight}_{kind}"
+            found.append(Parameter(name, Parameter.KEYWORD_ONLY, default=default))
     fixed = vars(first).get("fixed", ())
     return [parameter for parameter in found if parameter.name not in fixed]
 

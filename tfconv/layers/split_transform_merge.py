@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,15 @@ import tensorflow as tf
 from tfconv import _compat, ops
 from tfconv._compat import keras
 from tfconv.layers.arguments import choice, known_data_format, positive_int
-from tfconv.layers.base import BaseLayer, Untracked, known_channels, register, static_shape
+from tfconv.layers.base import (
+    BaseLayer,
+    Untracked,
+    derived_seed,
+    known_channels,
+    register,
+    shape_for_keras,
+    static_shape,
+)
 from tfconv.layers.weighted_sum import WeightedSum
 from tfconv.ops.dispatch import with_an_example
 
@@ -38,6 +45,8 @@ class SplitTransformMerge(BaseLayer):
         merge: "concat" along the channels; "shuffle": that, then a channel shuffle; "sum" or
             "mean"; "weighted_sum": with one learned weight for each group (see `WeightedSum`).
         data_format: "channels_last" or "channels_first"; None takes Keras's setting.
+        weighted_sum_initializer, weighted_sum_regularizer, weighted_sum_constraint: Of the
+            weights of "weighted_sum".
 
     Input shape: [N, *spatial, C] (or [N, C, *spatial]), any number of spatial axes.
 
@@ -60,6 +69,8 @@ class SplitTransformMerge(BaseLayer):
         >>> layer(tf.ones([2, 6, 6, 8])).shape
         TensorShape([2, 6, 6, 8])
     """
+
+    other_weights = {"weighted_sum": "ones"}
 
     def __init__(
         self,
@@ -118,7 +129,10 @@ class SplitTransformMerge(BaseLayer):
             if not layer.built:  # models may be built from the start
                 self.build_sublayer(layer, part)
         if self.merge == "weighted_sum":
-            self.sublayer("weighted_sum", WeightedSum, self._output_shapes(input_shape))
+            arguments = {f"kernel_{k}": v for k, v in self.arguments_of("weighted_sum").items()}
+            self.sublayer(
+                "weighted_sum", WeightedSum, self._output_shapes(input_shape), **arguments
+            )
         self.pinned_channels(input_shape, ndim=len(part))
         self.built = True
 
@@ -159,7 +173,7 @@ class SplitTransformMerge(BaseLayer):
         if self.merge in ("concat", "shuffle"):
             counts = [shape[axis] for shape in shapes]
             merged[axis] = None if None in counts else sum(counts)
-        return tuple(merged)
+        return shape_for_keras(merged)
 
     def get_config(self):
         config, value = super().get_config(), self._transform.value
@@ -223,10 +237,7 @@ def _not_copied(transform: Any) -> ValueError:
 
 
 def _reseeded(value: Any, number: int) -> Any:
-    """A configuration whose initializers' seeds, where they are numbers, differ by ``number``.
-
-    They are not neighbours: layers derive those of their weights by counting on from them.
-    """
+    """A configuration whose initializers have seeds of their own, where they are numbers."""
     if isinstance(value, (list, tuple)):
         return type(value)(_reseeded(item, number) for item in value)
     if not isinstance(value, dict):
@@ -236,7 +247,7 @@ def _reseeded(value: Any, number: int) -> Any:
         config = item.get("config") if isinstance(item, dict) else None
         seed = config.get("seed") if isinstance(config, dict) else None
         if isinstance(seed, int) and name.endswith("initializer"):
-            seed = random.Random(f"{seed} {number}").randrange(2**30)
+            seed = derived_seed(seed, "transform", number)
             result[name] = {**item, "config": {**config, "seed": seed}}
     return result
 

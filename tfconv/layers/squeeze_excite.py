@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfconv._compat import keras
 from tfconv.layers.arguments import known_data_format, optional, positive_int, resolved
-from tfconv.layers.base import KernelArguments, register, static_shape
+from tfconv.layers.base import KernelArguments, register, shape_for_keras, static_shape
 from tfconv.layers.masking import mean_of_positions
 
 
@@ -91,4 +91,4 @@ class SqueezeExcite(KernelArguments):
         return x * tf.reshape(weights, shape)
 
     def compute_output_shape(self, input_shape):
-        return static_shape(input_shape)
+        return shape_for_keras(static_shape(input_shape))

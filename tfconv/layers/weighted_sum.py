@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfconv import _compat
 from tfconv._compat import keras
 from tfconv.layers.arguments import choice, number, resolved
-from tfconv.layers.base import BaseLayer, register, require_built, static_shape
+from tfconv.layers.base import BaseLayer, register, require_built, shape_for_keras, static_shape
 
 
 @register
@@ -105,7 +105,7 @@ class WeightedSum(BaseLayer):
         merged = shapes[0]
         for shape in shapes[1:]:
             merged = merged.merge_with(shape)
-        return static_shape(merged)
+        return shape_for_keras(static_shape(merged))
 
 
 def _shapes(input_shape: Any) -> list[tuple[int | None, ...]]:

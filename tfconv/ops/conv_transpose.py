@@ -118,7 +118,8 @@ def conv_transpose(
             f"conv_transpose: `kernel_size` {geometry.kernel_size} with padding={padding!r} needs "
             f"an input of at least {tuple(least)} pixels. Received: spatial sizes"
         )
-        y = with_an_example(convolved, sufficient(x, least, message))
+        x = sufficient(x, least, message)
+        y = with_an_example(lambda x: _with_pixels(convolved, x, geometry, crops), x)
         y.set_shape([x.shape[0], *output, width * groups])
         return y
 
@@ -176,7 +177,7 @@ def transposed_shape(
         for size, stride, (_, kept) in zip(spatial, geometry.strides, crops)
     )
     for axis, size in enumerate(sizes):
-        if size is not None and size < 1:
+        if size is not None and size < min(spatial[axis], 1):  # of no pixels, none may be made
             raise ValueError(
                 f"The `padding` leaves no output along spatial axis {axis}. Received: size "
                 f"{spatial[axis]} with kernel_size={geometry.kernel_size}, "
@@ -202,6 +203,32 @@ def _form(geometry: Geometry, groups: int) -> Callable[..., tf.Tensor]:
     if groups == 1:
         return _stock if geometry.rank < 3 or not exported else _by_stuffing
     return _by_stuffing if exported or groups > MOST_GROUPS_APART else _by_groups
+
+
+def _with_pixels(
+    function: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor, geometry: Geometry, crops: _Crops
+) -> tf.Tensor:
+    """``function(x)``; along axes without pixels, of a zero, and what it makes is left out again.
+
+    For none, TensorFlow's convolutions in oneDNN give a tensor of x's shape.
+    """
+    exported, axes = _compat.tracing_for_export(), enumerate(x.shape.as_list()[1:-1], start=1)
+    empty = [axis for axis, n in axes if n == 0 or (n is None and not exported)]
+    if not empty:
+        return function(x)
+    sizes, more, output = tf.shape(x), [[0, 0] for _ in range(x.shape.rank)], [-1] * x.shape.rank
+    for axis in empty:
+        stride, (_, kept) = geometry.strides[axis - 1], crops[axis - 1]
+        more[axis] = [0, tf.maximum(1 - sizes[axis], 0)]
+        output[axis] = tf.maximum((sizes[axis] - 1) * stride + kept, 0)
+    # As in `with_an_example`, not what oneDNN makes a part of the convolution.
+    zero = tf.zeros([], x.dtype)
+    padded = tf.raw_ops.PadV2(input=x, paddings=tf.stack(more), constant_values=zero)
+    padded.set_shape([None if i in empty else n for i, n in enumerate(x.shape.as_list())])
+    y = tf.convert_to_tensor(function(padded))
+    cut = tf.slice(y, [0] * y.shape.rank, tf.stack(output))
+    cut.set_shape([None if i in empty else n for i, n in enumerate(y.shape.as_list())])
+    return cut
 
 
 def _stock(

@@ -184,7 +184,8 @@ class Geometry:
         for axis, (size, out) in enumerate(zip(spatial, sizes)):
             if out is not None and self.pads is not None and out < 1:
                 raise ValueError(
-                    f"The `kernel_size` spans {self.extent[axis]} pixels along spatial axis "
+                    "One of the dimensions in the output is <= 0: the `kernel_size` spans"
+                    f" {self.extent[axis]} pixels along spatial axis "
                     f"{axis}, more than the padded input has. Received: size {size} with padding "
                     f"{self.pads[axis]}, kernel_size={self.kernel_size}, "
                     f"dilation_rate={self.dilation_rate}"

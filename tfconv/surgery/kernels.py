@@ -50,6 +50,14 @@ _NAMES = (
 )
 
 
+# Keras 2 has such layers as well.
+_LOCALLY_CONNECTED = tuple(
+    getattr(keras.layers, name)
+    for name in ("LocallyConnected1D", "LocallyConnected2D")
+    if hasattr(keras.layers, name)
+)
+
+
 def is_known(layer: Any) -> bool:
     """Whether a layer computes what its class says: subclasses of users may not."""
     return type(layer).__module__.partition(".")[0] in ("keras", "tf_keras", "tfconv")
@@ -76,7 +84,8 @@ def output_weights(layer: Any) -> tuple[Any, Any]:
 
 def weight_of(layer: Any, name: str) -> Any:
     """The variable of a weight, which is a sum where the layer has low-rank adapters."""
-    own = getattr(layer, f"_{name}", None)
+    alone = ("expert_kernels", "depthwise_kernel")  # other names of ours for `kernel`
+    own = getattr(layer, "_kernel" if name in alone else f"_{name}", None)
     return own if hasattr(own, "assign") else getattr(layer, name)
 
 
@@ -92,6 +101,8 @@ def take_weights(old: Any, new: Any) -> bool:
     """
     if type(new) is type(old) and copy_weights(old, new):
         return True
+    if isinstance(old, _LOCALLY_CONNECTED) and isinstance(new, LocallyConnected):
+        return _take_locally_connected(old, new)
     if not is_plain(old) or kind(new) != kind(old) or (old.use_bias and not new.use_bias):
         return False
     values = _values(old)
@@ -120,6 +131,17 @@ def take_weights(old: Any, new: Any) -> bool:
         for weight in (new.offset_kernel, new.offset_bias):
             if weight is not None:
                 weight.assign(np.zeros(weight.shape))
+    return True
+
+
+def _take_locally_connected(old: Any, new: Any) -> bool:
+    """`take_weights` of Keras 2's layer, whose first implementation has all positions' kernels."""
+    weights = old.get_weights()
+    if old.implementation != 1 or weights[0].size != np.prod(new.kernel.shape):
+        return False
+    if old.use_bias != new.use_bias or old.data_format != new.data_format:
+        return False
+    new.set_weights(new.from_keras_2(weights))
     return True
 
 
