@@ -535,8 +535,8 @@ class _LocalSelfAttention(_Layer):
         self,
         filters: int,
         kernel_size: int | Sequence[int] = 7,
-        *,
         num_heads: int = 8,
+        *,
         data_format: str | None = None,
         dilation_rate: int | Sequence[int] = 1,
         activation: Any = None,
@@ -684,9 +684,9 @@ class PointwiseConv3D(_PointwiseConv): ...
 class _SelfAttention(_Layer):
     def __init__(
         self,
-        *,
         num_heads: int,
         key_dim: int,
+        *,
         data_format: str | None = None,
         activation: Any = None,
         use_bias: bool = True,
@@ -792,8 +792,8 @@ class SplitTransformMerge(_Layer):
 class SqueezeExcite(_Layer):
     def __init__(
         self,
-        *,
         reduction_ratio: int = 16,
+        *,
         activation: Any = "relu",
         use_bias: bool = True,
         kernel_initializer: Any = "glorot_uniform",

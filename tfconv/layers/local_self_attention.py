@@ -72,7 +72,7 @@ class LocalSelfAttention2D(Attention, KernelArguments, SpatialLayer):
     """
 
     rank = 2
-    by_position = 2
+    by_position = 3
     other_weights = {"embedding": "glorot_uniform"}
     fixed = ("strides", "padding", "padding_mode")
 

@@ -69,7 +69,7 @@ class SelfAttention(Attention, KernelArguments, SpatialLayer):
     positions: Liu et al., Swin Transformer, arXiv:2103.14030, equation 4.
     """
 
-    by_position = 0
+    by_position = 2
     other_weights = {"position_bias": "zeros"}
     fixed = ("kernel_size", "strides", "padding", "dilation_rate", "padding_mode")
 
