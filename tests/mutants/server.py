@@ -11,6 +11,7 @@ are lines of JSON on standard input, answers on standard output:
 """
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -18,6 +19,9 @@ import sys
 import tempfile
 import time
 import traceback
+
+ENDING = (signal.SIGTERM, signal.SIGHUP)
+PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 
 
 class Tests:
@@ -108,7 +112,10 @@ def run_forked(request, log):
     if process == 0:
         try:
             os.setsid()
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            for number in ENDING:
+                signal.signal(number, signal.SIG_DFL)
+            if sys.platform == "linux":  # ends with the server, whatever ends that
+                ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             for number in (1, 2):
                 os.dup2(log.fileno(), number)
             result = answer(request)
@@ -145,7 +152,8 @@ def main():
 
     tf.keras.layers  # noqa: B018  (loaded when it is first asked for)
     assert "tfconv" not in sys.modules
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # with what it has started
+    for number in ENDING:
+        signal.signal(number, lambda *_: sys.exit())  # with what it has started
     log = open(sys.argv[1], "a")  # noqa: SIM115
     for line in sys.stdin:
         print(json.dumps(run_forked(json.loads(line), log)), file=answers, flush=True)
