@@ -125,6 +125,9 @@ format: $(STAMP) ## Format Python with ruff and C++ with clang-format, if there 
 	  echo "clang-format is not installed: C++ left as it is"
 	fi
 
+# `make -n` runs what names $(MAKE).
+AGAIN := $(MAKE)
+
 # The second environment is made while the tests in the first one run.
 test: build kernels lint ## Lint, then tests under Keras 3, Keras 2 and tf_keras: ten minutes
 	@mkdir -p $(LOGS)
@@ -134,7 +137,7 @@ test: build kernels lint ## Lint, then tests under Keras 3, Keras 2 and tf_keras
 	  TF_USE_LEGACY_KERAS=$$3 "$$2" -m pytest -q -n $(PYTEST_WORKERS) --dist worksteal $(TESTS) \
 	    $(PYTEST_ARGS) $(REST) --ignore=tests/gpu "$${@:4}" 2>&1 | tee "$(LOGS)/$$1.log" || failed=1
 	}
-	$(MAKE) build-addons > $(LOGS)/build-addons.log 2>&1 &
+	$(AGAIN) build-addons > $(LOGS)/build-addons.log 2>&1 &
 	run keras-3 $(VENV)/bin/python 0 --dear=$(THIN)
 	wait $$! || { cat $(LOGS)/build-addons.log; exit 1; }
 	thinner=$$(($(THIN) == 1 ? 1 : 3 * $(THIN)))
@@ -147,14 +150,14 @@ test: build kernels lint ## Lint, then tests under Keras 3, Keras 2 and tf_keras
 	exit $$failed
 
 test-rest: ## What `make test` leaves out
-	@$(MAKE) test REST=--rest
+	@$(AGAIN) test REST=--rest
 
 test-all: ## Everything: before a release
-	@$(MAKE) test THIN=1
-	$(MAKE) bazel-test
-	$(MAKE) test-sanitize
-	$(MAKE) docs
-	$(MAKE) wheels-test
+	@$(AGAIN) test THIN=1
+	$(AGAIN) bazel-test
+	$(AGAIN) test-sanitize
+	$(AGAIN) docs
+	$(AGAIN) wheels-test
 
 # Examples of the fuzzer for each family.
 FUZZ_EXAMPLES ?= 300
