@@ -1,10 +1,13 @@
 """What a layer's padding puts around its input, where that is not zeros."""
 
+import importlib.util
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import tfconv
+from tfconv._compat import keras
 from tfconv.layers.base import SpatialLayer
 from tfconv.testing import assert_same
 
@@ -109,3 +112,18 @@ def test_arguments():
     with pytest.raises(TypeError, match="padding_mode"):
         tfconv.Conv2DTranspose(2, 3, padding_mode="reflect")
     assert "padding_mode" not in tfconv.Conv2D(2, 3).get_config()
+
+
+@pytest.mark.parametrize("rank", (1, 2, 3))
+def test_exports(rank):
+    """Built-in operators, in integers too, and the same results, which the conversion compares."""
+    shape = (6, 5, 4)[:rank] + (4,)
+    model = keras.Sequential([keras.Input(shape)])
+    for mode in NUMPY:
+        layer = getattr(tfconv, f"Conv{rank}D")(4, 3, padding="same", padding_mode=mode)
+        model.add(layer)
+    x = np.random.default_rng(0).standard_normal((8, *shape)).astype("float32")
+    tfconv.export.to_tflite(model)
+    tfconv.export.to_tflite(model, quantize="int8", representative_data=x)
+    if importlib.util.find_spec("tf2onnx"):
+        tfconv.export.to_onnx(model)
