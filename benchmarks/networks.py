@@ -142,7 +142,8 @@ def _traced(model: keras.Model, batch: int) -> Any:
     def run(images):
         return model(images, training=False)
 
-    return run.get_concrete_function()
+    with tfconv.keep_native():  # its weights may become constants, with the native ops in it
+        return run.get_concrete_function()
 
 
 def inference(model: keras.Model, batch: int) -> Callable[[], Any]:
