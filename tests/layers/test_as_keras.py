@@ -187,7 +187,7 @@ ONE_KERNEL = [
     name.format(rank)
     for rank in (1, 2, 3)
     for name in ("Conv{}D", "Conv{}DTranspose", "DepthwiseConv{}D", "PointwiseConv{}D")
-]
+] + ["LocallyConnected1D", "LocallyConnected2D"]
 
 
 @pytest.mark.parametrize("name", ONE_KERNEL)

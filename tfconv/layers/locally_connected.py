@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfconv.layers.base import ConvLayer, register
+from tfconv.layers.base import ConvLayer, OneKernelConv, register
 from tfconv.layers.experts import by_expert
 from tfconv.ops.dispatch import in_float32
 from tfconv.ops.windows import columns
 
 
-class LocallyConnected(ConvLayer):
+class LocallyConnected(OneKernelConv, ConvLayer):
     """Locally connected layer of any rank: a kernel and a bias for every output position.
 
     ``y[p, f] = activation(bias[p, f] + sum_{t, c} kernel[p, t, c, f] * x[p * strides - pad +
@@ -92,10 +92,11 @@ class LocallyConnected(ConvLayer):
             biases = [np.moveaxis(bias.reshape(shape), 0, -1) for bias in biases]
         return [kernel.reshape(self.kernel.shape), *biases]
 
-    def call(self, inputs):
-        x = self.padded(self.fitting(inputs))
-        y = in_float32(self._connected, x, self.weight(self.kernel))
-        return self.finish(y, self.bias)
+    def convolved(self, x, kernel):
+        return in_float32(self._connected, x, kernel)
+
+    def biased(self, y, bias):
+        return y if bias is None else y + self.restored(self.weight(bias)[None])
 
     def _connected(self, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         """One matrix product for each position and group, all examples together."""
