@@ -167,6 +167,6 @@ def test_plots(model, draw, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="`path` must lie in a folder that exists"):
         found.plot(tmp_path / "none" / "picture.png")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match="tfconv.viz"):
+    with pytest.raises(ImportError, match="pip install matplotlib"):
         found.plot(tmp_path / "other.png")
     assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
