@@ -21,7 +21,7 @@ from tfconv.testing import layer_cases  # noqa: E402
 tf.config.threading.set_intra_op_parallelism_threads(2)
 tf.config.experimental.enable_tensor_float_32_execution(False)  # GPUs: tolerances are of float32
 
-FEW = 4  # cases of a test that always run
+FEW = 2  # cases of a test that always run
 
 collect_ignore = []
 if importlib.util.find_spec("tensorflow_addons") is None:
