@@ -137,4 +137,9 @@ def serialized(value: Any, name: str) -> Any:
         return [serialized(item, name) for item in value]
     if value is None or name.rsplit("_", 1)[-1] not in _OF_KERAS:
         return value
-    return _module_of(name).serialize(value)
+    result = _module_of(name).serialize(value)
+    # Keras 2 takes a registered function for its own of the same name.
+    if isinstance(result, str) and not _compat.KERAS_3:
+        registered = keras.utils.get_registered_name(value)
+        return registered if ">" in registered else result
+    return result
