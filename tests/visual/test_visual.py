@@ -28,7 +28,7 @@ IMAGES = RNG.random((35, 16, 12, 3), np.float32) * np.linspace(0, 3, 35).reshape
 @pytest.fixture(scope="module")
 def model():
     """A layer of each kind."""
-    keras.utils.set_random_seed(0)
+    keras.utils.set_random_seed(3)
     inputs = keras.Input((16, 12, 3))
     x = tfconv.Conv2D(8, 3, strides=2, padding="same", name="stem")(inputs)
     x = tfconv.DeformableConv2D(8, 3, padding="same", name="deformable")(x)
@@ -54,7 +54,7 @@ def test_involution_kernels(model):
     np.testing.assert_allclose(layer.kernels, np.reshape(own, (8, 6, 2, 3, 5)), rtol=1e-5)
     np.testing.assert_allclose(layer.sums[2, 3, 1], layer.kernels[2, 3, 1].sum(), rtol=1e-5)
     np.testing.assert_array_equal(layer.chosen, layer.kernels[[0, 7], [0, 5]])
-    assert np.ptp(layer.sums) > 0.01
+    assert np.ptp(layer.sums) > 0.1
 
 
 def test_routing_weights(model):
