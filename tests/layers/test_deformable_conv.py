@@ -142,6 +142,16 @@ def test_own_offsets_can_be_overruled(rng):
     assert not np.allclose(layer(x, np.full((2, 6, 6, 18), 0.5)), own, atol=1e-3)
 
 
+@pytest.mark.parametrize("mode", ("reflect", "circular"))
+def test_offsets_and_masks_are_those_of_the_call(mode, rng):
+    """Also where they are made from pixels around the input."""
+    layer = tfconv.DeformableConv2D(5, 3, padding="same", padding_mode=mode)
+    x = rng.standard_normal((2, 6, 5, 4)).astype(np.float32)
+    layer(x)
+    randomize(layer)
+    np.testing.assert_allclose(layer(x, *layer.offsets_and_mask(x)), layer(x), rtol=0, atol=1e-5)
+
+
 def test_modulation_is_no_mask_of_keras():
     """Keras knows an argument `mask` that says which timesteps to skip; this is another."""
     x, offset, mask = tf.ones([2, 6, 6, 4]), tf.zeros([2, 4, 4, 18]), tf.ones([2, 4, 4, 9])

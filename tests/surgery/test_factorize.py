@@ -207,6 +207,7 @@ def branches(dtype):
             keras.layers.Conv2D(FILTERS, (3, 2), use_bias=False, name="no_bias", **own),
             tfconv.Conv2D(FILTERS, (3, 2), 2, "full", dilation_rate=2, name="full", **own),
             tfconv.Conv2D(FILTERS, (3, 2), padding=[(1, 0), (2, 1)], name="padded", **own),
+            tfconv.Conv2D(FILTERS, (3, 2), 1, "same", padding_mode="reflect", name="mirror", **own),
         ],
         (WIDTH, 7, 5): [
             tfconv.Conv2D(FILTERS, (3, 2), data_format="channels_first", name="first", **own),

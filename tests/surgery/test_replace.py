@@ -106,6 +106,11 @@ HELD = {
         (4, 5, 3),
         [tfconv.DeformableConv2D, functools.partial(tfconv.Conv2D, activation=None)],
     ),
+    "Conv2D of mirrored inputs": (
+        lambda: tfconv.Conv2D(4, 3, padding="same", padding_mode="reflect"),
+        (4, 5, 3),
+        [tfconv.DeformableConv2D, with_experts(tfconv.CondConv2D), tfconv.LocallyConnected2D],
+    ),
 }
 
 
@@ -383,3 +388,11 @@ def test_refused(name):
     model = single(layers.Conv2D(8, 3, padding="same", name="c"), (6, 6, 4))
     with pytest.raises(ValueError, match=message):
         replace(model, rules)
+
+
+def test_paddings_that_the_new_layer_does_not_know_are_refused():
+    model = single(tfconv.Conv2D(8, 3, padding="same", padding_mode="reflect", name="c"), (6, 6, 4))
+    with pytest.raises(ValueError, match="'c' .*Conv2D pads with zeros.*padding_mode='reflect'"):
+        replace(model, {"c": layers.Conv2D})
+    model = single(tfconv.Conv2D(8, 3, padding_mode="reflect", name="c"), (6, 6, 4))  # of no effect
+    assert type(replace(model, {"c": layers.Conv2D}).layers[-1]) is layers.Conv2D

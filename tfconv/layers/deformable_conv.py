@@ -143,7 +143,7 @@ class DeformableConv2D(OptionalInputs, ConvLayer):
         """
         require_built(self)
         self.require_own("offset")
-        offset, mask = self._made(self.fitting(inputs))
+        offset, mask = self._made(self.padded(self.fitting(inputs)))
         return self.restored(offset), None if mask is None else self.restored(mask)
 
     def _made(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:

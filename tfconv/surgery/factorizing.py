@@ -37,6 +37,7 @@ _SHARED = (
     "filters",
     "strides",
     "padding",
+    "padding_mode",
     "data_format",
     "dilation_rate",
     "activation",
@@ -313,7 +314,7 @@ def _new_layer(layer: Any, form: Form, rank: Rank) -> Any:
     regularized = ("depthwise", "pointwise") if form.family == "SeparableConv" else ("kernel",)
     return kind.from_config(
         {
-            **{name: config[name] for name in _SHARED},
+            **{name: config[name] for name in _SHARED if name in config},
             **{f"{name}_regularizer": config["kernel_regularizer"] for name in regularized},
             "kernel_size": layer.kernel_size,
             **form.arguments(rank),

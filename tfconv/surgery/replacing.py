@@ -218,6 +218,9 @@ def _shared(layer: Any, new_class: type, arguments: Mapping[str, Any]) -> dict[s
     # All arguments that a class takes, its bases' included, are in the configuration of a layer.
     own = {name: config[name] for name in known if name in config}
     taken = new_class(**{**own, "name": layer.name, **arguments}).get_config()
+    mode = config.get("padding_mode")
+    if mode and "padding_mode" not in known and taken.get("padding", "valid") != "valid":
+        raise ValueError(f"{new_class.__name__} pads with zeros, not by padding_mode={mode!r}")
     return {name: value for name, value in config.items() if name in taken}
 
 
