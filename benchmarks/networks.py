@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # on every processor, for both sides
 
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402

@@ -7,6 +7,9 @@ import zlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+# TensorFlow has oneDNN on by itself for some processors only; without it Keras cannot dilate
+# transposed convolutions.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.pop("TFCONV_NATIVE", None)  # the tests choose
 
 import numpy as np  # noqa: E402
