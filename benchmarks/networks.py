@@ -53,14 +53,19 @@ NETWORKS: dict[str, Callable[[], keras.Model]] = {
 
 
 @functools.cache
-def model(name: str) -> keras.Model:
-    """A network whose weights do not let out work, as those of a trained one.
+def model(name: str, policy: str = "float32") -> keras.Model:
+    """A network, of a dtype policy, whose weights do not let out work, as those of a trained one.
 
     Zero offsets of batch normalizations would be dropped from graphs; zero offsets of deformable
     convolutions would always hit the same pixels. These are of about half a pixel. The moving
     averages are those of a batch, with which no activation grows from block to block.
     """
-    made, rng = NETWORKS[name](), np.random.default_rng(0)
+    before, rng = keras.mixed_precision.global_policy(), np.random.default_rng(0)
+    keras.mixed_precision.set_global_policy(policy)
+    try:
+        made = NETWORKS[name]()
+    finally:
+        keras.mixed_precision.set_global_policy(before)
     norms = []
     for layer in _compat.all_layers(made):
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -73,7 +78,7 @@ def model(name: str) -> keras.Model:
     made(_images(4), training=True)
     for layer, momentum in norms:
         layer.momentum = momentum
-    assert np.all(np.isfinite(made(_images(1))))
+    assert np.all(np.isfinite(tf.cast(made(_images(1)), tf.float32)))
     return made
 
 
@@ -126,7 +131,7 @@ def rows() -> list[Row]:
             for *names, targets in pairs
             for batch, target in targets.items()
         ),
-        *(Row("training step", *names, 8) for *names, _ in pairs),
+        *(Row(work, *names, 8) for work in (TRAINING, TRAINING_IN_HALF) for *names, _ in pairs),
         Row("TFLite", "RedNet50", "ResNet50", 1, 1.0),
     ]
 
@@ -165,7 +170,7 @@ def training_step(model: keras.Model, batch: int) -> Callable[[], Any]:
     @tf.function
     def step():
         with tf.GradientTape() as tape:
-            scores = model(images, training=True)
+            scores = tf.cast(model(images, training=True), tf.float32)
             losses = keras.losses.sparse_categorical_crossentropy(classes, scores)
             loss = tf.reduce_mean(losses)
         weights = model.trainable_variables
@@ -186,10 +191,12 @@ def lite(model: keras.Model, batch: int) -> Callable[[], Any]:
     return interpreter.invoke
 
 
+TRAINING, TRAINING_IN_HALF = "training step", "training step, mixed_bfloat16"
 WORK = {
     "inference": inference,
     "inference, fixed": fixed_inference,
-    "training step": training_step,
+    TRAINING: training_step,
+    TRAINING_IN_HALF: training_step,
     "TFLite": lite,
 }
 
@@ -240,7 +247,8 @@ def take_turns(calls: Sequence[Callable[[], Any]], rounds: int) -> list[list[flo
 
 def measure(row: Row, rounds: int) -> Result:
     both = row.network, row.base
-    network = folded if WORK[row.work] is fixed_inference else model
+    half = functools.partial(model, policy="mixed_bfloat16")
+    network = {"inference, fixed": folded, TRAINING_IN_HALF: half}.get(row.work, model)
     calls = [WORK[row.work](network(name), row.batch) for name in both]
     more, less = (multiply_adds(name) for name in both)
     result = Result(row, *take_turns(calls, rounds), more / less)
@@ -285,7 +293,7 @@ _HEAD = """# Results of `make networks-bench`
 {summary}. A time is the median of {rounds} turns, taken in rounds with those of the other side; a
 ratio is the median of the rounds' ratios, and beside it stand their middle half and the ratio of
 the least times. Multiply-adds are those of the network over those of the other side. Images have
-224 x 224 pixels; float32, {threads} threads. "Fixed": `fold_batchnorm` has put the
+224 x 224 pixels; float32 unless said, {threads} threads. "Fixed": `fold_batchnorm` has put the
 normalizations of both sides into the layers before them, and weights are constants of the graph.
 docs/networks_speed.md says more.
 """
