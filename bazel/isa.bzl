@@ -19,17 +19,22 @@ _ISA_COPTS = {
     "base": [],
     "avx2": _AVX2,
     "avx512": _AVX512 + _AVX2 + ["-mprefer-vector-width=512"],
+    "avx512bf16": ["-mavx512bf16"] + _AVX512 + _AVX2 + ["-mprefer-vector-width=512"],
 }
+
+# Without products of bfloat16: the kernels are avx512's.
+_NO_PRODUCTS = ("common/", "involution/")
 
 def isa_library(name, srcs, hdrs, **kwargs):
     """cc_library of `srcs`, compiled for each instruction set."""
     parts = []
     for isa, isa_copts in _ISA_COPTS.items():
         part = name + "_" + isa
+        own = [s for s in srcs if isa != "avx512bf16" or not s.startswith(_NO_PRODUCTS)]
         parts.append(":" + part)
         native.cc_library(
             name = part,
-            srcs = srcs + hdrs,
+            srcs = own + hdrs,
             copts = [
                 "-O3",
                 "-std=c++17",

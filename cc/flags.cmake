@@ -50,7 +50,11 @@ check_cxx_source_compiles("
 #endif
 int main() {}" TFCONV_X86_64)
 if(TFCONV_X86_64)
-  set(TFCONV_ISAS avx512 avx2 base)
+  set(TFCONV_ISAS avx512 avx512bf16 avx2 base)
+  set(avx2_FLAGS -mavx2 -mfma -mf16c)
+  set(avx512_FLAGS -mavx512f -mavx512bw -mavx512dq -mavx512vl ${avx2_FLAGS}
+                   -mprefer-vector-width=512)
+  set(avx512bf16_FLAGS -mavx512bf16 ${avx512_FLAGS})
 else()
   set(TFCONV_ISAS base)
 endif()

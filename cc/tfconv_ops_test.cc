@@ -12,7 +12,7 @@ namespace {
 TEST(TfconvOps, AreRegistered) {
   for (const std::string name :
        {"Tfconv>Involution", "Tfconv>InvolutionGrad", "Tfconv>DeformableSample",
-        "Tfconv>DeformableSampleGrad", "Tfconv>DeformableConv", "Tfconv>DeformableConvGrad",
+        "Tfconv>DeformableSampleGrad", "Tfconv>DeformableConv", "Tfconv>DeformableConvInputGrad", "Tfconv>DeformableConvFilterGrad",
         "Tfconv>PerExampleConv", "Tfconv>PerExampleConvInputGrad",
         "Tfconv>PerExampleConvFilterGrad"}) {
     const tensorflow::OpRegistrationData* op = nullptr;

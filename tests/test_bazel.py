@@ -133,6 +133,7 @@ def tree(tmp_path):
 def test_same_sources_and_flags(units):
     bazel = Bazel(ROOT).units("libtfconv_ops.so")
     assert ("cc/common/convert_cpu.cc", "avx512") in bazel
+    assert ("cc/common/convert_cpu.cc", "avx512bf16") not in bazel  # nothing of its own
     assert bazel == units[0]
     assert "build --force_pic\n" in (ROOT / ".bazelrc").read_text()  # for -fPIC
 
@@ -152,6 +153,7 @@ def test_new_sources_are_found(tree, tmp_path):
     assert sorted(units, key=str) == [
         ("cc/a/new_cpu.cc", "avx2"),
         ("cc/a/new_cpu.cc", "avx512"),
+        ("cc/a/new_cpu.cc", "avx512bf16"),
         ("cc/a/new_cpu.cc", "base"),
         ("cc/a/new_op.cc", None),
         ("cc/common/isa.cc", None),

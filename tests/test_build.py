@@ -42,7 +42,7 @@ SOURCES = {
 }
 BUILD_FILES = ("CMakeLists.txt", "flags.cmake", "lite/CMakeLists.txt", "lite/tfconv_lite.lds")
 TF_HEADERS = ("framework/op_kernel.h", "framework/shape_inference.h", "util/work_sharder.h")
-ISAS = ("base", "avx2", "avx512") if os.uname().machine == "x86_64" else ("base",)
+ISAS = ("base", "avx2", "avx512", "avx512bf16") if os.uname().machine == "x86_64" else ("base",)
 A_CPU, B_CPU = ({f"cc/{name}/{name}_cpu.cc [{isa}]" for isa in ISAS} for name in "ab")
 OPS = {"cc/a/a_op.cc", "cc/tf2xla/xla_ops.cc"}
 OTHERS = {"cc/common/isa.cc", "cc/lite/lite.cc"}

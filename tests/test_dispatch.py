@@ -48,7 +48,7 @@ def test_native_is_in_force(native_module):
     assert status.tensorflow == RUNNING == tf.__version__
     own = os.environ.get("TFCONV_LIBRARY")  # without build info
     assert own or status.built_with.split(".")[:2] == RUNNING.split(".")[:2]
-    assert status.isa in ("base", "avx2", "avx512")
+    assert status.isa in ("base", "avx2", "avx512", "avx512bf16")
 
 
 @pytest.mark.parametrize("cuda, expected", [(True, "native"), (False, "portable")])

@@ -68,13 +68,10 @@ class CpuExecutor : public Executor {
 
   void ForEachUnit(int64_t units, int64_t cycles_per_unit, const Work& work) override {
     if (units <= 0) return;
-    tensorflow::Shard(workers_->num_threads, workers_->workers, units, cycles_per_unit,
-                      [this, &work](int64_t begin, int64_t end) {
-                        // The calling thread, which helps, has the id -1.
-                        work(begin, end, workers_->workers->CurrentThreadId() + 1);
-                      });
+    tensorflow::Shard(workers_->num_threads, workers_->workers, units, cycles_per_unit, work);
   }
 
+  // The calling thread helps.
   int64_t max_threads() const override { return workers_->workers->NumThreads() + 1; }
 
  private:

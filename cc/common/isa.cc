@@ -2,9 +2,13 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <initializer_list>
 
 namespace tfconv {
 namespace {
+
+// From the narrowest to the widest, as in Isa.
+constexpr const char* kNames[] = {"base", "avx2", "avx512", "avx512bf16"};
 
 Isa SupportedIsa() {
 #if defined(__x86_64__)
@@ -13,7 +17,7 @@ Isa SupportedIsa() {
                     __builtin_cpu_supports("f16c");
   if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-    return Isa::kAvx512;
+    return __builtin_cpu_supports("avx512bf16") ? Isa::kAvx512Bf16 : Isa::kAvx512;
   }
   if (avx2) return Isa::kAvx2;
 #endif
@@ -21,10 +25,11 @@ Isa SupportedIsa() {
 }
 
 Isa AllowedIsa() {
-  const char* name = std::getenv("TFCONV_ISA");
-  if (name != nullptr && std::strcmp(name, "base") == 0) return Isa::kBase;
-  if (name != nullptr && std::strcmp(name, "avx2") == 0) return Isa::kAvx2;
-  return Isa::kAvx512;
+  const char* allowed = std::getenv("TFCONV_ISA");
+  for (const Isa isa : {Isa::kBase, Isa::kAvx2, Isa::kAvx512}) {
+    if (allowed != nullptr && std::strcmp(allowed, NameOf(isa)) == 0) return isa;
+  }
+  return Isa::kAvx512Bf16;
 }
 
 }  // namespace
@@ -34,16 +39,8 @@ Isa ActiveIsa() {
   return isa;
 }
 
+const char* NameOf(Isa isa) { return kNames[static_cast<int>(isa)]; }
+
 }  // namespace tfconv
 
-extern "C" const char* tfconv_isa() {
-  switch (tfconv::ActiveIsa()) {
-    case tfconv::Isa::kAvx512:
-      return "avx512";
-    case tfconv::Isa::kAvx2:
-      return "avx2";
-    case tfconv::Isa::kBase:
-      break;
-  }
-  return "base";
-}
+extern "C" const char* tfconv_isa() { return tfconv::NameOf(tfconv::ActiveIsa()); }

@@ -8,11 +8,14 @@
 
 namespace tfconv {
 
-enum class Isa { kBase, kAvx2, kAvx512 };
+enum class Isa { kBase, kAvx2, kAvx512, kAvx512Bf16 };
 
 // The widest instruction set that the processor has, no wider than the environment variable
-// TFCONV_ISA (base, avx2 or avx512) allows. Decided on the first call.
+// TFCONV_ISA (a name of below) allows. Decided on the first call.
 Isa ActiveIsa();
+
+// "base", "avx2", "avx512" or "avx512bf16".
+const char* NameOf(Isa isa);
 
 }  // namespace tfconv
 
@@ -20,43 +23,63 @@ Isa ActiveIsa();
 extern "C" __attribute__((visibility("default"))) const char* tfconv_isa();
 
 // Declares the function that fills a table of kernels, once for each instruction set, and
-// LoadKernels(Table*), which takes the active one's.
+// LoadKernels(Isa, Table*), which takes one's. avx512bf16 differs from avx512 in the products of
+// bfloat16: tables without them are the same for both.
 #if defined(__x86_64__)
-#define TFCONV_DECLARE_KERNELS(Table) \
-  namespace isa_base {                \
-  void GetKernels(Table* kernels);    \
-  }                                   \
-  namespace isa_avx2 {                \
-  void GetKernels(Table* kernels);    \
-  }                                   \
-  namespace isa_avx512 {              \
-  void GetKernels(Table* kernels);    \
-  }                                   \
-  TFCONV_DEFINE_LOAD_KERNELS(Table)
-#define TFCONV_FOR_ACTIVE_ISA(function, argument) \
-  switch (::tfconv::ActiveIsa()) {                \
-    case ::tfconv::Isa::kAvx512:                  \
-      return isa_avx512::function(argument);      \
-    case ::tfconv::Isa::kAvx2:                    \
-      return isa_avx2::function(argument);        \
-    case ::tfconv::Isa::kBase:                    \
-      return isa_base::function(argument);        \
-  }
+#define TFCONV_DECLARE_KERNELS(Table)         \
+  TFCONV_DECLARE_KERNELS_OF(avx512, Table)    \
+  TFCONV_DECLARE_KERNELS_OF_ALL(Table, avx512)
+#define TFCONV_DECLARE_BFLOAT16_PRODUCTS(Table) \
+  TFCONV_DECLARE_KERNELS_OF(avx512, Table)      \
+  TFCONV_DECLARE_KERNELS_OF(avx512bf16, Table)  \
+  TFCONV_DECLARE_KERNELS_OF_ALL(Table, avx512bf16)
+#define TFCONV_DECLARE_KERNELS_OF_ALL(Table, widest)        \
+  TFCONV_DECLARE_KERNELS_OF(avx2, Table)                    \
+  TFCONV_DECLARE_KERNELS_OF(base, Table)                    \
+  TFCONV_DEFINE_LOAD_KERNELS(Table, {                       \
+    if (isa == Isa::kAvx512Bf16) return isa_##widest::GetKernels(kernels); \
+    if (isa == Isa::kAvx512) return isa_avx512::GetKernels(kernels);       \
+    if (isa == Isa::kAvx2) return isa_avx2::GetKernels(kernels);           \
+    isa_base::GetKernels(kernels);                          \
+  })
 #else
-#define TFCONV_DECLARE_KERNELS(Table) \
-  namespace isa_base {                \
-  void GetKernels(Table* kernels);    \
-  }                                   \
-  TFCONV_DEFINE_LOAD_KERNELS(Table)
-#define TFCONV_FOR_ACTIVE_ISA(function, argument) return isa_base::function(argument);
+#define TFCONV_DECLARE_KERNELS(Table)    \
+  TFCONV_DECLARE_KERNELS_OF(base, Table) \
+  TFCONV_DEFINE_LOAD_KERNELS(Table, {    \
+    (void)isa;                           \
+    isa_base::GetKernels(kernels);       \
+  })
+#define TFCONV_DECLARE_BFLOAT16_PRODUCTS(Table) TFCONV_DECLARE_KERNELS(Table)
 #endif
+#define TFCONV_DECLARE_KERNELS_OF(isa, Table) \
+  namespace isa_##isa {                       \
+  void GetKernels(Table* kernels);            \
+  }
 
 // Not for the units that are compiled per instruction set: they share no inline functions.
 #if defined(TFCONV_ISA)
-#define TFCONV_DEFINE_LOAD_KERNELS(Table)
+#define TFCONV_DEFINE_LOAD_KERNELS(Table, ...)
 #else
-#define TFCONV_DEFINE_LOAD_KERNELS(Table) \
-  inline void LoadKernels(Table* kernels) { TFCONV_FOR_ACTIVE_ISA(GetKernels, kernels) }
+#define TFCONV_DEFINE_LOAD_KERNELS(Table, ...) \
+  inline void LoadKernels(Isa isa, Table* kernels) __VA_ARGS__
+
+namespace tfconv {
+
+// The table of an instruction set.
+template <typename Table>
+Table KernelsOf(Isa isa) {
+  Table table;
+  LoadKernels(isa, &table);
+  return table;
+}
+
+// The table of the active one.
+template <typename Table>
+Table ActiveKernels() {
+  return KernelsOf<Table>(ActiveIsa());
+}
+
+}  // namespace tfconv
 #endif
 
 #endif  // TFCONV_COMMON_ISA_H_

@@ -22,11 +22,16 @@
 #define TFCONV_CONCAT(a, b) TFCONV_CONCAT_TOKENS(a, b)
 #define TFCONV_ISA_NAMESPACE TFCONV_CONCAT(isa_, TFCONV_ISA)
 #define TFCONV_INLINE inline __attribute__((always_inline))
+// Products of bfloat16 without conversion. Tests run them emulated where the processor has none;
+// such units have no kernels for other types.
+#if defined(__AVX512BF16__) || defined(TFCONV_EMULATED_DOT)
+#define TFCONV_HAS_DOT
+#endif
 
 namespace tfconv {
 namespace TFCONV_ISA_NAMESPACE {
 
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || defined(TFCONV_HAS_DOT)
 constexpr int kVecBytes = 64;
 #elif defined(__AVX2__)
 constexpr int kVecBytes = 32;
@@ -187,6 +192,13 @@ struct Simd {
 
   static TFCONV_INLINE void Store(Bfloat16* p, Vec v) {
     StoreNarrow(p, FloatToBfloat16<Bits32>(v));
+  }
+
+  // Elements of two rows in turn, as many of each as there are lanes.
+  static TFCONV_INLINE void StorePairs(Bfloat16* p, const Bfloat16* first,
+                                       const Bfloat16* second) {
+    const Bits32 pairs = Widen(first) | Widen(second) << 16;
+    memcpy(p, &pairs, sizeof(pairs));
   }
 
   // The first `count` lanes; zeros in the others.
@@ -371,6 +383,10 @@ TFCONV_INLINE T Max(T a, T b) {
 TFCONV_INLINE int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 TFCONV_INLINE int64_t RoundUp(int64_t a, int64_t b) { return CeilDiv(a, b) * b; }
+
+TFCONV_INLINE void CopyElements(const Bfloat16* from, Bfloat16* to, int64_t count) {
+  memcpy(to, from, static_cast<size_t>(count) * sizeof(Bfloat16));
+}
 
 // Copies elements, with conversion where the types differ.
 template <typename From, typename To>

@@ -42,30 +42,31 @@ struct DeformableGpuOp : DeformableOp<kKind> {
       args.y = first;
       return executor->Check(LaunchDeformableConv(executor->stream(), args));
     }
+    tensorflow::Tensor keep;
+    void* workspace;
+    if (kKind == Kind::kConvFilterGrad) {
+      args.dfilter = first;
+      const int64_t bytes = DeformableBackwardFilterWorkspace(args);
+      if (auto s = executor->Allocate(bytes, &keep, &workspace); !s.ok()) return s;
+      return executor->Check(LaunchDeformableBackwardFilter(executor->stream(), args, workspace));
+    }
     args.dx = first;
     args.doffset = static_cast<T*>(outputs[1].data);
-    if (HasFilter(kKind)) args.dfilter = static_cast<T*>(outputs[2].data);
     if (inputs.size() > static_cast<size_t>(MaskInput(kKind))) {
       args.dmask = static_cast<T*>(outputs.back().data);
     }
-    tensorflow::Tensor keep;
-    void* workspace;
     const int64_t bytes = DeformableBackwardWorkspace(args);
     if (auto s = executor->Allocate(bytes, &keep, &workspace); !s.ok()) return s;
-    const int error = LaunchDeformableBackward(executor->stream(), args, executor->deterministic(),
-                                               workspace);
-    if (auto s = executor->Check(error); !s.ok() || !HasFilter(kKind)) return s;
-    const int64_t filter_bytes = DeformableBackwardFilterWorkspace(args);
-    tensorflow::Tensor keep_too;
-    if (auto s = executor->Allocate(filter_bytes, &keep_too, &workspace); !s.ok()) return s;
-    return executor->Check(LaunchDeformableBackwardFilter(executor->stream(), args, workspace));
+    return executor->Check(LaunchDeformableBackward(executor->stream(), args,
+                                                    executor->deterministic(), workspace));
   }
 };
 
 TFCONV_REGISTER_GPU("Tfconv>DeformableSample", DeformableGpuOp<Kind::kSample>)
 TFCONV_REGISTER_GPU("Tfconv>DeformableSampleGrad", DeformableGpuOp<Kind::kSampleGrad>)
 TFCONV_REGISTER_GPU("Tfconv>DeformableConv", DeformableGpuOp<Kind::kConv>)
-TFCONV_REGISTER_GPU("Tfconv>DeformableConvGrad", DeformableGpuOp<Kind::kConvGrad>)
+TFCONV_REGISTER_GPU("Tfconv>DeformableConvInputGrad", DeformableGpuOp<Kind::kConvInputGrad>)
+TFCONV_REGISTER_GPU("Tfconv>DeformableConvFilterGrad", DeformableGpuOp<Kind::kConvFilterGrad>)
 
 }  // namespace
 }  // namespace tfconv

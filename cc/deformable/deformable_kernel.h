@@ -38,15 +38,12 @@ struct DeformableArgs {
   T* doffset;         // [N, P, og, taps, 2]
   T* dmask;           // [N, P, og, taps]; written if there is a mask
   T* dfilter;         // [taps, C / groups, F]
-  // What the CPU's kernels read in place of x, and write in place of dx and dfilter: those tensors
-  // themselves, or of 16-bit elements copies in the type that is computed in.
-  const Accumulator<T>* wide_x;
-  Accumulator<T>* wide_dx;
-  Accumulator<T>* wide_dfilter;
-  // Temporary tensors, with the sizes that the kernels give.
-  Accumulator<T>* packed_filter;
-  Accumulator<T>* packed_dy;
+  // Temporary memory of the CPU's kernels, with the sizes that these give.
+  void* packed_filter;
+  void* packed_dy;
+  void* dx_parts;
   Accumulator<T>* partial;
+  Accumulator<T>* partial_filter;
 };
 
 template <typename T>
@@ -55,11 +52,13 @@ struct DeformableSampleKernels {
 
   Pass<Args> sample;  // x, offset, mask -> columns
 
-  // The gradients: backward fills `partial` instead of doffset and dmask if partial_size, in
-  // elements, is positive; sum_partial then adds up.
-  Pass<Args> backward;     // x, offset, mask, dcolumns -> dx, doffset, dmask or partial
+  // The gradients. backward fills `partial` instead of doffset and dmask if partial_size, in
+  // elements, is positive, and `dx_parts` instead of dx if dx_parts_bytes are; the sums follow.
+  Pass<Args> backward;     // x, offset, mask, dcolumns -> dx, doffset, dmask or their parts
   Pass<Args> sum_partial;  // partial -> doffset, dmask
+  Pass<Args> sum_dx;       // dx_parts -> dx
   int64_t (*partial_size)(const Args& args);
+  int64_t (*dx_parts_bytes)(const Args& args);
 };
 
 template <typename T>
@@ -69,27 +68,30 @@ struct DeformableConvKernels {
   Pass<Args> pack_filter;  // filter -> packed_filter
   Pass<Args> convolve;     // x, offset, mask, filter, packed_filter -> y
 
-  // The gradients for the sampling's inputs; sum_partial of the sampling's kernels follows.
+  // The gradients for the sampling's inputs; the sums of the sampling's kernels follow.
   Pass<Args> pack_filter_transposed;  // filter -> packed_filter
-  // x, offset, mask, filter, packed_filter, dy -> dx, doffset, dmask or partial
+  // x, offset, mask, packed_filter, dy -> dx, doffset, dmask or their parts
   Pass<Args> backward_input;
 
-  // The gradient for the filter.
+  // The gradient for the filter; `partial_filter` is filled instead if its size, in elements, is
+  // positive.
   Pass<Args> pack_dy;          // dy -> packed_dy
-  Pass<Args> backward_filter;  // x, offset, mask, packed_dy -> dfilter
+  Pass<Args> backward_filter;  // x, offset, mask, packed_dy -> dfilter or partial_filter
+  Pass<Args> sum_filter;       // partial_filter -> dfilter
+  int64_t (*partial_filter_size)(const Args& args);
 
-  // Elements of the temporary tensors; 0 for a filter that is packed by blocks.
-  int64_t (*packed_filter_size)(const Args& args);
-  int64_t (*packed_filter_transposed_size)(const Args& args);
-  int64_t (*packed_dy_size)(const Args& args);
+  // Of packed_filter, where 0 bytes are for few rows, which pack it by blocks, and of packed_dy.
+  int64_t (*packed_filter_bytes)(const Args& args);
+  int64_t (*packed_filter_transposed_bytes)(const Args& args);
+  int64_t (*packed_dy_bytes)(const Args& args);
 };
 
 TFCONV_DECLARE_KERNELS(DeformableSampleKernels<Half>)
-TFCONV_DECLARE_KERNELS(DeformableSampleKernels<Bfloat16>)
+TFCONV_DECLARE_BFLOAT16_PRODUCTS(DeformableSampleKernels<Bfloat16>)
 TFCONV_DECLARE_KERNELS(DeformableSampleKernels<float>)
 TFCONV_DECLARE_KERNELS(DeformableSampleKernels<double>)
 TFCONV_DECLARE_KERNELS(DeformableConvKernels<Half>)
-TFCONV_DECLARE_KERNELS(DeformableConvKernels<Bfloat16>)
+TFCONV_DECLARE_BFLOAT16_PRODUCTS(DeformableConvKernels<Bfloat16>)
 TFCONV_DECLARE_KERNELS(DeformableConvKernels<float>)
 TFCONV_DECLARE_KERNELS(DeformableConvKernels<double>)
 

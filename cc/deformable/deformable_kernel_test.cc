@@ -91,23 +91,33 @@ void RunAll(DeformableArgs<T> args, Isa isa, const Division& division) {
   const auto kernels = KernelsOf<DeformableConvKernels<T>>(isa);
   RunPass(args, sampling.sample, division);
 
-  std::vector<T> packed = Unwritten<T>(kernels.packed_filter_size(args));
+  // For what is not written, NaN in every type.
+  const auto memory = [](int64_t bytes) {
+    return std::vector<uint8_t>(static_cast<size_t>(bytes), 0xff);
+  };
+  std::vector<uint8_t> packed = memory(kernels.packed_filter_bytes(args));
   args.packed_filter = packed.data();
   RunPass(args, kernels.pack_filter, division);
   RunPass(args, kernels.convolve, division);
 
-  packed = Unwritten<T>(kernels.packed_filter_transposed_size(args));
+  packed = memory(kernels.packed_filter_transposed_bytes(args));
+  std::vector<uint8_t> dx_parts = memory(sampling.dx_parts_bytes(args));
   std::vector<T> partial = Unwritten<T>(sampling.partial_size(args));
   args.packed_filter = packed.data();
+  args.dx_parts = dx_parts.data();
   args.partial = partial.data();
   RunPass(args, kernels.pack_filter_transposed, division);
   RunPass(args, kernels.backward_input, division);
+  RunPass(args, sampling.sum_dx, division);
   RunPass(args, sampling.sum_partial, division);
 
-  packed = Unwritten<T>(kernels.packed_dy_size(args));
+  packed = memory(kernels.packed_dy_bytes(args));
+  partial = Unwritten<T>(kernels.partial_filter_size(args));
   args.packed_dy = packed.data();
+  args.partial_filter = partial.data();
   RunPass(args, kernels.pack_dy, division);
   RunPass(args, kernels.backward_filter, division);
+  RunPass(args, kernels.sum_filter, division);
 }
 
 template <typename T>
@@ -141,7 +151,7 @@ TYPED_TEST(DeformableTest, MatchesTheDefinition) {
     const std::vector<T> mask = Random<T>(masks);
     const std::vector<T> filter = Random<T>(weights);
     const std::vector<T> dy = Random<T>(outputs);
-    args.x = args.wide_x = x.data();
+    args.x = x.data();
     args.offset = offset.data();
     args.mask = mask.data();
     args.filter = filter.data();
@@ -153,10 +163,10 @@ TYPED_TEST(DeformableTest, MatchesTheDefinition) {
                         Unwritten<T>(2 * masks), Unwritten<T>(masks),   Unwritten<T>(weights)};
         args.columns = r.columns.data();
         args.y = r.y.data();
-        args.wide_dx = r.dx.data();
+        args.dx = r.dx.data();
         args.doffset = r.doffset.data();
         args.dmask = r.dmask.data();
-        args.wide_dfilter = r.dfilter.data();
+        args.dfilter = r.dfilter.data();
         RunAll(args, isa, division);
         return r;
       };

@@ -32,14 +32,13 @@ class Runner {
       if (input < 0 || input >= static_cast<int>(inputs.size())) return nullptr;
       return static_cast<const Element*>(inputs[input].data);
     };
+    args_.x = data(kX);
     args_.offset = data(kOffset);
     args_.mask = data(MaskInput(kKind));
     args_.filter = data(FilterInput(kKind));
     args_.dy = data(DyInput(kKind));
     args_.dcolumns = data(DcolumnsInput(kKind));
-    ComputeInput<T> x;
-    if (auto s = x.Read(executor_, inputs[kX]); !s.ok()) return s;
-    args_.wide_x = x.data();
+    no_positions_ = inputs[kOffset].size == 0;
     if constexpr (kKind == Kind::kSample) return Sample(outputs[0]);
     if constexpr (kKind == Kind::kConv) return Convolve(outputs[0]);
     return Gradients(outputs);
@@ -60,8 +59,8 @@ class Runner {
     if (args_.geometry.channels == 0) std::fill_n(args_.y, output.size, Element{});
     if (args_.geometry.channels == 0 || output.size == 0) return absl::OkStatus();
     const auto kernels = ActiveKernels<ConvKernels>();
-    Temporary<Number> packed_filter;
-    if (auto s = packed_filter.Allocate(executor_, kernels.packed_filter_size(args_)); !s.ok()) {
+    Temporary<char> packed_filter;
+    if (auto s = packed_filter.Allocate(executor_, kernels.packed_filter_bytes(args_)); !s.ok()) {
       return s;
     }
     args_.packed_filter = packed_filter.data();
@@ -69,13 +68,9 @@ class Runner {
     return RunPass(executor_, args_, kernels.convolve);
   }
 
-  // All gradients of either op.
   absl::Status Gradients(const std::vector<Buffer>& outputs) {
-    args_.doffset = static_cast<Element*>(outputs[1].data);
-    const size_t mask = HasFilter(kKind) ? 3 : 2;
-    if (outputs.size() > mask) args_.dmask = static_cast<Element*>(outputs[mask].data);
     // Without positions, channels or filters nothing is summed.
-    const bool empty = outputs[1].size == 0 || args_.geometry.channels == 0 ||
+    const bool empty = no_positions_ || args_.geometry.channels == 0 ||
                        (HasFilter(kKind) && args_.filters == 0);
     if (empty) {
       for (const Buffer& output : outputs) {
@@ -83,50 +78,52 @@ class Runner {
       }
       return absl::OkStatus();
     }
-    if (auto s = SamplingGradients(outputs[0]); !s.ok()) return s;
-    if constexpr (HasFilter(kKind)) return FilterGradient(outputs[2]);
-    return absl::OkStatus();
+    if constexpr (kKind == Kind::kConvFilterGrad) return FilterGradient(outputs[0]);
+    args_.doffset = static_cast<Element*>(outputs[1].data);
+    if (outputs.size() > 2) args_.dmask = static_cast<Element*>(outputs[2].data);
+    return SamplingGradients(outputs[0]);
   }
 
   absl::Status SamplingGradients(const Buffer& output) {
     const auto sampling = ActiveKernels<SampleKernels>();
-    ComputeOutput<T> dx;
-    if (auto s = dx.Open(executor_, output); !s.ok()) return s;
-    args_.wide_dx = dx.data();
-    Temporary<Number> partial, packed_filter;
+    args_.dx = static_cast<Element*>(output.data);
+    Temporary<char> dx_parts, packed_filter;
+    Temporary<Number> partial;
+    if (auto s = dx_parts.Allocate(executor_, sampling.dx_parts_bytes(args_)); !s.ok()) return s;
     if (auto s = partial.Allocate(executor_, sampling.partial_size(args_)); !s.ok()) return s;
+    args_.dx_parts = dx_parts.data();
     args_.partial = partial.data();
     if constexpr (HasFilter(kKind)) {
       const auto kernels = ActiveKernels<ConvKernels>();
-      const int64_t size = kernels.packed_filter_transposed_size(args_);
-      if (auto s = packed_filter.Allocate(executor_, size); !s.ok()) return s;
+      const int64_t bytes = kernels.packed_filter_transposed_bytes(args_);
+      if (auto s = packed_filter.Allocate(executor_, bytes); !s.ok()) return s;
       args_.packed_filter = packed_filter.data();
       if (auto s = RunPass(executor_, args_, kernels.pack_filter_transposed); !s.ok()) return s;
       if (auto s = RunPass(executor_, args_, kernels.backward_input); !s.ok()) return s;
     } else {
       if (auto s = RunPass(executor_, args_, sampling.backward); !s.ok()) return s;
     }
-    if (auto s = RunPass(executor_, args_, sampling.sum_partial); !s.ok()) return s;
-    dx.Finish(executor_);
-    return absl::OkStatus();
+    if (auto s = RunPass(executor_, args_, sampling.sum_dx); !s.ok()) return s;
+    return RunPass(executor_, args_, sampling.sum_partial);
   }
 
   absl::Status FilterGradient(const Buffer& output) {
     const auto kernels = ActiveKernels<ConvKernels>();
-    ComputeOutput<T> dfilter;
-    if (auto s = dfilter.Open(executor_, output); !s.ok()) return s;
-    args_.wide_dfilter = dfilter.data();
-    Temporary<Number> packed_dy;
-    if (auto s = packed_dy.Allocate(executor_, kernels.packed_dy_size(args_)); !s.ok()) return s;
+    args_.dfilter = static_cast<Element*>(output.data);
+    Temporary<char> packed_dy;
+    Temporary<Number> partial;
+    if (auto s = packed_dy.Allocate(executor_, kernels.packed_dy_bytes(args_)); !s.ok()) return s;
+    if (auto s = partial.Allocate(executor_, kernels.partial_filter_size(args_)); !s.ok()) return s;
     args_.packed_dy = packed_dy.data();
+    args_.partial_filter = partial.data();
     if (auto s = RunPass(executor_, args_, kernels.pack_dy); !s.ok()) return s;
     if (auto s = RunPass(executor_, args_, kernels.backward_filter); !s.ok()) return s;
-    dfilter.Finish(executor_);
-    return absl::OkStatus();
+    return RunPass(executor_, args_, kernels.sum_filter);
   }
 
   Executor* executor_;
   DeformableArgs<Element> args_ = {};
+  bool no_positions_ = false;
 };
 
 }  // namespace
@@ -142,9 +139,10 @@ absl::Status DeformableOp<kKind>::Infer(const std::function<Dims(int)>& input, S
     *outputs = {shapes.columns};
   } else if (kKind == Kind::kConv) {
     *outputs = {shapes.y};
+  } else if (kKind == Kind::kConvFilterGrad) {
+    *outputs = {shapes.filter};
   } else {
     *outputs = {shapes.x, shapes.offset};
-    if (HasFilter(kKind)) outputs->push_back(shapes.filter);
     if (attributes.modulation > 0) outputs->push_back(shapes.mask);
   }
   return absl::OkStatus();
@@ -224,7 +222,7 @@ mask: none, or one of [N, Ho, Wo, og * kh * kw]
 y: [N, Ho, Wo, F]
 )doc");
 
-REGISTER_OP("Tfconv>DeformableConvGrad")
+REGISTER_OP("Tfconv>DeformableConvInputGrad")
     .Input("x: T")
     .Input("offset: T")
     .Input("filter: T")
@@ -232,7 +230,6 @@ REGISTER_OP("Tfconv>DeformableConvGrad")
     .Input("mask: modulation * T")
     .Output("dx: T")
     .Output("doffset: T")
-    .Output("dfilter: T")
     .Output("dmask: modulation * T")
     .Attr("T: {half, bfloat16, float, double}")
     .Attr("modulation: int >= 0")
@@ -240,12 +237,29 @@ REGISTER_OP("Tfconv>DeformableConvGrad")
     .Attr("dilations: list(int)")
     .Attr("padding: {'SAME', 'VALID', 'EXPLICIT'}")
     .Attr("explicit_paddings: list(int) = []")
-    .SetShapeFn(ShapeFunction<DeformableOp<Kind::kConvGrad>>)
-    .Doc("Gradients of Tfconv>DeformableConv, given the gradient dy of its output.");
+    .SetShapeFn(ShapeFunction<DeformableOp<Kind::kConvInputGrad>>)
+    .Doc("Gradients of Tfconv>DeformableConv for all but the filter, given the gradient dy.");
+
+REGISTER_OP("Tfconv>DeformableConvFilterGrad")
+    .Input("x: T")
+    .Input("offset: T")
+    .Input("filter: T")
+    .Input("dy: T")
+    .Input("mask: modulation * T")
+    .Output("dfilter: T")
+    .Attr("T: {half, bfloat16, float, double}")
+    .Attr("modulation: int >= 0")
+    .Attr("strides: list(int)")
+    .Attr("dilations: list(int)")
+    .Attr("padding: {'SAME', 'VALID', 'EXPLICIT'}")
+    .Attr("explicit_paddings: list(int) = []")
+    .SetShapeFn(ShapeFunction<DeformableOp<Kind::kConvFilterGrad>>)
+    .Doc("Gradient of Tfconv>DeformableConv for the filter, of which only the shape is used.");
 
 TFCONV_REGISTER_CPU("Tfconv>DeformableSample", DeformableOp<Kind::kSample>)
 TFCONV_REGISTER_CPU("Tfconv>DeformableSampleGrad", DeformableOp<Kind::kSampleGrad>)
 TFCONV_REGISTER_CPU("Tfconv>DeformableConv", DeformableOp<Kind::kConv>)
-TFCONV_REGISTER_CPU("Tfconv>DeformableConvGrad", DeformableOp<Kind::kConvGrad>)
+TFCONV_REGISTER_CPU("Tfconv>DeformableConvInputGrad", DeformableOp<Kind::kConvInputGrad>)
+TFCONV_REGISTER_CPU("Tfconv>DeformableConvFilterGrad", DeformableOp<Kind::kConvFilterGrad>)
 
 }  // namespace tfconv

@@ -1,4 +1,4 @@
-// The filter of a deformable convolution, packed for the products of its passes.
+// What the products of deformable convolution multiply by, packed once for all units.
 #ifndef TFCONV_DEFORMABLE_DEFORMABLE_PACKING_H_
 #define TFCONV_DEFORMABLE_DEFORMABLE_PACKING_H_
 
@@ -6,6 +6,7 @@
 
 #include "common/gemm.h"
 #include "common/pass.h"
+#include "common/product.h"
 #include "deformable/deformable_kernel.h"
 #include "deformable/deformable_sampling.h"
 
@@ -22,84 +23,146 @@ int64_t GroupFilters(const DeformableArgs<T>& args) {
   return args.filters / args.groups;
 }
 
-// A filter of up to this many bytes is packed once, and what is left of it in the caches serves all
-// tiles. Of a larger one, each tile packs the blocks that it multiplies, which saves the memory and
-// costs little beside the products of that many rows.
-constexpr int64_t kMaxPackedBytes = 1 << 20;
-constexpr int64_t kMinRowsPerPacking = 48;
-
+// The blocks of columns that are sampled and multiplied at a time.
 template <typename T>
-bool IsSmallFilter(int64_t packed_size) {
-  return packed_size * static_cast<int64_t>(sizeof(Accumulator<T>)) <= kMaxPackedBytes;
+DepthBlocks ColumnBlocks(const DeformableArgs<T>& args) {
+  using G = Gemm<Factor<T>>;
+  return DepthBlocks(args.groups, NumTaps(args.geometry), GroupChannels(args), G::kDepth,
+                     G::kTileColumns, G::kPair, G::kLanes, DepthBlocks::kChannelsOutside);
 }
 
-// Packed filter: for each group a matrix [taps * C / groups, F / groups]; nothing if it is large.
 template <typename T>
-int64_t PackedFilterSize(const DeformableArgs<T>& args) {
-  const int64_t depth = NumTaps(args.geometry) * GroupChannels(args);
-  const int64_t size = args.groups * Gemm<Accumulator<T>>::PackedSize(depth, GroupFilters(args));
-  return IsSmallFilter<T>(size) ? size : 0;
+int64_t Bytes(int64_t factors) {
+  return factors * static_cast<int64_t>(sizeof(Factor<T>));
 }
 
-// Units are panels.
+// The filter block by block; nothing for a single tile of rows, whose units pack what is theirs.
+template <typename T>
+bool IsPackedOnce(const DeformableArgs<T>& args) {
+  return Positions(args) > Gemm<Factor<T>>::kTileRows;
+}
+
+template <typename T>
+FilterSide<T> WholeFilter(const DeformableArgs<T>& args, const DepthBlocks& blocks) {
+  const int64_t filters = GroupFilters(args);
+  const int64_t group_size = Gemm<Factor<T>>::PackedSize(blocks.depth(), filters);
+  return {args.filter, GroupChannels(args), args.filters, filters, 0, filters, group_size, nullptr,
+          static_cast<const Factor<T>*>(args.packed_filter), blocks.groups() * group_size};
+}
+
+template <typename T>
+int64_t PackedFilterBytes(const DeformableArgs<T>& args) {
+  const DepthBlocks blocks = ColumnBlocks(args);
+  if (!IsPackedOnce(args)) return 0;
+  return Bytes<T>(blocks.count() * WholeFilter(args, blocks).block_size);
+}
+
+// Units are blocks.
 template <typename T>
 PassPlan PlanPackFilter(const DeformableArgs<T>& args) {
-  if (PackedFilterSize(args) == 0) return {0, 1, 0};
-  const int64_t depth = NumTaps(args.geometry) * GroupChannels(args);
-  return {args.groups * Gemm<Accumulator<T>>::NumPanels(GroupFilters(args)), 1 + depth * 16, 0};
+  const DepthBlocks blocks = ColumnBlocks(args);
+  return {IsPackedOnce(args) ? blocks.count() : 0,
+          1 + blocks.groups() * blocks.depth() * GroupFilters(args) / 4, 0};
 }
 
 template <typename T>
 void PackFilter(const DeformableArgs<T>& args, int64_t begin, int64_t end, void*) {
-  using G = Gemm<Accumulator<T>>;
-  const int64_t depth = NumTaps(args.geometry) * GroupChannels(args);
-  const int64_t columns = GroupFilters(args);
-  const int64_t panels = G::NumPanels(columns);
+  const DepthBlocks blocks = ColumnBlocks(args);
+  const FilterSide<T> side = WholeFilter(args, blocks);
+  Factor<T>* packed = static_cast<Factor<T>*>(args.packed_filter);
   for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t group = unit / panels;
-    const int64_t first = unit % panels * G::kPanel;
-    PackPanel(args.filter + group * columns, args.filters, depth, columns, first,
-              G::PanelWidth(columns, unit % panels),
-              args.packed_filter + group * G::PackedSize(depth, columns) + first * depth);
+    side.PackBlock(blocks.At(unit), packed + unit * side.block_size);
   }
 }
 
-// Packed transposed filter: for each tap and group a matrix [F / groups, C / groups]; nothing if it
-// is large.
+// The transposed filter: for each tap and group a matrix [F / groups, C / groups].
 template <typename T>
-int64_t PackedFilterTransposedSize(const DeformableArgs<T>& args) {
-  const int64_t size = NumTaps(args.geometry) * args.groups *
-                       Gemm<Accumulator<T>>::PackedSize(GroupFilters(args), GroupChannels(args));
-  const int64_t tile_rows =
-      Min<int64_t>(ImagePositions(args.geometry), Gemm<Accumulator<T>>::kTileRows);
-  return IsSmallFilter<T>(size) || tile_rows < kMinRowsPerPacking ? size : 0;
+int64_t TransposedSize(const DeformableArgs<T>& args) {
+  return Gemm<Factor<T>>::PackedSize(GroupFilters(args), GroupChannels(args));
 }
 
 template <typename T>
+int64_t PackedFilterTransposedBytes(const DeformableArgs<T>& args) {
+  return Bytes<T>(NumTaps(args.geometry) * args.groups * TransposedSize(args));
+}
+
+// Units are panels.
+template <typename T>
 PassPlan PlanPackFilterTransposed(const DeformableArgs<T>& args) {
-  if (PackedFilterTransposedSize(args) == 0) return {0, 1, 0};
-  using G = Gemm<Accumulator<T>>;
+  using G = Gemm<Factor<T>>;
   return {NumTaps(args.geometry) * args.groups * G::NumPanels(GroupChannels(args)),
           1 + GroupFilters(args) * G::kPanel, 0};
 }
 
 template <typename T>
 void PackFilterTransposed(const DeformableArgs<T>& args, int64_t begin, int64_t end, void*) {
-  using G = Gemm<Accumulator<T>>;
+  using G = Gemm<Factor<T>>;
   const int64_t channels = GroupChannels(args);
   const int64_t filters = GroupFilters(args);
   const int64_t panels = G::NumPanels(channels);
+  Factor<T>* packed = static_cast<Factor<T>*>(args.packed_filter);
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t tap = unit / panels / args.groups;
     const int64_t group = unit / panels % args.groups;
     const int64_t first = unit % panels * G::kPanel;
     const int64_t width = G::PanelWidth(channels, unit % panels);
     const T* filter = args.filter + (tap * channels + first) * args.filters + group * filters;
-    Accumulator<T>* panel =
-        args.packed_filter + (unit / panels) * G::PackedSize(filters, channels) + first * filters;
-    PackTransposed(filter, args.filters, filters, Min(width, channels - first), width, panel);
+    PackTransposed(
+        filter, args.filters, filters, Min(width, channels - first), width,
+        packed + (unit / panels) * TransposedSize(args) + first * G::PackedDepth(filters));
   }
 }
+
+// dy: for each group a matrix [N * P, F / groups].
+template <typename T>
+int64_t PackedDySize(const DeformableArgs<T>& args) {
+  return Gemm<Factor<T>>::PackedSize(Positions(args), GroupFilters(args));
+}
+
+template <typename T>
+int64_t PackedDyBytes(const DeformableArgs<T>& args) {
+  return Bytes<T>(args.groups * PackedDySize(args));
+}
+
+constexpr int64_t kPackRows = 256;
+
+template <typename T>
+PassPlan PlanPackDy(const DeformableArgs<T>& args) {
+  return {CeilDiv(Positions(args), kPackRows), 1 + kPackRows * args.filters / 4, 0};
+}
+
+template <typename T>
+void PackDy(const DeformableArgs<T>& args, int64_t begin, int64_t end, void*) {
+  using G = Gemm<Factor<T>>;
+  const int64_t columns = GroupFilters(args);
+  const int64_t positions = Positions(args);
+  const int64_t first = begin * kPackRows;
+  const int64_t rows = Min(end * kPackRows, positions) - first;
+  for (int64_t g = 0; g < args.groups; ++g) {
+    Factor<T>* packed = static_cast<Factor<T>*>(args.packed_dy) + g * PackedDySize(args);
+    for (int64_t p = 0; p < G::NumPanels(columns); ++p) {
+      const int64_t width = G::PanelWidth(columns, p);
+      PackPanel(args.dy + first * args.filters + g * columns, args.filters, rows, columns,
+                p * G::kPanel, width,
+                packed + p * G::kPanel * G::PackedDepth(positions) + first * width);
+    }
+  }
+}
+
+// What the gradient of the filter reads of it.
+template <typename T>
+struct PackedDySide {
+  using F = Factor<T>;
+
+  GradientPanels<F> Pack(int64_t row, int64_t, int64_t group) const {
+    const int64_t positions = Positions(args);
+    const F* packed = static_cast<const F*>(args.packed_dy) + group * PackedDySize(args);
+    return {packed + column * Gemm<F>::PackedDepth(positions), positions, row};
+  }
+
+  const DeformableArgs<T>& args;
+  int64_t column;
+};
 
 }  // namespace TFCONV_ISA_NAMESPACE
 }  // namespace tfconv

@@ -8,6 +8,7 @@
 
 #include "common/arena.h"
 #include "common/gemm.h"
+#include "common/product.h"
 #include "common/vec.h"
 #include "deformable/deformable_kernel.h"
 
@@ -46,10 +47,6 @@ struct Samples {
   int64_t top_left[kRows];  // its element offset; may lie outside of the tensor
 };
 
-// Work is divided at least this finely where the sizes allow it. A constant, not the number of
-// threads: results must not depend on it.
-constexpr int64_t kMinUnits = 16;
-
 inline int64_t NumTaps(const ConvGeometry& g) { return g.axis[1].kernel * g.axis[2].kernel; }
 
 inline int64_t ImagePositions(const ConvGeometry& g) { return g.axis[1].output * g.axis[2].output; }
@@ -57,15 +54,6 @@ inline int64_t ImagePositions(const ConvGeometry& g) { return g.axis[1].output *
 template <typename T>
 int64_t Positions(const DeformableArgs<T>& args) {
   return args.geometry.batch * ImagePositions(args.geometry);
-}
-
-// Tiles of output positions; short ones where there are few positions.
-template <typename T>
-int64_t TileRows(const DeformableArgs<T>& args) {
-  using Number = Accumulator<T>;
-  constexpr int64_t kStep = Gemm<Number>::kRows;
-  const int64_t rows = RoundUp(CeilDiv(Positions(args), kMinUnits), kStep);
-  return Max(kStep, Min<int64_t>(rows, Tile<Number>::kRows / kStep * kStep));
 }
 
 // Cycles to sample one channel of one tap, or to spread it, for the scheduler.
@@ -215,10 +203,9 @@ TFCONV_INLINE void SetWeights(const Samples<T>& s, int64_t r, T* weight) {
   for (int c = 0; c < kNumCorners; ++c) weight[c] = s.weight[c][r];
 }
 
-template <typename S, typename Out>
-TFCONV_INLINE int64_t Interpolate(const typename S::Scalar* const* corner,
-                                  const typename S::Scalar* weight, int64_t c, int64_t end,
-                                  Out* out) {
+template <typename S, typename T, typename Out>
+TFCONV_INLINE int64_t Interpolate(const T* const* corner, const typename S::Scalar* weight,
+                                  int64_t c, int64_t end, Out* out) {
   for (; c + S::kLanes <= end; c += S::kLanes) {
     typename S::Vec sum = S::Load(corner[kTopLeft] + c) * weight[kTopLeft];
     sum += S::Load(corner[kTopRight] + c) * weight[kTopRight];
@@ -241,13 +228,13 @@ struct SampleJob {
 template <typename T, typename Out>
 TFCONV_INLINE void SampleRow(const DeformableArgs<T>& args,
                              const SampleJob<Accumulator<T>, Out>& job, int64_t r,
-                             const Accumulator<T>* zeros, Out* out) {
+                             const T* zeros, Out* out) {
   using Number = Accumulator<T>;
   const int64_t pixel_stride = args.geometry.channels;
   const int64_t line_stride = pixel_stride * args.geometry.axis[2].input;
-  const Number* corner[kNumCorners];
+  const T* corner[kNumCorners];
   Number weight[kNumCorners];
-  FindCorners(*job.samples, r, pixel_stride, line_stride, args.wide_x, zeros, corner);
+  FindCorners(*job.samples, r, pixel_stride, line_stride, args.x, zeros, corner);
   SetWeights(*job.samples, r, weight);
   for (int i = 0; i < kNumCorners; ++i) corner[i] += job.begin;
   const int64_t count = job.end - job.begin;
@@ -255,10 +242,10 @@ TFCONV_INLINE void SampleRow(const DeformableArgs<T>& args,
   if constexpr (kVecBytes > 32) c = Interpolate<Simd<Number, 32>>(corner, weight, c, count, out);
   if constexpr (kVecBytes > 16) c = Interpolate<Simd<Number, 16>>(corner, weight, c, count, out);
   for (; c < count; ++c) {
-    Number sum = corner[kTopLeft][c] * weight[kTopLeft];
-    sum += corner[kTopRight][c] * weight[kTopRight];
-    sum += corner[kBottomLeft][c] * weight[kBottomLeft];
-    sum += corner[kBottomRight][c] * weight[kBottomRight];
+    Number sum = ToNumber(corner[kTopLeft][c]) * weight[kTopLeft];
+    sum += ToNumber(corner[kTopRight][c]) * weight[kTopRight];
+    sum += ToNumber(corner[kBottomLeft][c]) * weight[kBottomLeft];
+    sum += ToNumber(corner[kBottomRight][c]) * weight[kBottomRight];
     StoreNumber(out + c, sum);
   }
 }
@@ -272,16 +259,18 @@ class Sampler {
       : args_(args),
         tile_(arena->Take<Tile<Number>>(1)),
         samples_(arena->Take<Samples<Number>>(kMaxJobs)),
-        zeros_(arena->Take<Number>(args.geometry.channels)) {}
+        zeros_(arena->Take<T>(args.geometry.channels)) {}
 
   // Before first use.
   void Clear() {
-    memset(zeros_, 0, static_cast<size_t>(args_.geometry.channels) * sizeof(Number));
+    memset(zeros_, 0, static_cast<size_t>(args_.geometry.channels) * sizeof(T));
+    tile_->rows = 0;
   }
 
   void StartTile(int64_t first, int64_t rows, int64_t out_stride) {
-    PlaceTile(args_.geometry, first, rows, tile_);
     out_stride_ = out_stride;
+    if (tile_->rows == rows && tile_->first == first) return;
+    PlaceTile(args_.geometry, first, rows, tile_);
   }
 
   // Channels [begin, end) of a tap, to be written to out + row * out_stride by Finish at last.
@@ -297,7 +286,7 @@ class Sampler {
   void Finish() {
     for (int64_t r = 0; r < tile_->rows; ++r) {
       for (int i = 0; i < num_jobs_; ++i) {
-        SampleRow(args_, jobs_[i], r, static_cast<const Number*>(zeros_),
+        SampleRow(args_, jobs_[i], r, static_cast<const T*>(zeros_),
                   jobs_[i].out + r * out_stride_);
       }
     }
@@ -311,26 +300,11 @@ class Sampler {
   const DeformableArgs<T>& args_;
   Tile<Number>* tile_;
   Samples<Number>* samples_;
-  Number* zeros_;
+  T* zeros_;
   int64_t out_stride_ = 0;
   SampleJob<Number, Out> jobs_[kMaxJobs];
   int num_jobs_ = 0;
 };
-
-// Work of sampling all columns by tiles, with a Sampler as the only scratch memory.
-template <typename T>
-PassPlan PlanSample(const DeformableArgs<T>& args) {
-  Arena arena(nullptr);
-  Sampler<T, T> sampler(args, &arena);
-  const int64_t rows = TileRows(args);
-  const double samples = static_cast<double>(rows) * static_cast<double>(NumTaps(args.geometry));
-  PassPlan plan;
-  plan.units = args.geometry.channels == 0 ? 0 : CeilDiv(Positions(args), rows);
-  plan.cycles_per_unit = static_cast<int64_t>(
-      samples * (20 + SampleCycles<T>() * static_cast<double>(args.geometry.channels)));
-  plan.scratch_bytes = arena.used();
-  return plan;
-}
 
 }  // namespace TFCONV_ISA_NAMESPACE
 }  // namespace tfconv

@@ -192,10 +192,12 @@ const char* NameOf(DeformableKind kind) {
       return "DeformableSampleGrad";
     case DeformableKind::kConv:
       return "DeformableConv";
-    case DeformableKind::kConvGrad:
+    case DeformableKind::kConvInputGrad:
+      return "DeformableConvInputGrad";
+    case DeformableKind::kConvFilterGrad:
       break;
   }
-  return "DeformableConvGrad";
+  return "DeformableConvFilterGrad";
 }
 
 absl::Status MakeDeformableSizes(DeformableKind kind, const DeformableAttributes& attributes,

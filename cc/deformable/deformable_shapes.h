@@ -34,11 +34,15 @@ struct DeformableSizes {
   int64_t filters;
 };
 
-// Which of the four ops; they differ in what follows x and offset.
-enum class DeformableKind { kSample, kSampleGrad, kConv, kConvGrad };
+// Which of the five ops; they differ in what follows x and offset.
+enum class DeformableKind { kSample, kSampleGrad, kConv, kConvInputGrad, kConvFilterGrad };
+
+constexpr bool IsConvGrad(DeformableKind kind) {
+  return kind == DeformableKind::kConvInputGrad || kind == DeformableKind::kConvFilterGrad;
+}
 
 constexpr bool HasFilter(DeformableKind kind) {
-  return kind == DeformableKind::kConv || kind == DeformableKind::kConvGrad;
+  return kind == DeformableKind::kConv || IsConvGrad(kind);
 }
 
 // As in messages.
@@ -51,9 +55,9 @@ constexpr int DcolumnsInput(DeformableKind kind) {
   return kind == DeformableKind::kSampleGrad ? 2 : -1;
 }
 constexpr int FilterInput(DeformableKind kind) { return HasFilter(kind) ? 2 : -1; }
-constexpr int DyInput(DeformableKind kind) { return kind == DeformableKind::kConvGrad ? 3 : -1; }
+constexpr int DyInput(DeformableKind kind) { return IsConvGrad(kind) ? 3 : -1; }
 constexpr int MaskInput(DeformableKind kind) {
-  return kind == DeformableKind::kSample ? 2 : (kind == DeformableKind::kConvGrad ? 4 : 3);
+  return kind == DeformableKind::kSample ? 2 : (IsConvGrad(kind) ? 4 : 3);
 }
 
 struct DeformableAttributes {

@@ -8,6 +8,7 @@
 
 #include "common/arena.h"
 #include "common/gemm.h"
+#include "common/product.h"
 #include "common/vec.h"
 #include "deformable/deformable_kernel.h"
 #include "deformable/deformable_sampling.h"
@@ -15,13 +16,9 @@
 namespace tfconv {
 namespace TFCONV_ISA_NAMESPACE {
 
-// Fewest channels worth a unit of their own.
-constexpr int64_t kMinChannels = 32;
-
 // Adds weight * upstream to the corners of dx, and upstream * corner to `sum`.
-template <typename S, typename Upstream>
-TFCONV_INLINE int64_t Spread(const Upstream* upstream,
-                             const typename S::Scalar* const* corner,
+template <typename S, typename T, typename Upstream>
+TFCONV_INLINE int64_t Spread(const Upstream* upstream, const T* const* corner,
                              typename S::Scalar* const* target, const typename S::Scalar* weight,
                              int64_t c, int64_t end, typename S::Scalar* sum) {
   if (c + S::kLanes > end) return c;
@@ -44,18 +41,19 @@ TFCONV_INLINE int64_t Spread(const Upstream* upstream,
 // place of corners that are absent and never read as data.
 template <typename T, typename Upstream>
 void SpreadTile(const DeformableArgs<T>& args, const Samples<Accumulator<T>>& s, int64_t rows,
-                int64_t begin, int64_t end, const Accumulator<T>* zeros, Accumulator<T>* absent,
-                const Upstream* upstream, int64_t upstream_stride, Accumulator<T>* sums) {
+                int64_t begin, int64_t end, Accumulator<T>* dx, const T* zeros,
+                Accumulator<T>* absent, const Upstream* upstream, int64_t upstream_stride,
+                Accumulator<T>* sums) {
   using Number = Accumulator<T>;
   const int64_t pixel_stride = args.geometry.channels;
   const int64_t line_stride = pixel_stride * args.geometry.axis[2].input;
   const int64_t count = end - begin;
   for (int64_t r = 0; r < rows; ++r) {
-    const Number* corner[kNumCorners];
+    const T* corner[kNumCorners];
     Number* target[kNumCorners];
     Number weight[kNumCorners];
-    FindCorners(s, r, pixel_stride, line_stride, args.wide_x, zeros, corner);
-    FindCorners(s, r, pixel_stride, line_stride, args.wide_dx, absent, target);
+    FindCorners(s, r, pixel_stride, line_stride, args.x, zeros, corner);
+    FindCorners(s, r, pixel_stride, line_stride, dx, absent, target);
     SetWeights(s, r, weight);
     for (int c = 0; c < kNumCorners; ++c) {
       corner[c] += begin;
@@ -72,7 +70,7 @@ void SpreadTile(const DeformableArgs<T>& args, const Samples<Accumulator<T>>& s,
     }
     for (; c < count; ++c) {
       for (int i = 0; i < kNumCorners; ++i) {
-        sum[i] += corner[i][c] * ToNumber(row[c]);
+        sum[i] += ToNumber(corner[i][c]) * ToNumber(row[c]);
         target[i][c] += ToNumber(row[c]) * weight[i];
       }
     }
@@ -106,97 +104,159 @@ void FinishTile(const DeformableArgs<T>& args, const Tile<Accumulator<T>>& tile,
   }
 }
 
-// Positions of one image scatter into the same dx: the units are images and channels. Each unit has
-// whole offset groups, or a part of a single one. In the latter case its sums over channels, the
-// gradients for offset and mask, are partial; they are stored apart and added in a fixed order.
-struct ChannelBlocks {
-  int64_t per_image;
-  int64_t parts;  // of an offset group
+// Positions of one image scatter into the same dx: the units are images, channels and, where these
+// are few, slices of the positions with a dx of their own. Each unit has whole offset groups, or a
+// part of a single one. In the latter case its sums over channels, the gradients for offset and
+// mask, are partial; they are stored apart and added in a fixed order.
+struct SpreadUnits {
+  int64_t per_image;  // blocks of channels
+  int64_t parts;      // of an offset group
   int64_t part_channels;
+  Parts slices;  // of an image's positions
+
+  int64_t of_image() const { return per_image * slices.count; }
 };
 
 template <typename T>
-ChannelBlocks MakeChannelBlocks(const DeformableArgs<T>& args) {
+SpreadUnits MakeSpreadUnits(const DeformableArgs<T>& args) {
+  using G = Gemm<Accumulator<T>>;
+  // Fewest channels and positions of a unit, from what costs least to what costs most: channels
+  // share the places of their samples, and slices share lines of dx.
+  constexpr int64_t kSizes[][2] = {
+      {64, 4 * G::kTileRows}, {64, G::kTileRows}, {32, G::kTileRows}, {32, G::kTileRows / 8}};
   const int64_t wanted = CeilDiv(kMinUnits, Max<int64_t>(1, args.geometry.batch));
   const int64_t size = args.geometry.channels / args.offset_groups;
-  ChannelBlocks blocks = {Min(wanted, args.offset_groups), 1, size};
-  if (wanted > args.offset_groups) {
-    const int64_t parts =
-        Min(CeilDiv(wanted, args.offset_groups), Max<int64_t>(1, size / kMinChannels));
-    blocks.part_channels = RoundUp(CeilDiv(size, parts), Gemm<Accumulator<T>>::kPanel);
-    blocks.parts = Max<int64_t>(1, CeilDiv(size, blocks.part_channels));
-    blocks.per_image = args.offset_groups * blocks.parts;
+  const int64_t positions = ImagePositions(args.geometry);
+  SpreadUnits units = {};
+  for (const auto& [min_channels, min_positions] : kSizes) {
+    units = {Min(wanted, args.offset_groups), 1, size, {}};
+    if (wanted > args.offset_groups) {
+      const int64_t parts =
+          Min(CeilDiv(wanted, args.offset_groups), Max<int64_t>(1, size / min_channels));
+      units.part_channels = RoundUp(CeilDiv(size, parts), G::kPanel);
+      units.parts = Max<int64_t>(1, CeilDiv(size, units.part_channels));
+      units.per_image = args.offset_groups * units.parts;
+    }
+    const int64_t slices = Max<int64_t>(1, Min(CeilDiv(wanted, units.per_image),
+                                               positions / min_positions));
+    units.slices = MakeParts(positions, slices, G::kRows, RoundUp(positions, G::kRows));
+    if (5 * units.of_image() >= 4 * wanted) break;
   }
-  return blocks;
+  return units;
 }
 
-struct ChannelBlock {
+struct SpreadUnit {
+  int64_t number;
   int64_t image;
+  int64_t slice;
+  int64_t row;  // positions, counted over all images
+  int64_t row_end;
   int64_t part;
-  int64_t begin;
+  int64_t begin;  // channels
   int64_t end;
 };
 
 template <typename T>
-ChannelBlock GetChannelBlock(const DeformableArgs<T>& args, const ChannelBlocks& blocks,
-                             int64_t unit) {
+SpreadUnit GetSpreadUnit(const DeformableArgs<T>& args, const SpreadUnits& units, int64_t number) {
   const int64_t size = args.geometry.channels / args.offset_groups;
-  const int64_t index = unit % blocks.per_image;
-  ChannelBlock block;
-  block.image = unit / blocks.per_image;
-  if (blocks.parts == 1) {
-    block.part = 0;
-    block.begin = args.offset_groups * index / blocks.per_image * size;
-    block.end = args.offset_groups * (index + 1) / blocks.per_image * size;
+  const int64_t positions = ImagePositions(args.geometry);
+  SpreadUnit unit;
+  unit.number = number;
+  unit.slice = number % units.slices.count;
+  const int64_t index = number / units.slices.count % units.per_image;
+  unit.image = number / units.of_image();
+  const int64_t row = unit.slice * units.slices.size;
+  unit.row = unit.image * positions + row;
+  unit.row_end = unit.image * positions + Min(positions, row + units.slices.size);
+  if (units.parts == 1) {
+    unit.part = 0;
+    unit.begin = args.offset_groups * index / units.per_image * size;
+    unit.end = args.offset_groups * (index + 1) / units.per_image * size;
   } else {
-    block.part = index % blocks.parts;
-    const int64_t group = index / blocks.parts;
-    block.begin = group * size + block.part * blocks.part_channels;
-    block.end = Min(block.begin + blocks.part_channels, (group + 1) * size);
+    unit.part = index % units.parts;
+    const int64_t group = index / units.parts;
+    unit.begin = group * size + unit.part * units.part_channels;
+    unit.end = Min(unit.begin + units.part_channels, (group + 1) * size);
   }
-  return block;
+  return unit;
 }
 
 template <typename T>
 int64_t PartialSize(const DeformableArgs<T>& args) {
-  const int64_t parts = MakeChannelBlocks(args).parts;
+  const int64_t parts = MakeSpreadUnits(args).parts;
   if (parts == 1) return 0;
   const int64_t per_position =
       args.offset_groups * NumTaps(args.geometry) * (args.mask != nullptr ? 3 : 2);
   return parts * Positions(args) * per_position;
 }
 
-// Adds up what SpreadTile finds over the channels of a block, which arrive in ascending order.
+// dx of every slice, in the type that is computed in, and for every unit which lines of its image it
+// has written: the others are not.
+template <typename T>
+struct DxParts {
+  using Number = Accumulator<T>;
+
+  explicit DxParts(const DeformableArgs<T>& args) : units(MakeSpreadUnits(args)) {
+    const ConvGeometry& g = args.geometry;
+    lines = g.axis[1].input;
+    size = g.batch * lines * g.axis[2].input * g.channels;
+    numbers = static_cast<Number*>(args.dx_parts);
+    written = reinterpret_cast<uint8_t*>(numbers + units.slices.count * size);
+  }
+
+  // Whether sums are apart from dx.
+  bool exist() const { return kIsHalf<T> || units.slices.count > 1; }
+
+  SpreadUnits units;
+  int64_t lines;
+  int64_t size;
+  Number* numbers;   // [slices, N, H, W, C]
+  uint8_t* written;  // [units, H]
+};
+
+template <typename T>
+int64_t DxPartsBytes(const DeformableArgs<T>& args) {
+  const DxParts<T> parts(args);
+  if (!parts.exist()) return 0;
+  return parts.units.slices.count * parts.size * static_cast<int64_t>(sizeof(Accumulator<T>)) +
+         args.geometry.batch * parts.units.of_image() * parts.lines;
+}
+
+// Adds up what SpreadTile finds over the channels of a unit, which arrive in ascending order.
 template <typename T>
 class Spreader {
  public:
   Spreader(const DeformableArgs<T>& args, Arena* arena)
       : args_(args),
+        parts_(args),
         tile_(arena->Take<Tile<Number>>(1)),
         samples_(arena->Take<Samples<Number>>(1)),
-        zeros_(arena->Take<Number>(args.geometry.channels)),
+        zeros_(arena->Take<T>(args.geometry.channels)),
         absent_(arena->Take<Number>(args.geometry.channels)),
         sums_(arena->Take<Number>(kNumCorners * Tile<Number>::kRows)) {}
 
   // Before first use.
   void Clear() {
-    memset(zeros_, 0, static_cast<size_t>(args_.geometry.channels) * sizeof(Number));
+    memset(zeros_, 0, static_cast<size_t>(args_.geometry.channels) * sizeof(T));
     memset(absent_, 0, static_cast<size_t>(args_.geometry.channels) * sizeof(Number));
   }
 
-  void StartBlock(const ChannelBlocks& blocks, const ChannelBlock& block) {
-    block_ = block;
+  void StartUnit(const SpreadUnits& units, const SpreadUnit& unit) {
+    unit_ = unit;
     partial_doffset_ = partial_dmask_ = nullptr;
-    if (blocks.parts > 1) {
+    if (units.parts > 1) {
       const int64_t samples = Positions(args_) * args_.offset_groups * NumTaps(args_.geometry);
-      partial_doffset_ = args_.partial + block.part * 2 * samples;
-      partial_dmask_ = args_.partial + (blocks.parts * 2 + block.part) * samples;
+      partial_doffset_ = args_.partial + unit.part * 2 * samples;
+      partial_dmask_ = args_.partial + (units.parts * 2 + unit.part) * samples;
     }
-    const ConvGeometry& g = args_.geometry;
-    const int64_t pixels = g.axis[1].input * g.axis[2].input;
-    Number* dx = args_.wide_dx + block.image * pixels * g.channels + block.begin;
-    const size_t bytes = static_cast<size_t>(block.end - block.begin) * sizeof(Number);
-    for (int64_t p = 0; p < pixels; ++p) memset(dx + p * g.channels, 0, bytes);
+    if (parts_.exist()) {
+      dx_ = parts_.numbers + unit.slice * parts_.size;
+      written_ = parts_.written + unit.number * parts_.lines;
+      memset(written_, 0, static_cast<size_t>(parts_.lines));
+    } else if constexpr (!kIsHalf<T>) {
+      dx_ = args_.dx;
+      for (int64_t line = 0; line < parts_.lines; ++line) ClearLine(line);
+    }
   }
 
   void StartTile(int64_t first, int64_t rows) { PlaceTile(args_.geometry, first, rows, tile_); }
@@ -209,12 +269,13 @@ class Spreader {
     const int64_t rows = tile_->rows;
     ForEachOffsetGroup(args_, begin, end, [&](int64_t group, int64_t c, int64_t c_end) {
       FindSamples(args_, *tile_, tap, group, samples_);
-      if (c == Max(block_.begin, group * size)) {
+      if (written_ != nullptr) ClearLines();
+      if (c == Max(unit_.begin, group * size)) {
         memset(sums_, 0, static_cast<size_t>(kNumCorners * rows) * sizeof(Number));
       }
-      SpreadTile<T>(args_, *samples_, rows, c, c_end, zeros_, absent_, upstream + (c - begin),
+      SpreadTile<T>(args_, *samples_, rows, c, c_end, dx_, zeros_, absent_, upstream + (c - begin),
                     upstream_stride, sums_);
-      if (c_end != Min(block_.end, (group + 1) * size)) return;
+      if (c_end != Min(unit_.end, (group + 1) * size)) return;
       if (partial_doffset_ != nullptr) {
         FinishTile(args_, *tile_, *samples_, tap, group, sums_, partial_doffset_, partial_dmask_);
       } else {
@@ -226,13 +287,41 @@ class Spreader {
  private:
   using Number = Accumulator<T>;
 
+  void ClearLine(int64_t line) {
+    const int64_t channels = args_.geometry.channels;
+    const int64_t width = args_.geometry.axis[2].input;
+    Number* pixel = dx_ + (unit_.image * parts_.lines + line) * width * channels + unit_.begin;
+    const size_t bytes = static_cast<size_t>(unit_.end - unit_.begin) * sizeof(Number);
+    for (int64_t w = 0; w < width; ++w) memset(pixel + w * channels, 0, bytes);
+  }
+
+  // The lines that the samples' corners lie in, before they are added to.
+  void ClearLines() {
+    constexpr int kTop = 1 << kTopLeft | 1 << kTopRight;
+    constexpr int kBottom = 1 << kBottomLeft | 1 << kBottomRight;
+    for (int64_t r = 0; r < tile_->rows; ++r) {
+      const int64_t line = samples_->top[r];
+      if ((samples_->present[r] & kTop) != 0 && !written_[line]) {
+        written_[line] = 1;
+        ClearLine(line);
+      }
+      if ((samples_->present[r] & kBottom) != 0 && !written_[line + 1]) {
+        written_[line + 1] = 1;
+        ClearLine(line + 1);
+      }
+    }
+  }
+
   const DeformableArgs<T>& args_;
+  DxParts<T> parts_;
   Tile<Number>* tile_;
   Samples<Number>* samples_;
-  Number* zeros_;
+  T* zeros_;
   Number* absent_;
   Number* sums_;
-  ChannelBlock block_ = {};
+  Number* dx_ = nullptr;
+  uint8_t* written_ = nullptr;
+  SpreadUnit unit_ = {};
   Number* partial_doffset_ = nullptr;
   Number* partial_dmask_ = nullptr;
 };
@@ -240,11 +329,11 @@ class Spreader {
 template <typename T>
 PassPlan PlanBackward(const DeformableArgs<T>& args, int64_t scratch_bytes, double more_cycles) {
   const ConvGeometry& g = args.geometry;
-  const ChannelBlocks blocks = MakeChannelBlocks(args);
-  const double samples = static_cast<double>(ImagePositions(g)) * static_cast<double>(NumTaps(g));
-  const double channels = static_cast<double>(CeilDiv(g.channels, blocks.per_image));
+  const SpreadUnits units = MakeSpreadUnits(args);
+  const double samples = static_cast<double>(units.slices.size) * static_cast<double>(NumTaps(g));
+  const double channels = static_cast<double>(CeilDiv(g.channels, units.per_image));
   PassPlan plan;
-  plan.units = g.channels == 0 ? 0 : g.batch * blocks.per_image;
+  plan.units = g.channels == 0 ? 0 : g.batch * units.of_image();
   plan.cycles_per_unit =
       1 + static_cast<int64_t>(samples * (50 + channels * (3 * SampleCycles<T>() + more_cycles)));
   plan.scratch_bytes = scratch_bytes;

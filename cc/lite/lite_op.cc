@@ -20,13 +20,6 @@ constexpr char kPerExampleConv[] = "Tfconv>PerExampleConv";
 // Rows and columns of pixels are counted in 32 bits.
 constexpr int64_t kMaxImageSize = std::numeric_limits<int32_t>::max() - 1;
 
-template <typename Table>
-Table ActiveKernels() {
-  Table table;
-  LoadKernels(&table);
-  return table;
-}
-
 Status CheckInputs(const std::string& op_name, const std::vector<Shape>& inputs, size_t expected) {
   if (inputs.size() == expected) return Status();
   return Error(op_name, ": there must be ", expected, " inputs. Received: ", inputs.size());
@@ -178,7 +171,7 @@ class Deformable : public LiteOp {
 
   Status Run(Executor* executor, const std::vector<Input>& inputs,
              const Output& output) override {
-    args_.wide_x = inputs[0].data;
+    args_.x = inputs[0].data;
     args_.offset = inputs[1].data;
     args_.mask = has_mask_ ? inputs.back().data : nullptr;
     if (!has_filter_) {
@@ -191,10 +184,11 @@ class Deformable : public LiteOp {
     }
     args_.filter = inputs[2].data;
     args_.y = output.data;
-    if (packed_from_ != inputs[2].source) {
-      const int64_t size = conv_.packed_filter_size(args_);
-      if (auto s = packed_.Reserve(size * static_cast<int64_t>(sizeof(float))); !s.ok()) return s;
-      args_.packed_filter = static_cast<float*>(packed_.data());
+    const int64_t bytes = conv_.packed_filter_bytes(args_);
+    if (packed_from_ != inputs[2].source || packed_bytes_ != bytes) {
+      if (auto s = packed_.Reserve(bytes); !s.ok()) return s;
+      packed_bytes_ = bytes;
+      args_.packed_filter = packed_.data();
       if (auto s = executor->RunPass(args_, conv_.pack_filter); !s.ok()) return s;
       packed_from_ = inputs[2].constant ? inputs[2].source : nullptr;
     }
@@ -209,6 +203,7 @@ class Deformable : public LiteOp {
   ConvAttributes attributes_;
   DeformableArgs<float> args_ = {};
   Memory packed_;
+  int64_t packed_bytes_ = 0;
   const void* packed_from_ = nullptr;  // the data of the constant filter that packed_ is of
 };
 

@@ -138,8 +138,7 @@ Status Partition::Resize(abi::Context* context, Step* step) {
 }
 
 Status Partition::Run(abi::Context* context, Step* step) {
-  ConvertKernels convert;
-  LoadKernels(&convert);
+  const auto convert = ActiveKernels<ConvertKernels>();
   std::vector<Input> inputs;
   for (size_t i = 0; i < step->inputs.size(); ++i) {
     const abi::Tensor& tensor = context->tensors[step->inputs[i]];

@@ -3,7 +3,9 @@
 #include <string.h>
 
 #include "common/arena.h"
+#include "common/filter_gradient.h"
 #include "common/gemm.h"
+#include "common/product.h"
 #include "common/vec.h"
 #include "per_example/per_example_kernel.h"
 #include "per_example/phases.h"
@@ -12,13 +14,6 @@
 namespace tfconv {
 namespace TFCONV_ISA_NAMESPACE {
 namespace {
-
-// Units that a pass should have at least, where the sizes allow it.
-constexpr int64_t kMinUnits = 16;
-// Tiles of rows that share one packed filter.
-constexpr int64_t kMaxTiles = 8;
-// Columns of a product that are computed at a time.
-constexpr int64_t kMaxColumns = 512;
 
 template <typename T>
 int64_t NumTaps(const PerExampleArgs<T>& args) {
@@ -54,90 +49,16 @@ const T* FilterOf(const PerExampleArgs<T>& args, int64_t example) {
   return args.filter + example * NumTaps(args) * GroupChannels(args) * args.filters;
 }
 
-// Cycles of a product of matrices.
+// Cuts rows and columns: a filter comes from memory, pixels from the cache.
 template <typename T>
-int64_t ProductCycles(int64_t rows, int64_t depth, int64_t columns) {
-  return 1 + static_cast<int64_t>(static_cast<double>(rows) * static_cast<double>(depth) *
-                                  static_cast<double>(columns + 16) * sizeof(Accumulator<T>) /
-                                  kVecBytes);
-}
-
-// Rows of a product, in equal chunks of whole tiles. Few examples have smaller chunks.
-struct RowChunks {
-  int64_t rows;  // of a chunk
-  int64_t count;
-};
-
-template <typename T>
-RowChunks MakeRowChunks(int64_t rows, int64_t others) {
-  constexpr int64_t kTileRows = Gemm<Accumulator<T>>::kTileRows;
-  const int64_t tiles = CeilDiv(rows, kTileRows);
-  const int64_t wanted = Max(CeilDiv(tiles, kMaxTiles), Min(tiles, CeilDiv(kMinUnits, others)));
-  RowChunks chunks;
-  chunks.rows = CeilDiv(tiles, wanted) * kTileRows;
-  chunks.count = CeilDiv(rows, chunks.rows);
-  return chunks;
-}
-
-// How the inner dimension of a product, taps by channels of a group, is cut: blocks have whole
-// taps, or a part of the channels of a single one.
-struct DepthBlocks {
-  int64_t taps;
-  int64_t channels;  // of a block; the last may have fewer
-};
-
-DepthBlocks MakeDepthBlocks(int64_t taps, int64_t channels, int64_t depth) {
-  if (channels > depth) return {1, CeilDiv(channels, CeilDiv(channels, depth))};
-  return {CeilDiv(taps, CeilDiv(taps, depth / channels)), channels};
-}
-
-template <typename T>
-struct Scratch {
-  using Sum = Accumulator<T>;
-
-  Scratch(int64_t columns, int64_t result_rows, Arena* arena)
-      : tile(arena->Take<Sum>(Gemm<Sum>::kTileRows * Gemm<Sum>::kTileStride)),
-        packed(arena->Take<Sum>(
-            Gemm<Sum>::PackedSize(Gemm<Sum>::kDepth, Min(columns, kMaxColumns)))),
-        result(arena->Take<Sum>(result_rows * Min(columns, kMaxColumns))) {}
-
-  Sum* tile;
-  Sum* packed;
-  Sum* result;  // rows that are no neighbours, or of another type, in their tensor
-};
-
-// Where rows of a product are added up.
-template <typename T>
-struct Result {
-  Accumulator<T>* rows;
-  int64_t stride;
-};
-
-// The rows of a tensor that start at `rows`, `stride` apart, or `scratch` for as many if the tensor
-// has another type.
-template <typename T>
-Result<T> ResultAt(T* rows, int64_t stride, int64_t columns, Accumulator<T>* scratch) {
-  if constexpr (kIsHalf<T>) {
-    return {scratch, columns};
-  } else {
-    return {rows, stride};
-  }
-}
-
-// Call once they are added up.
-template <typename T>
-void FinishResult(const Result<T>& result, int64_t count, int64_t columns, int64_t stride,
-                  T* rows) {
-  if constexpr (kIsHalf<T>) {
-    for (int64_t r = 0; r < count; ++r) {
-      CopyElements(result.rows + r * result.stride, rows + r * stride, columns);
-    }
-  }
+RowProducts<T> Divided(RowProducts<T> products) {
+  products.Divide(kMaxTiles * Gemm<Factor<T>>::kTileRows, 1, RowProducts<T>::kColumnStep, 2);
+  return products;
 }
 
 // y, whose positions are rows.
 template <typename T>
-PixelGrid<T> GridOfOutputs(const PerExampleArgs<T>& args, int64_t example) {
+GridRows<T> RowsOfOutputs(const PerExampleArgs<T>& args, int64_t example) {
   PixelGrid<T> grid;
   grid.image = args.x + example * InputPositions(args) * args.geometry.channels;
   grid.channels = args.geometry.channels;
@@ -145,72 +66,63 @@ PixelGrid<T> GridOfOutputs(const PerExampleArgs<T>& args, int64_t example) {
     const ConvAxis& axis = args.geometry.axis[i];
     grid.axis[i] = {axis.input, axis.output, axis.kernel, -axis.pad, axis.stride, axis.dilation};
   }
-  return grid;
+  return {grid, GroupChannels(args)};
 }
+
+template <typename T>
+DepthBlocks BlocksOfOutputs(const PerExampleArgs<T>& args) {
+  using G = Gemm<Factor<T>>;
+  return DepthBlocks(args.groups, NumTaps(args), GroupChannels(args), G::kDepth, G::kTileColumns,
+                     G::kPair);
+}
+
+template <typename T>
+RowProducts<T> ProductsOfOutputs(const PerExampleArgs<T>& args) {
+  return Divided(RowProducts<T>(args.geometry.batch, OutputPositions(args), args.groups,
+                                NumTaps(args) * GroupChannels(args), GroupFilters(args)));
+}
+
+template <typename T>
+struct ConvolveScratch : RowScratch<T> {
+  ConvolveScratch(const RowProducts<T>& products, const DepthBlocks& blocks, Arena* arena)
+      : RowScratch<T>(products, !kIsHalf<T>, blocks.groups() * products.GroupSize(blocks.depth()),
+                      arena) {}
+};
 
 template <typename T>
 PassPlan PlanConvolve(const PerExampleArgs<T>& args) {
   Arena arena(nullptr);
-  const RowChunks chunks = MakeRowChunks<T>(OutputPositions(args), args.geometry.batch);
-  Scratch<T> scratch(GroupFilters(args), kIsHalf<T> ? chunks.rows : 0, &arena);
-  PassPlan plan;
-  plan.units = args.geometry.batch * chunks.count;
-  plan.cycles_per_unit =
-      ProductCycles<T>(chunks.rows, NumTaps(args) * GroupChannels(args), args.filters);
-  plan.scratch_bytes = arena.used();
-  return plan;
+  const RowProducts<T> products = ProductsOfOutputs(args);
+  ConvolveScratch<T> scratch(products, BlocksOfOutputs(args), &arena);
+  return products.Plan(arena);
 }
 
 template <typename T>
 void Convolve(const PerExampleArgs<T>& args, int64_t begin, int64_t end, void* memory) {
-  using Sum = Accumulator<T>;
-  using G = Gemm<Sum>;
   Arena arena(memory);
-  const int64_t channels = GroupChannels(args);
+  const DepthBlocks blocks = BlocksOfOutputs(args);
+  const RowProducts<T> products = ProductsOfOutputs(args);
+  const ConvolveScratch<T> s(products, blocks, &arena);
   const int64_t filters = GroupFilters(args);
-  const int64_t taps = NumTaps(args);
-  const int64_t positions = OutputPositions(args);
-  const RowChunks chunks = MakeRowChunks<T>(positions, args.geometry.batch);
-  Scratch<T> s(filters, kIsHalf<T> ? chunks.rows : 0, &arena);
-  const DepthBlocks blocks = MakeDepthBlocks(taps, channels, G::kDepth);
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t example = unit / chunks.count;
-    const int64_t chunk = unit % chunks.count * chunks.rows;
-    const int64_t chunk_end = Min(positions, chunk + chunks.rows);
-    const PixelGrid<T> grid = GridOfOutputs(args, example);
-    for (int64_t g = 0; g < args.groups; ++g) {
-      for (int64_t f = 0; f < filters; f += kMaxColumns) {
-        const int64_t columns = Min(kMaxColumns, filters - f);
-        T* y = args.y + (example * positions + chunk) * args.filters + g * filters + f;
-        const Result<T> result = ResultAt(y, args.filters, columns, s.result);
-        for (int64_t tap = 0; tap < taps; tap += blocks.taps) {
-          const int64_t tap_end = Min(taps, tap + blocks.taps);
-          for (int64_t c = 0; c < channels; c += blocks.channels) {
-            const int64_t c_end = Min(channels, c + blocks.channels);
-            // Either all channels of some taps, or some channels of one tap: rows of the filter
-            // without gaps.
-            const int64_t depth = (tap_end - tap) * (c_end - c);
-            const T* filter = FilterOf(args, example) + (tap * channels + c) * args.filters +
-                              g * filters + f;
-            PackPanels(filter, args.filters, depth, columns, s.packed);
-            for (int64_t row = chunk; row < chunk_end; row += G::kTileRows) {
-              const int64_t row_end = Min<int64_t>(chunk_end, row + G::kTileRows);
-              CopyTileOfGrid(grid, row, row_end, tap, tap_end, g * channels + c,
-                             g * channels + c_end, s.tile);
-              Product<Sum> product;
-              product.a = s.tile;
-              product.repeats = 1;
-              product.repeat_stride = 0;
-              product.depth = depth;
-              product.c = result.rows + (row - chunk) * result.stride;
-              product.c_stride = result.stride;
-              product.accumulate = tap > 0 || c > 0;
-              Multiply<Sum, false>(product, row_end - row, s.packed, depth, 0, columns);
-            }
-          }
-        }
-        FinishResult(result, chunk_end - chunk, columns, args.filters, y);
-      }
+  for (int64_t number = begin; number < end; ++number) {
+    const RowUnit unit = products.At(number);
+    T* y = args.y + (unit.other * OutputPositions(args) + unit.row) * args.filters + unit.column;
+    const auto sums =
+        SumsOf<T>(unit, args.groups, !kIsHalf<T>, y, args.filters, filters, s.sums);
+    const FilterSide<T> side = {FilterOf(args, unit.other),
+                                GroupChannels(args),
+                                args.filters,
+                                filters,
+                                unit.column,
+                                unit.columns,
+                                products.GroupSize(blocks.depth()),
+                                s.packed,
+                                nullptr,
+                                0};
+    MultiplyRows(blocks, unit, RowsOfOutputs(args, unit.other), side, s.tile, sums);
+    if constexpr (kIsHalf<T>) {
+      StoreRows<T>(sums, unit.rows(), args.groups, unit.columns, filters,
+                   [&](int64_t r) { return y + r * args.filters; });
     }
   }
 }
@@ -229,34 +141,56 @@ int64_t PhasePositions(const PerExampleArgs<T>& args) {
   return positions;
 }
 
-template <typename T>
-RowChunks MakePhaseChunks(const PerExampleArgs<T>& args) {
-  return MakeRowChunks<T>(PhasePositions(args), args.geometry.batch * NumPhases(args));
-}
-
 // Rows of the phases are neighbours in dx if there is one phase.
 template <typename T>
 bool IsInPlace(const PerExampleArgs<T>& args) {
   return NumPhases(args) == 1 && !kIsHalf<T>;
 }
 
+// Each tap's filters are packed by themselves, hence in whole pairs.
+template <typename T>
+DepthBlocks BlocksOfPhases(const PerExampleArgs<T>& args, int64_t taps) {
+  using G = Gemm<Factor<T>>;
+  const int64_t filters = GroupFilters(args);
+  const int64_t depth = filters % G::kPair == 0 ? G::kDepth : Min<int64_t>(G::kDepth, filters);
+  return DepthBlocks(args.groups, taps, filters, depth, G::kTileColumns, G::kPair);
+}
+
+template <typename T>
+RowProducts<T> ProductsOfPhases(const PerExampleArgs<T>& args) {
+  const int64_t taps = CeilDiv(NumTaps(args), NumPhases(args));
+  return Divided(RowProducts<T>(args.geometry.batch * NumPhases(args), PhasePositions(args),
+                                args.groups, taps * GroupFilters(args), GroupChannels(args)));
+}
+
+template <typename T>
+struct InputScratch : RowScratch<T> {
+  using G = Gemm<Factor<T>>;
+
+  InputScratch(const PerExampleArgs<T>& args, const RowProducts<T>& products, Arena* arena)
+      : RowScratch<T>(products, IsInPlace(args), MaxGroups(args) * GroupSize(args, products),
+                      arena) {}
+
+  // Of any phase.
+  static int64_t MaxGroups(const PerExampleArgs<T>& args) {
+    return Min(args.groups, Max<int64_t>(1, G::kTileColumns / GroupFilters(args)));
+  }
+  static int64_t GroupSize(const PerExampleArgs<T>& args, const RowProducts<T>& products) {
+    return products.GroupSize(Min<int64_t>(G::kDepth, NumTaps(args) * GroupFilters(args)));
+  }
+};
+
 template <typename T>
 PassPlan PlanBackwardInput(const PerExampleArgs<T>& args) {
   Arena arena(nullptr);
-  const RowChunks chunks = MakePhaseChunks(args);
-  Scratch<T> scratch(GroupChannels(args), IsInPlace(args) ? 0 : chunks.rows, &arena);
-  PassPlan plan;
-  plan.units = args.geometry.batch * NumPhases(args) * chunks.count;
-  plan.cycles_per_unit =
-      ProductCycles<T>(chunks.rows, CeilDiv(NumTaps(args), NumPhases(args)) * GroupFilters(args),
-                       args.geometry.channels);
-  plan.scratch_bytes = arena.used();
-  return plan;
+  const RowProducts<T> products = ProductsOfPhases(args);
+  InputScratch<T> scratch(args, products, &arena);
+  return products.Plan(arena);
 }
 
 // dx of the phases' rows: the pixels are positions of y, the taps those of the phases.
 template <typename T>
-PixelGrid<T> GridOfPhases(const PerExampleArgs<T>& args, int64_t example, const Phase* phases) {
+GridRows<T> RowsOfPhases(const PerExampleArgs<T>& args, int64_t example, const Phase* phases) {
   PixelGrid<T> grid;
   grid.image = args.dy + example * OutputPositions(args) * args.filters;
   grid.channels = args.filters;
@@ -271,7 +205,7 @@ PixelGrid<T> GridOfPhases(const PerExampleArgs<T>& args, int64_t example, const 
                     1,
                     phase.tap_step * axis.dilation / axis.stride};
   }
-  return grid;
+  return {grid, GroupFilters(args)};
 }
 
 // The filter's tap that a tap of the phases is.
@@ -285,196 +219,157 @@ int64_t TapOfPhases(const PerExampleArgs<T>& args, const Phase* phases, int64_t 
   return (i * axis[1].kernel + j) * axis[2].kernel + k;
 }
 
+// The pixel of dx that a position of the phases is.
 template <typename T>
-void BackwardInput(const PerExampleArgs<T>& args, int64_t begin, int64_t end, void* memory) {
-  using Sum = Accumulator<T>;
-  using G = Gemm<Sum>;
-  Arena arena(memory);
-  const int64_t channels = GroupChannels(args);
-  const int64_t filters = GroupFilters(args);
-  const int64_t all_channels = args.geometry.channels;
-  const RowChunks chunks = MakePhaseChunks(args);
-  Scratch<T> s(channels, IsInPlace(args) ? 0 : chunks.rows, &arena);
-  const int64_t num_phases = NumPhases(args);
+int64_t PixelOfPhases(const PerExampleArgs<T>& args, const Phase* phases, int64_t position) {
   const ConvAxis* axis = args.geometry.axis;
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t example = unit / chunks.count / num_phases;
-    const int64_t number = unit / chunks.count % num_phases;
-    const Phase phases[kMaxSpatialAxes] = {
-        MakePhase(axis[0], number / NumAxisPhases(axis[2]) / NumAxisPhases(axis[1])),
-        MakePhase(axis[1], number / NumAxisPhases(axis[2]) % NumAxisPhases(axis[1])),
-        MakePhase(axis[2], number % NumAxisPhases(axis[2]))};
-    const PixelGrid<T> grid = GridOfPhases(args, example, phases);
-    const int64_t positions = NumPositions(grid);
-    const int64_t taps = NumGridTaps(grid);
-    const int64_t chunk = unit % chunks.count * chunks.rows;
-    const int64_t chunk_end = Min(positions, chunk + chunks.rows);
-    if (chunk >= chunk_end) continue;
-    T* dx = args.dx + example * InputPositions(args) * all_channels;
-    const DepthBlocks blocks = MakeDepthBlocks(Max<int64_t>(taps, 1), filters, G::kDepth);
-    for (int64_t g = 0; g < args.groups; ++g) {
-      for (int64_t c = 0; c < channels; c += kMaxColumns) {
-        const int64_t columns = Min(kMaxColumns, channels - c);
-        // The rows of `chunk` on.
-        Result<T> result = {s.result, columns};
-        if (IsInPlace(args)) {
-          result = ResultAt(dx + chunk * all_channels + g * channels + c, all_channels, columns,
-                            s.result);
-        }
-        for (int64_t tap = 0; tap < taps; tap += blocks.taps) {
-          const int64_t tap_end = Min(taps, tap + blocks.taps);
-          for (int64_t f = 0; f < filters; f += blocks.channels) {
-            const int64_t f_end = Min(filters, f + blocks.channels);
-            const int64_t depth = (tap_end - tap) * (f_end - f);
-            for (int64_t t = tap; t < tap_end; ++t) {
-              const T* filter =
-                  FilterOf(args, example) +
-                  (TapOfPhases(args, phases, t) * channels + c) * args.filters + g * filters + f;
-              for (int64_t p = 0; p < G::NumPanels(columns); ++p) {
-                const int64_t first = p * G::kPanel;
-                const int64_t width = G::PanelWidth(columns, p);
-                PackTransposed(filter + first * args.filters, args.filters, f_end - f,
-                               Min(width, columns - first), width,
-                               s.packed + first * depth + (t - tap) * (f_end - f) * width);
-              }
-            }
-            for (int64_t row = chunk; row < chunk_end; row += G::kTileRows) {
-              const int64_t row_end = Min<int64_t>(chunk_end, row + G::kTileRows);
-              CopyTileOfGrid(grid, row, row_end, tap, tap_end, g * filters + f, g * filters + f_end,
-                             s.tile);
-              Product<Sum> product;
-              product.a = s.tile;
-              product.repeats = 1;
-              product.repeat_stride = 0;
-              product.depth = depth;
-              product.c = result.rows + (row - chunk) * result.stride;
-              product.c_stride = result.stride;
-              product.accumulate = tap > 0 || f > 0;
-              Multiply<Sum, false>(product, row_end - row, s.packed, depth, 0, columns);
-            }
-          }
-        }
-        if (taps == 0) {
-          for (int64_t r = 0; r < chunk_end - chunk; ++r) {
-            ClearElements(result.rows + r * result.stride, columns);
-          }
-        }
-        if (IsInPlace(args)) continue;
-        for (int64_t row = chunk; row < chunk_end; ++row) {
-          const int64_t k = row % phases[2].positions;
-          const int64_t j = row / phases[2].positions % phases[1].positions;
-          const int64_t i = row / phases[2].positions / phases[1].positions;
-          const int64_t pixel = ((phases[0].first + i * axis[0].stride) * axis[1].input +
-                                 phases[1].first + j * axis[1].stride) *
-                                    axis[2].input +
-                                phases[2].first + k * axis[2].stride;
-          CopyElements(result.rows + (row - chunk) * columns,
-                       dx + pixel * all_channels + g * channels + c, columns);
+  const int64_t k = position % phases[2].positions;
+  const int64_t j = position / phases[2].positions % phases[1].positions;
+  const int64_t i = position / phases[2].positions / phases[1].positions;
+  return ((phases[0].first + i * axis[0].stride) * axis[1].input + phases[1].first +
+          j * axis[1].stride) *
+             axis[2].input +
+         phases[2].first + k * axis[2].stride;
+}
+
+// Panels of an example's filter, transposed, for channels [column, column + columns) of each group.
+template <typename T>
+struct TransposedFilterSide {
+  using F = Factor<T>;
+  using G = Gemm<F>;
+
+  const F* Pack(const DepthBlock& block, int64_t) const {
+    const int64_t depth = G::PackedDepth(block.depth());
+    for (int64_t g = block.group; g < block.group_end; ++g) {
+      for (int64_t tap = block.tap; tap < block.tap_end; ++tap) {
+        const int64_t row = TapOfPhases(args, phases, tap) * GroupChannels(args) + column;
+        const T* rows = filter + row * args.filters + g * GroupFilters(args) + block.channel;
+        F* panels = packed + (g - block.group) * group_size;
+        for (int64_t p = 0; p < G::NumPanels(columns); ++p) {
+          const int64_t first = p * G::kPanel;
+          const int64_t width = G::PanelWidth(columns, p);
+          PackTransposed(rows + first * args.filters, args.filters, block.channels(),
+                         Min(width, columns - first), width,
+                         panels + first * depth + (tap - block.tap) * block.channels() * width);
         }
       }
     }
+    return packed;
   }
-}
 
-// The units of the filter's gradient are blocks of its rows, over all positions: each has its own
-// part of the result.
-struct FilterBlocks {
-  DepthBlocks depth;
-  int64_t tap_blocks;
-  int64_t channel_blocks;
+  const PerExampleArgs<T>& args;
+  const Phase* phases;
+  const T* filter;
+  int64_t column;
+  int64_t columns;
+  int64_t group_size;
+  F* packed;
 };
 
 template <typename T>
-FilterBlocks MakeFilterBlocks(const PerExampleArgs<T>& args) {
-  constexpr int64_t kMinRows = 64;
-  constexpr int64_t kMaxRows = Gemm<Accumulator<T>>::kTileColumns;
+void BackwardInput(const PerExampleArgs<T>& args, int64_t begin, int64_t end, void* memory) {
+  Arena arena(memory);
+  const RowProducts<T> products = ProductsOfPhases(args);
+  const InputScratch<T> s(args, products, &arena);
+  const bool in_place = IsInPlace(args);
   const int64_t channels = GroupChannels(args);
-  const int64_t rows = NumTaps(args) * channels;
-  const int64_t wanted = CeilDiv(kMinUnits, args.geometry.batch * args.groups);
-  const int64_t of_block =
-      Min<int64_t>(kMaxRows, Max<int64_t>(CeilDiv(rows, wanted), kMinRows));
-  FilterBlocks blocks;
-  blocks.depth = MakeDepthBlocks(NumTaps(args), channels, of_block);
-  blocks.tap_blocks = CeilDiv(NumTaps(args), blocks.depth.taps);
-  blocks.channel_blocks = CeilDiv(channels, blocks.depth.channels);
-  return blocks;
+  const int64_t all_channels = args.geometry.channels;
+  const int64_t num_phases = NumPhases(args);
+  const ConvAxis* axis = args.geometry.axis;
+  for (int64_t number = begin; number < end; ++number) {
+    RowUnit unit = products.At(number);
+    const int64_t example = unit.other / num_phases;
+    const int64_t phase = unit.other % num_phases;
+    const Phase phases[kMaxSpatialAxes] = {
+        MakePhase(axis[0], phase / NumAxisPhases(axis[2]) / NumAxisPhases(axis[1])),
+        MakePhase(axis[1], phase / NumAxisPhases(axis[2]) % NumAxisPhases(axis[1])),
+        MakePhase(axis[2], phase % NumAxisPhases(axis[2]))};
+    const GridRows<T> rows = RowsOfPhases(args, example, phases);
+    unit.row_end = Min(unit.row_end, NumPositions(rows.grid));
+    if (unit.row >= unit.row_end) continue;
+    T* dx = args.dx + example * InputPositions(args) * all_channels + unit.column;
+    const auto sums = SumsOf<T>(unit, args.groups, in_place, dx + unit.row * all_channels,
+                                all_channels, channels, s.sums);
+    const TransposedFilterSide<T> side = {
+        args,        phases,       FilterOf(args, example),
+        unit.column, unit.columns, InputScratch<T>::GroupSize(args, products),
+        s.packed};
+    const DepthBlocks blocks = BlocksOfPhases(args, NumGridTaps(rows.grid));
+    if (blocks.count() == 0) {  // no tap meets these pixels
+      for (int64_t i = 0; i < unit.rows() * args.groups; ++i) {
+        ClearElements(sums.rows + i / args.groups * sums.stride +
+                          i % args.groups * sums.group_stride,
+                      unit.columns);
+      }
+    }
+    MultiplyRows(blocks, unit, rows, side, s.tile, sums);
+    if (in_place) continue;
+    StoreRows<T>(sums, unit.rows(), args.groups, unit.columns, channels, [&](int64_t r) {
+      return dx + PixelOfPhases(args, phases, unit.row + r) * all_channels;
+    });
+  }
 }
 
 template <typename T>
-struct FilterScratch {
-  using Sum = Accumulator<T>;
-
-  FilterScratch(const PerExampleArgs<T>& args, Arena* arena)
-      : tile(arena->Take<Sum>(Gemm<Sum>::kTileRows * Gemm<Sum>::kTileStride)),
-        packed(arena->Take<Sum>(
-            Gemm<Sum>::PackedSize(Gemm<Sum>::kTileRows, Min(GroupFilters(args), kMaxColumns)))) {
-    const FilterBlocks blocks = MakeFilterBlocks(args);
-    const int64_t rows = kIsHalf<T> ? blocks.depth.taps * blocks.depth.channels : 0;
-    result = arena->Take<Sum>(rows * Min(GroupFilters(args), kMaxColumns));
-  }
-
-  Sum* tile;
-  Sum* packed;
-  Sum* result;  // rows, if dfilter has another type
-};
+FilterGradient<T> GradientOf(const PerExampleArgs<T>& args) {
+  return FilterGradient<T>(args.geometry.batch, args.groups, NumTaps(args), GroupChannels(args),
+                           GroupFilters(args), OutputPositions(args), 0);
+}
 
 template <typename T>
 PassPlan PlanBackwardFilter(const PerExampleArgs<T>& args) {
   Arena arena(nullptr);
-  FilterScratch<T> scratch(args, &arena);
-  const FilterBlocks blocks = MakeFilterBlocks(args);
-  PassPlan plan;
-  plan.units = args.geometry.batch * args.groups * blocks.tap_blocks * blocks.channel_blocks;
-  plan.cycles_per_unit = ProductCycles<T>(blocks.depth.taps * blocks.depth.channels,
-                                          OutputPositions(args), GroupFilters(args));
-  plan.scratch_bytes = arena.used();
-  return plan;
+  const FilterGradient<T> gradient = GradientOf(args);
+  typename FilterGradient<T>::Scratch scratch(gradient, true, &arena);
+  return gradient.Plan(arena);
 }
+
+// Panels of an example's dy, for filters [column, column + columns) of each group.
+template <typename T>
+struct GradientSide {
+  using F = Factor<T>;
+
+  GradientPanels<F> Pack(int64_t row, int64_t row_end, int64_t group) const {
+    const int64_t first = group * GroupFilters(args) + column;
+    PackPanels(dy + row * args.filters + first, args.filters, row_end - row, columns, packed);
+    return {packed, row_end - row, 0};
+  }
+
+  const PerExampleArgs<T>& args;
+  const T* dy;
+  int64_t column;
+  int64_t columns;
+  F* packed;
+};
 
 template <typename T>
 void BackwardFilter(const PerExampleArgs<T>& args, int64_t begin, int64_t end, void* memory) {
-  using Sum = Accumulator<T>;
-  using G = Gemm<Sum>;
   Arena arena(memory);
-  FilterScratch<T> s(args, &arena);
-  const int64_t channels = GroupChannels(args);
-  const int64_t filters = GroupFilters(args);
-  const int64_t taps = NumTaps(args);
-  const int64_t positions = OutputPositions(args);
-  const FilterBlocks blocks = MakeFilterBlocks(args);
+  const FilterGradient<T> gradient = GradientOf(args);
+  const typename FilterGradient<T>::Scratch s(gradient, true, &arena);
+  const auto rows_of = [&](int64_t example) { return RowsOfOutputs(args, example); };
+  const auto side_of = [&](int64_t example, int64_t column, int64_t columns) {
+    const T* dy = args.dy + example * OutputPositions(args) * args.filters;
+    return GradientSide<T>{args, dy, column, columns, s.packed};
+  };
   for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t c = unit % blocks.channel_blocks * blocks.depth.channels;
-    const int64_t tap = unit / blocks.channel_blocks % blocks.tap_blocks * blocks.depth.taps;
-    const int64_t g = unit / blocks.channel_blocks / blocks.tap_blocks % args.groups;
-    const int64_t example = unit / blocks.channel_blocks / blocks.tap_blocks / args.groups;
-    const int64_t c_end = Min(channels, c + blocks.depth.channels);
-    const int64_t tap_end = Min(taps, tap + blocks.depth.taps);
-    const PixelGrid<T> grid = GridOfOutputs(args, example);
-    for (int64_t f = 0; f < filters; f += kMaxColumns) {
-      const int64_t columns = Min(kMaxColumns, filters - f);
-      T* dfilter =
-          args.dfilter + ((example * taps + tap) * channels + c) * args.filters + g * filters + f;
-      const int64_t depth = (tap_end - tap) * (c_end - c);
-      const Result<T> result = ResultAt(dfilter, args.filters, columns, s.result);
-      for (int64_t row = 0; row < positions; row += G::kTileRows) {
-        const int64_t rows = Min<int64_t>(G::kTileRows, positions - row);
-        CopyTileOfGrid(grid, row, row + rows, tap, tap_end, g * channels + c, g * channels + c_end,
-                       s.tile);
-        const T* dy = args.dy + (example * positions + row) * args.filters + g * filters + f;
-        PackPanels(dy, args.filters, rows, columns, s.packed);
-        Product<Sum> product;
-        product.a = s.tile;
-        product.repeats = 1;
-        product.repeat_stride = 0;
-        product.depth = rows;
-        product.c = result.rows;
-        product.c_stride = result.stride;
-        product.accumulate = row > 0;
-        Multiply<Sum, true>(product, depth, s.packed, rows, 0, columns);
-      }
-      FinishResult(result, depth, columns, args.filters, dfilter);
-    }
+    gradient.Run(unit, rows_of, side_of, s, args.partial, args.dfilter);
   }
+}
+
+template <typename T>
+PassPlan PlanSumFilter(const PerExampleArgs<T>& args) {
+  return GradientOf(args).PlanSum();
+}
+
+template <typename T>
+void SumFilter(const PerExampleArgs<T>& args, int64_t begin, int64_t end, void*) {
+  GradientOf(args).Sum(args.partial, begin, end, args.dfilter);
+}
+
+template <typename T>
+int64_t PartialSize(const PerExampleArgs<T>& args) {
+  return GradientOf(args).partial_size();
 }
 
 template <typename T>
@@ -483,15 +378,19 @@ PerExampleKernels<T> Table() {
   kernels.convolve = {PlanConvolve<T>, Convolve<T>};
   kernels.backward_input = {PlanBackwardInput<T>, BackwardInput<T>};
   kernels.backward_filter = {PlanBackwardFilter<T>, BackwardFilter<T>};
+  kernels.sum_filter = {PlanSumFilter<T>, SumFilter<T>};
+  kernels.partial_size = PartialSize<T>;
   return kernels;
 }
 
 }  // namespace
 
-void GetKernels(PerExampleKernels<Half>* kernels) { *kernels = Table<Half>(); }
 void GetKernels(PerExampleKernels<Bfloat16>* kernels) { *kernels = Table<Bfloat16>(); }
+#if !defined(TFCONV_HAS_DOT)
+void GetKernels(PerExampleKernels<Half>* kernels) { *kernels = Table<Half>(); }
 void GetKernels(PerExampleKernels<float>* kernels) { *kernels = Table<float>(); }
 void GetKernels(PerExampleKernels<double>* kernels) { *kernels = Table<double>(); }
+#endif
 
 }  // namespace TFCONV_ISA_NAMESPACE
 }  // namespace tfconv

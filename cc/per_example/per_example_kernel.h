@@ -29,6 +29,8 @@ struct PerExampleArgs {
   T* y;             // [N, P, F]
   T* dx;            // [N, I, C]
   T* dfilter;       // [N, taps, C / groups, F]
+  // Temporary, with the size that the kernels give.
+  Accumulator<T>* partial;
 };
 
 template <typename T>
@@ -37,11 +39,15 @@ struct PerExampleKernels {
 
   Pass<Args> convolve;         // x, filter -> y
   Pass<Args> backward_input;   // filter, dy -> dx
-  Pass<Args> backward_filter;  // x, dy -> dfilter
+  // backward_filter fills `partial` instead of dfilter if partial_size, in elements, is positive;
+  // sum_filter then adds up.
+  Pass<Args> backward_filter;  // x, dy -> dfilter or partial
+  Pass<Args> sum_filter;       // partial -> dfilter
+  int64_t (*partial_size)(const Args& args);
 };
 
 TFCONV_DECLARE_KERNELS(PerExampleKernels<Half>)
-TFCONV_DECLARE_KERNELS(PerExampleKernels<Bfloat16>)
+TFCONV_DECLARE_BFLOAT16_PRODUCTS(PerExampleKernels<Bfloat16>)
 TFCONV_DECLARE_KERNELS(PerExampleKernels<float>)
 TFCONV_DECLARE_KERNELS(PerExampleKernels<double>)
 

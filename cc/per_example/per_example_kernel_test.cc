@@ -78,7 +78,10 @@ TYPED_TEST(PerExampleTest, MatchesTheDefinition) {
           const auto kernels = KernelsOf<PerExampleKernels<T>>(isa);
           RunPass(args, kernels.convolve, division);
           RunPass(args, kernels.backward_input, division);
+          std::vector<T> partial = Unwritten<T>(kernels.partial_size(args));
+          args.partial = partial.data();
           RunPass(args, kernels.backward_filter, division);
+          RunPass(args, kernels.sum_filter, division);
           return r;
         };
         const Results<T> results = run(kAsOne);

@@ -162,7 +162,11 @@ absl::Status PerExampleOp<kKind>::Run(Executor* executor, const Sizes& sizes,
     return RunPass(executor, args, kernels.backward_input);
   }
   args.dfilter = output;
-  return RunPass(executor, args, kernels.backward_filter);
+  Temporary<Accumulator<Element>> partial;
+  if (auto s = partial.Allocate(executor, kernels.partial_size(args)); !s.ok()) return s;
+  args.partial = partial.data();
+  if (auto s = RunPass(executor, args, kernels.backward_filter); !s.ok()) return s;
+  return RunPass(executor, args, kernels.sum_filter);
 }
 
 REGISTER_OP("Tfconv>PerExampleConv")

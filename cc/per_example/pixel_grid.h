@@ -8,6 +8,7 @@
 
 #include "common/gemm.h"
 #include "common/geometry.h"
+#include "common/product.h"
 #include "common/vec.h"
 
 namespace tfconv {
@@ -66,10 +67,10 @@ TFCONV_INLINE Interval Inside(const GridAxis& axis, int64_t tap) {
 // Copies `count` elements of the pixels under one tap, or under several taps that read neighbouring
 // pixels, at `positions` along the last axis; zeros outside of `inside`. Position i reads the image
 // from element `start + i * pixel_step` on.
-template <typename T>
+template <typename T, typename F>
 TFCONV_INLINE void CopyPixels(const T* image, int64_t start, int64_t pixel_step, Interval inside,
-                              Interval positions, int64_t count, Accumulator<T>* row) {
-  constexpr int64_t kStride = Gemm<Accumulator<T>>::kTileStride;
+                              Interval positions, int64_t count, F* row) {
+  constexpr int64_t kStride = Gemm<F>::kTileStride;
   int64_t i = positions.begin;
   for (; i < Min(inside.begin, positions.end); ++i, row += kStride) ClearElements(row, count);
   for (; i < Min(inside.end, positions.end); ++i, row += kStride) {
@@ -80,10 +81,10 @@ TFCONV_INLINE void CopyPixels(const T* image, int64_t start, int64_t pixel_step,
 
 // Copies a part of the matrix into a tile: rows [row, row_end), and of each the pixels' channels
 // [c, c_end) under the taps [tap, tap_end).
-template <typename T>
+template <typename T, typename F>
 void CopyTileOfGrid(const PixelGrid<T>& grid, int64_t row, int64_t row_end, int64_t tap,
-                    int64_t tap_end, int64_t c, int64_t c_end, Accumulator<T>* tile) {
-  constexpr int64_t kStride = Gemm<Accumulator<T>>::kTileStride;
+                    int64_t tap_end, int64_t c, int64_t c_end, F* tile) {
+  constexpr int64_t kStride = Gemm<F>::kTileStride;
   const GridAxis& plane = grid.axis[0];
   const GridAxis& line = grid.axis[1];
   const GridAxis& last = grid.axis[2];
@@ -96,7 +97,7 @@ void CopyTileOfGrid(const PixelGrid<T>& grid, int64_t row, int64_t row_end, int6
     const int64_t j = done / last.taps % line.taps;
     const int64_t i = done / last.taps / line.taps;
     const int64_t together = adjacent ? Min(last.taps - k, tap_end - done) : 1;
-    Accumulator<T>* column = tile + (done - tap) * width;
+    F* column = tile + (done - tap) * width;
     done += together;
     const int64_t last_first = last.first + k * last.tap_step;
     Interval inside = Inside(last, k);
@@ -113,11 +114,11 @@ void CopyTileOfGrid(const PixelGrid<T>& grid, int64_t row, int64_t row_end, int6
       const int64_t y = line.first + q % line.positions * line.step + j * line.tap_step;
       const int64_t z = plane.first + q / line.positions * plane.step + i * plane.tap_step;
       const bool outside = y < 0 || y >= line.size || z < 0 || z >= plane.size;
-      Accumulator<T>* to = column + (r - row) * kStride;
+      F* to = column + (r - row) * kStride;
       r += positions.end - positions.begin;
       if (outside) {
-        CopyPixels<T>(grid.image, 0, 0, {positions.end, positions.end}, positions, together * width,
-                      to);
+        CopyPixels(grid.image, 0, 0, {positions.end, positions.end}, positions, together * width,
+                   to);
         continue;
       }
       const int64_t start = ((z * line.size + y) * last.size + last_first) * grid.channels + c;
@@ -141,6 +142,20 @@ void CopyTileOfGrid(const PixelGrid<T>& grid, int64_t row, int64_t row_end, int6
     }
   }
 }
+
+// A source of rows for common/product.h.
+template <typename T>
+struct GridRows {
+  PixelGrid<T> grid;
+  int64_t channels;  // of a group
+
+  template <typename F>
+  void Fill(int64_t row, int64_t row_end, const DepthBlock& block, F* tile) const {
+    const int64_t first = block.group * channels + block.channel;
+    const int64_t count = block.groups() * block.channels();
+    CopyTileOfGrid(grid, row, row_end, block.tap, block.tap_end, first, first + count, tile);
+  }
+};
 
 }  // namespace TFCONV_ISA_NAMESPACE
 }  // namespace tfconv

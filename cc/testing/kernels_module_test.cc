@@ -45,12 +45,22 @@
 #endif
 
 namespace tfconv {
+#if TFCONV_EMULATED
+TFCONV_DECLARE_KERNELS_OF(emulated, PerExampleKernels<Bfloat16>)
+TFCONV_DECLARE_KERNELS_OF(emulated, DeformableSampleKernels<Bfloat16>)
+TFCONV_DECLARE_KERNELS_OF(emulated, DeformableConvKernels<Bfloat16>)
+#endif
 namespace {
 
 namespace py = pybind11;
 using Shape = std::vector<int64_t>;
 // Output size, kernel size, stride, dilation and padding before, for each spatial axis.
 using Axes = std::vector<std::array<int64_t, 5>>;
+
+struct Planned {
+  std::string pass;
+  PassPlan plan;
+};
 
 // How the kernels are run.
 struct Run {
@@ -61,16 +71,27 @@ struct Run {
   int64_t offset;  // elements from the last 64-byte boundary to a tensor
   bool cuda;           // the CUDA kernels, on the CPU; slices and threads are not for them
   bool deterministic;  // which only CUDA kernels may not be
+  bool emulated;       // the products of avx512bf16, on any processor with AVX2
+  // If there is a list, passes are planned and do not run: results are not written.
+  std::shared_ptr<std::vector<Planned>> plans;
 };
 
-const std::pair<const char*, Isa> kIsas[] = {
-    {"base", Isa::kBase}, {"avx2", Isa::kAvx2}, {"avx512", Isa::kAvx512}};
-
-std::vector<std::string> Available() {
-  std::vector<std::string> names;
-  for (const auto& [name, isa] : kIsas) {
-    if (isa <= ActiveIsa()) names.push_back(name);
+// Those that the processor has, the narrowest first.
+std::vector<Isa> Isas() {
+  std::vector<Isa> isas;
+  for (const Isa isa : {Isa::kBase, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16}) {
+    if (isa <= ActiveIsa()) isas.push_back(isa);
   }
+  return isas;
+}
+
+std::vector<std::string> Available(bool bfloat16) {
+  std::vector<std::string> names;
+  for (const Isa isa : Isas()) names.push_back(NameOf(isa));
+#if TFCONV_EMULATED
+  if (bfloat16 && ActiveIsa() >= Isa::kAvx2) names.push_back("emulated");
+#endif
+  (void)bfloat16;
 #if TFCONV_CUDA_ON_CPU
   names.push_back("cuda");
 #endif
@@ -78,38 +99,46 @@ std::vector<std::string> Available() {
 }
 
 Run MakeRun(const std::string& isa, int64_t slices, bool reversed, int threads, int64_t offset,
-            bool deterministic) {
+            bool deterministic, bool plans) {
   if (slices < 1 || threads < 1 || offset < 0) {
     throw py::value_error("slices and threads must be positive, offset not negative");
   }
-  for (const auto& [name, value] : kIsas) {
-    if (isa == name && value <= ActiveIsa()) {
-      return {value, slices, reversed, threads, offset, false, deterministic};
+  Run run = {Isa::kBase, slices, reversed, threads, offset, isa == "cuda", deterministic, false, {}};
+  if (plans) run.plans = std::make_shared<std::vector<Planned>>();
+  for (const Isa value : Isas()) {
+    if (isa == NameOf(value)) {
+      run.isa = value;
+      return run;
     }
   }
+#if TFCONV_EMULATED
+  if (isa == "emulated") {
+    run.isa = Isa::kAvx2;
+    run.emulated = true;
+    return run;
+  }
+#endif
 #if TFCONV_CUDA_ON_CPU
-  if (isa == "cuda") return {Isa::kBase, slices, reversed, threads, offset, true, deterministic};
+  if (run.cuda) return run;
 #endif
   throw py::value_error("no such instruction set here. Received: " + isa);
 }
 
-// The table of one instruction set.
+// The table of a run. Emulated are those with products of bfloat16.
 template <typename Table>
-Table KernelsOf(Isa isa) {
-  Table table;
-#if defined(__x86_64__)
-  if (isa == Isa::kAvx512) {
-    isa_avx512::GetKernels(&table);
-    return table;
-  }
-  if (isa == Isa::kAvx2) {
-    isa_avx2::GetKernels(&table);
-    return table;
+Table KernelsOf(const Run& run) {
+#if TFCONV_EMULATED
+  if constexpr (std::is_same_v<Table, PerExampleKernels<Bfloat16>> ||
+                std::is_same_v<Table, DeformableSampleKernels<Bfloat16>> ||
+                std::is_same_v<Table, DeformableConvKernels<Bfloat16>>) {
+    if (run.emulated) {
+      Table table;
+      isa_emulated::GetKernels(&table);
+      return table;
+    }
   }
 #endif
-  (void)isa;
-  isa_base::GetKernels(&table);
-  return table;
+  return tfconv::KernelsOf<Table>(run.isa);
 }
 
 // Memory between guards.
@@ -246,6 +275,7 @@ class Output {
   Output(const char* name, const Shape& shape, const Run& run)
       : shape_(shape),
         size_(Product(shape)),
+        planned_(run.plans != nullptr),
         memory_(name, size_ * static_cast<int64_t>(sizeof(T)),
                 run.offset * static_cast<int64_t>(sizeof(T))) {}
 
@@ -257,6 +287,7 @@ class Output {
   // Call once all is computed.
   void CheckWritten() {
     memory_.Check();
+    if (planned_) return;
     T unwritten;
     std::memset(&unwritten, kUnwritten, sizeof(T));
     for (int64_t i = 0; i < size_; ++i) {
@@ -278,6 +309,7 @@ class Output {
  private:
   Shape shape_;
   int64_t size_;
+  bool planned_;
   Memory memory_;
 };
 
@@ -307,9 +339,10 @@ void ForEachSlice(int64_t slices, const Run& run, const std::function<void(int64
 }
 
 template <typename Args>
-void RunPass(const Args& args, const Pass<Args>& pass, const Run& run) {
+void RunPass(const char* name, const Args& args, const Pass<Args>& pass, const Run& run) {
   py::gil_scoped_release release;
   const PassPlan plan = pass.plan(args);
+  if (run.plans) return run.plans->push_back({name, plan});
   if (plan.units <= 0) return;
   if (plan.cycles_per_unit < 0 || plan.scratch_bytes < 0) {
     throw std::runtime_error("a plan with negative numbers");
@@ -433,7 +466,7 @@ py::object Involution(const Run& run, const py::array& x, const py::array& kerne
       RunCuda(run, 0, [&](void*) { return LaunchInvolution<T>(nullptr, args); });
 #endif
     } else {
-      RunPass(args, KernelsOf<InvolutionKernels<T>>(run.isa).forward, run);
+      RunPass("forward", args, KernelsOf<InvolutionKernels<T>>(run).forward, run);
     }
     in.Check();
     weights.Check();
@@ -464,9 +497,9 @@ py::object InvolutionGradients(const Run& run, const py::array& x, const py::arr
       RunCuda(run, 0, [&](void*) { return LaunchInvolutionBackwardKernel<T>(nullptr, args); });
 #endif
     } else {
-      const auto kernels = KernelsOf<InvolutionKernels<T>>(run.isa);
-      RunPass(args, kernels.backward_input, run);
-      RunPass(args, kernels.backward_kernel, run);
+      const auto kernels = KernelsOf<InvolutionKernels<T>>(run);
+      RunPass("backward_input", args, kernels.backward_input, run);
+      RunPass("backward_kernel", args, kernels.backward_kernel, run);
     }
     in.Check();
     weights.Check();
@@ -476,65 +509,6 @@ py::object InvolutionGradients(const Run& run, const py::array& x, const py::arr
 }
 
 // Deformable sampling and convolution.
-
-// Of a 16-bit tensor, a copy in the type that the kernels on the CPU have it in.
-template <typename T>
-class WideInput {
- public:
-  WideInput(const char* name, const T* data, int64_t size, const Run& run) : data_(nullptr) {
-    if constexpr (std::is_same_v<T, Accumulator<T>>) {
-      data_ = data;
-    } else {
-      const auto kernels = KernelsOf<ConvertKernels>(run.isa);
-      copy_ = std::make_unique<Output<float>>(name, Shape{size}, run);
-      (std::is_same_v<T, Half> ? kernels.half_to_float : kernels.bfloat16_to_float)(
-          reinterpret_cast<const uint16_t*>(data), copy_->data(), size);
-      data_ = copy_->data();
-    }
-  }
-
-  const Accumulator<T>* data() const { return data_; }
-  void CheckGuards() {
-    if (copy_) copy_->CheckGuards();
-  }
-
- private:
-  const Accumulator<T>* data_;
-  std::unique_ptr<Output<float>> copy_;
-};
-
-template <typename T>
-class WideOutput {
- public:
-  WideOutput(const char* name, T* data, int64_t size, const Run& run)
-      : isa_(run.isa), narrow_(data), size_(size) {
-    if constexpr (std::is_same_v<T, Accumulator<T>>) {
-      data_ = data;
-    } else {
-      computed_ = std::make_unique<Output<float>>(name, Shape{size}, run);
-      data_ = computed_->data();
-    }
-  }
-
-  Accumulator<T>* data() const { return data_; }
-
-  // Call once all is computed.
-  void Finish() {
-    if constexpr (!std::is_same_v<T, Accumulator<T>>) {
-      computed_->CheckWritten();
-      const auto kernels = KernelsOf<ConvertKernels>(isa_);
-      (std::is_same_v<T, Half> ? kernels.float_to_half : kernels.float_to_bfloat16)(
-          data_, reinterpret_cast<uint16_t*>(narrow_), size_);
-    }
-  }
-
- private:
-  Isa isa_;
-  T* narrow_;
-  int64_t size_;
-  Accumulator<T>* data_ = nullptr;
-  std::unique_ptr<Output<float>> computed_;
-};
 
 template <typename T>
 struct Deformable {
@@ -557,10 +531,6 @@ struct Deformable {
     args.offset_groups = offset_groups;
     args.groups = args.filters = -1;
     args.x = in->data();
-    if (!run.cuda) {
-      wide_in.reset(new WideInput<T>("wide x", args.x, Product(sizes.x), run));
-      args.wide_x = wide_in->data();
-    }
     args.offset = offsets->data();
     args.mask = mask ? mask->data() : nullptr;
   }
@@ -579,8 +549,11 @@ struct Deformable {
     args.filter = filter->data();
   }
 
-  std::unique_ptr<Output<Number>> Temporary(const char* name, int64_t size, Number** data) const {
-    auto result = std::make_unique<Output<Number>>(name, Shape{size}, run);
+  // Memory of so many numbers or, where the type is not said, bytes.
+  template <typename Data>
+  auto Temporary(const char* name, int64_t size, Data** data) const {
+    using Element = std::conditional_t<std::is_void_v<Data>, uint8_t, Data>;
+    auto result = std::make_unique<Output<Element>>(name, Shape{size}, run);
     *data = result->data();
     return result;
   }
@@ -589,7 +562,6 @@ struct Deformable {
     for (auto* input : {in.get(), offsets.get(), mask.get(), filter.get()}) {
       if (input != nullptr) input->Check();
     }
-    if (wide_in) wide_in->CheckGuards();
   }
 
   // All gradients; that for the filter only if there is one.
@@ -617,14 +589,8 @@ struct Deformable {
                (filter && args.filters == 0)) {
       for (Output<T>* output : {&dx, &doffset, &dmask, &dfilter}) output->Clear();
     } else {
-      WideOutput<T> wide_dx("wide dx", dx.data(), dx.size(), run);
-      WideOutput<T> wide_dfilter("wide dfilter", dfilter.data(), dfilter.size(), run);
-      args.wide_dx = wide_dx.data();
-      args.wide_dfilter = wide_dfilter.data();
       SamplingGradients();
       if (filter) FilterGradient();
-      wide_dx.Finish();
-      if (filter) wide_dfilter.Finish();
     }
     CheckInputs();
     return py::make_tuple(dx.Take(), doffset.Take(),
@@ -633,28 +599,35 @@ struct Deformable {
   }
 
   void SamplingGradients() {
-    const auto sampling = KernelsOf<DeformableSampleKernels<T>>(run.isa);
+    const auto sampling = KernelsOf<DeformableSampleKernels<T>>(run);
     const auto partial = Temporary("partial", sampling.partial_size(args), &args.partial);
+    const auto dx_parts = Temporary("dx_parts", sampling.dx_parts_bytes(args), &args.dx_parts);
     if (filter) {
-      const auto kernels = KernelsOf<DeformableConvKernels<T>>(run.isa);
+      const auto kernels = KernelsOf<DeformableConvKernels<T>>(run);
       const auto packed = Temporary(
-          "packed_filter", kernels.packed_filter_transposed_size(args), &args.packed_filter);
-      RunPass(args, kernels.pack_filter_transposed, run);
-      RunPass(args, kernels.backward_input, run);
+          "packed_filter", kernels.packed_filter_transposed_bytes(args), &args.packed_filter);
+      RunPass("pack_filter_transposed", args, kernels.pack_filter_transposed, run);
+      RunPass("backward_input", args, kernels.backward_input, run);
       packed->CheckGuards();
     } else {
-      RunPass(args, sampling.backward, run);
+      RunPass("backward", args, sampling.backward, run);
     }
-    RunPass(args, sampling.sum_partial, run);
+    RunPass("sum_dx", args, sampling.sum_dx, run);
+    RunPass("sum_partial", args, sampling.sum_partial, run);
+    dx_parts->CheckGuards();
     partial->CheckGuards();
   }
 
   void FilterGradient() {
-    const auto kernels = KernelsOf<DeformableConvKernels<T>>(run.isa);
-    const auto packed = Temporary("packed_dy", kernels.packed_dy_size(args), &args.packed_dy);
-    RunPass(args, kernels.pack_dy, run);
-    RunPass(args, kernels.backward_filter, run);
+    const auto kernels = KernelsOf<DeformableConvKernels<T>>(run);
+    const auto packed = Temporary("packed_dy", kernels.packed_dy_bytes(args), &args.packed_dy);
+    const auto partial = Temporary("partial_filter", kernels.partial_filter_size(args),
+                                   &args.partial_filter);
+    RunPass("pack_dy", args, kernels.pack_dy, run);
+    RunPass("backward_filter", args, kernels.backward_filter, run);
+    RunPass("sum_filter", args, kernels.sum_filter, run);
     packed->CheckGuards();
+    partial->CheckGuards();
   }
 
   Run run;
@@ -665,7 +638,6 @@ struct Deformable {
   Shape columns_shape;
   Shape filter_shape;
   std::unique_ptr<Input<T>> in;
-  std::unique_ptr<WideInput<T>> wide_in;
   std::unique_ptr<Input<T>> offsets;
   std::unique_ptr<Input<T>> mask;
   std::unique_ptr<Input<T>> filter;
@@ -684,7 +656,7 @@ py::object DeformableSample(const Run& run, const py::array& x, const py::array&
       RunCuda(run, 0, [&](void*) { return LaunchDeformableSample<T>(nullptr, op.args); });
 #endif
     } else {
-      RunPass(op.args, KernelsOf<DeformableSampleKernels<T>>(run.isa).sample, run);
+      RunPass("sample", op.args, KernelsOf<DeformableSampleKernels<T>>(run).sample, run);
     }
     op.CheckInputs();
     return columns.Take();
@@ -723,11 +695,11 @@ py::object DeformableConv(const Run& run, const py::array& x, const py::array& o
     } else if (y.size() == 0) {
       // Nothing to do, and no memory to do it with.
     } else {
-      const auto kernels = KernelsOf<DeformableConvKernels<T>>(run.isa);
-      const auto packed = op.Temporary("packed_filter", kernels.packed_filter_size(op.args),
+      const auto kernels = KernelsOf<DeformableConvKernels<T>>(run);
+      const auto packed = op.Temporary("packed_filter", kernels.packed_filter_bytes(op.args),
                                        &op.args.packed_filter);
-      RunPass(op.args, kernels.pack_filter, run);
-      RunPass(op.args, kernels.convolve, run);
+      RunPass("pack_filter", op.args, kernels.pack_filter, run);
+      RunPass("convolve", op.args, kernels.convolve, run);
       packed->CheckGuards();
     }
     op.CheckInputs();
@@ -800,7 +772,7 @@ py::object PerExampleConv(const Run& run, const py::array& x, const py::array& f
     } else if (op.empty) {
       y.Clear();
     } else {
-      RunPass(op.args, KernelsOf<PerExampleKernels<T>>(run.isa).convolve, run);
+      RunPass("convolve", op.args, KernelsOf<PerExampleKernels<T>>(run).convolve, run);
     }
     op.in->Check();
     op.weights->Check();
@@ -837,9 +809,13 @@ py::object PerExampleGradients(const Run& run, const py::array& x, const py::arr
       dx.Clear();
       dfilter.Clear();
     } else {
-      const auto kernels = KernelsOf<PerExampleKernels<T>>(run.isa);
-      RunPass(of_input, kernels.backward_input, run);
-      RunPass(of_filter, kernels.backward_filter, run);
+      const auto kernels = KernelsOf<PerExampleKernels<T>>(run);
+      RunPass("backward_input", of_input, kernels.backward_input, run);
+      Output<Accumulator<T>> partial("partial", {kernels.partial_size(of_filter)}, run);
+      of_filter.partial = partial.data();
+      RunPass("backward_filter", of_filter, kernels.backward_filter, run);
+      RunPass("sum_filter", of_filter, kernels.sum_filter, run);
+      partial.CheckGuards();
     }
     op.in->Check();
     op.weights->Check();
@@ -870,7 +846,7 @@ py::object ConvertWith(void (*convert)(const In*, Out*, int64_t), const Run& run
 
 py::object Convert(const Run& run, const std::string& name, const py::array& array) {
   if (run.cuda) throw py::value_error("CUDA kernels convert while they compute");
-  const auto kernels = KernelsOf<ConvertKernels>(run.isa);
+  const auto kernels = KernelsOf<ConvertKernels>(run);
   if (name == "half_to_float") return ConvertWith(kernels.half_to_float, run, array);
   if (name == "float_to_half") return ConvertWith(kernels.float_to_half, run, array);
   if (name == "bfloat16_to_float") return ConvertWith(kernels.bfloat16_to_float, run, array);
@@ -915,7 +891,7 @@ py::object Faulty(const Run& run, const std::string& fault, const py::array& x) 
   Input<float> in("x", x, shape, run);
   Output<float> y("y", shape, run);
   const FaultyArgs args = {fault, const_cast<float*>(in.data()), y.data(), y.size()};
-  RunPass(args, Pass<FaultyArgs>{PlanFaulty, RunFaulty}, run);
+  RunPass("faulty", args, Pass<FaultyArgs>{PlanFaulty, RunFaulty}, run);
   in.Check();
   return y.Take();
 }
@@ -934,10 +910,19 @@ PYBIND11_MODULE(_kernels, module) {
   using namespace pybind11::literals;  // NOLINT
   module.doc() = "The numeric kernels on NumPy arrays.";
   module.attr("sanitizer") = Sanitizer();
-  module.def("available", Available, "Instruction sets that can be run here.");
+  module.def("available", Available, "Instruction sets that can be run here.",
+             "bfloat16"_a = false);
   py::class_<Run>(module, "Run", "How the kernels are run.")
       .def(py::init(&MakeRun), "isa"_a, py::kw_only(), "slices"_a = 1, "reversed"_a = false,
-           "threads"_a = 1, "offset"_a = 0, "deterministic"_a = true);
+           "threads"_a = 1, "offset"_a = 0, "deterministic"_a = true, "plans"_a = false)
+      .def_property_readonly("plans", [](const Run& run) {
+        py::list plans;
+        for (const Planned& planned : *run.plans) {
+          plans.append(py::make_tuple(planned.pass, planned.plan.units,
+                                      planned.plan.cycles_per_unit, planned.plan.scratch_bytes));
+        }
+        return plans;
+      });
   module.def("involution", Involution, "run"_a, "x"_a, "kernel"_a, "axes"_a);
   module.def("involution_gradients", InvolutionGradients, "run"_a, "x"_a, "kernel"_a, "dy"_a,
              "axes"_a);

@@ -27,29 +27,10 @@ namespace tfconv {
 // Those that this machine has.
 inline std::vector<Isa> Isas() {
   std::vector<Isa> isas;
-  for (const Isa isa : {Isa::kBase, Isa::kAvx2, Isa::kAvx512}) {
+  for (const Isa isa : {Isa::kBase, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16}) {
     if (isa <= ActiveIsa()) isas.push_back(isa);
   }
   return isas;
-}
-
-// The table of one instruction set, if it is declared above.
-template <typename Table>
-Table KernelsOf(Isa isa) {
-  Table table;
-#if defined(__x86_64__)
-  if (isa == Isa::kAvx512) {
-    isa_avx512::GetKernels(&table);
-    return table;
-  }
-  if (isa == Isa::kAvx2) {
-    isa_avx2::GetKernels(&table);
-    return table;
-  }
-#endif
-  (void)isa;
-  isa_base::GetKernels(&table);
-  return table;
 }
 
 // The same numbers every time.

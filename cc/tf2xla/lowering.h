@@ -406,20 +406,24 @@ Operands Lower(const DeformableOp<kKind>& op, const DeformableSizes& sizes, cons
     const int64_t rows = sizes.geometry.batch * axis[1].output * axis[2].output;
     const int64_t width = sizes.geometry.channels / sizes.groups;
     const int64_t group_filters = sizes.filters / sizes.groups;
-    const xla::XlaOp columns =
-        xla::Reshape(sampling.Columns(mask), {rows, sizes.taps, sizes.groups, width});
     const xla::XlaOp filter = xla::Reshape(in[FilterInput(kKind)],
                                            {sizes.taps, width, sizes.groups, group_filters});
+    xla::XlaOp columns, dy;
+    if constexpr (kKind != Kind::kConvInputGrad) {
+      columns = xla::Reshape(sampling.Columns(mask), {rows, sizes.taps, sizes.groups, width});
+    }
     if constexpr (kKind == Kind::kConv) {
       return {xla::Transpose(Product(columns, filter, {2}, {2}, {1, 3}, {0, 1}), {1, 0, 2})};
-    } else {
-      const xla::XlaOp dy =
-          xla::Reshape(in[DyInput(kKind)], {rows, sizes.groups, group_filters});
+    }
+    if constexpr (IsConvGrad(kKind)) {
+      dy = xla::Reshape(in[DyInput(kKind)], {rows, sizes.groups, group_filters});
+    }
+    if constexpr (kKind == Kind::kConvFilterGrad) {
+      return {xla::Transpose(Product(columns, dy, {2}, {1}, {0}, {0}), {1, 2, 0, 3})};
+    }
+    if constexpr (kKind == Kind::kConvInputGrad) {
       const xla::XlaOp dcolumns = Product(dy, filter, {1}, {2}, {2}, {3});
-      Operands result = sampling.Gradients(xla::Transpose(dcolumns, {1, 2, 0, 3}), mask);
-      const xla::XlaOp dfilter = Product(columns, dy, {2}, {1}, {0}, {0});
-      result.insert(result.begin() + 2, xla::Transpose(dfilter, {1, 2, 0, 3}));
-      return result;
+      return sampling.Gradients(xla::Transpose(dcolumns, {1, 2, 0, 3}), mask);
     }
   }
 }

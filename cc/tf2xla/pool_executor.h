@@ -45,21 +45,21 @@ class PoolExecutor : public Executor {
     const int64_t worthwhile = units * std::max<int64_t>(cycles_per_unit, 1) / kCyclesPerTask;
     const int64_t helpers = std::min({threads_, worthwhile, units - 1});
     if (helpers <= 0) {
-      work(0, units, 0);
+      work(0, units);
       return;
     }
     auto loop = std::make_shared<Loop>();
     loop->work = &work;
     loop->units = units;
     loop->block = std::max<int64_t>(units / (kBlocksPerThread * (helpers + 1)), 1);
-    for (int64_t thread = 1; thread <= helpers; ++thread) {
+    for (int64_t i = 0; i < helpers; ++i) {
       try {
-        schedule_([loop, thread] { loop->RunBlocks(thread); });
+        schedule_([loop] { loop->RunBlocks(); });
       } catch (const std::bad_alloc&) {
         break;  // the others do it
       }
     }
-    loop->RunBlocks(0);
+    loop->RunBlocks();
     loop->Wait();
   }
 
@@ -71,12 +71,12 @@ class PoolExecutor : public Executor {
 
   struct Loop {
     // Touches `work` only while units are left, hence not after Wait() has returned.
-    void RunBlocks(int64_t thread) {
+    void RunBlocks() {
       for (;;) {
         const int64_t begin = next.fetch_add(block);
         if (begin >= units) return;
         const int64_t end = std::min(begin + block, units);
-        (*work)(begin, end, thread);
+        (*work)(begin, end);
         std::lock_guard<std::mutex> lock(mutex);
         finished += end - begin;
         if (finished == units) all_finished.notify_one();

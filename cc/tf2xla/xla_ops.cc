@@ -144,7 +144,8 @@ absl::Status RunCall(Executor* executor, absl::string_view text, const Input& in
   for (size_t i = 0; i < call.outputs.size(); ++i) outputs.push_back({output(i), call.outputs[i]});
   return RunOneOf<InvolutionOp<false>, InvolutionOp<true>,
                   DeformableOp<DeformableKind::kSample>, DeformableOp<DeformableKind::kSampleGrad>,
-                  DeformableOp<DeformableKind::kConv>, DeformableOp<DeformableKind::kConvGrad>,
+                  DeformableOp<DeformableKind::kConv>, DeformableOp<DeformableKind::kConvInputGrad>,
+                  DeformableOp<DeformableKind::kConvFilterGrad>,
                   PerExampleOp<PerExampleKind::kConv>, PerExampleOp<PerExampleKind::kInputGrad>,
                   PerExampleOp<PerExampleKind::kFilterGrad>>(executor, call, inputs, outputs);
 }
@@ -331,7 +332,9 @@ TFCONV_REGISTER_XLA("Tfconv>InvolutionGrad", InvolutionOp<true>)
 TFCONV_REGISTER_XLA("Tfconv>DeformableSample", DeformableOp<DeformableKind::kSample>)
 TFCONV_REGISTER_XLA("Tfconv>DeformableSampleGrad", DeformableOp<DeformableKind::kSampleGrad>)
 TFCONV_REGISTER_XLA("Tfconv>DeformableConv", DeformableOp<DeformableKind::kConv>)
-TFCONV_REGISTER_XLA("Tfconv>DeformableConvGrad", DeformableOp<DeformableKind::kConvGrad>)
+TFCONV_REGISTER_XLA("Tfconv>DeformableConvInputGrad", DeformableOp<DeformableKind::kConvInputGrad>)
+TFCONV_REGISTER_XLA("Tfconv>DeformableConvFilterGrad",
+                    DeformableOp<DeformableKind::kConvFilterGrad>)
 TFCONV_REGISTER_XLA("Tfconv>PerExampleConv", PerExampleOp<PerExampleKind::kConv>)
 TFCONV_REGISTER_XLA("Tfconv>PerExampleConvInputGrad", PerExampleOp<PerExampleKind::kInputGrad>)
 TFCONV_REGISTER_XLA("Tfconv>PerExampleConvFilterGrad", PerExampleOp<PerExampleKind::kFilterGrad>)

@@ -252,6 +252,45 @@ def widen(tensor: np.ndarray) -> np.ndarray:
     return (tensor.astype(np.uint32) << 16).view(np.float32)
 
 
+def multiplies_bfloat16(isa: str, inputs: Arrays) -> bool:
+    """Whether products are of bfloat16, to which samples are rounded first."""
+    return isa in ("avx512bf16", "emulated") and inputs["x"].dtype == np.uint16
+
+
+def assert_rounded(actual: Arrays, of_float: Arrays, slack: Arrays, dtype, what: str = "") -> None:
+    """What float32 gives, rounded to 16 bits, up to a slack."""
+    tolerance, smallest = (2**-11, 2**-25) if dtype == np.float16 else (2**-8, 0)
+    assert actual.keys() == of_float.keys()
+    for name, value in of_float.items():
+        assert actual[name].dtype == dtype
+        result = widen(actual[name])
+        finite = np.isfinite(value) & np.isfinite(result)
+        kind = np.isnan(value) + 2 * np.isposinf(value) + 4 * np.isneginf(value)
+        other = np.isnan(result) + 2 * np.isposinf(result) + 4 * np.isneginf(result)
+        np.testing.assert_array_equal(kind[~finite], other[~finite], f"{name} {what}")
+        error = np.abs(result - value)[finite]
+        most = tolerance * np.abs(value[finite]) + smallest
+        most += np.broadcast_to(slack[name], value.shape)[finite]
+        assert np.all(error <= most), f"{name} {what}"
+
+
+def slack_of_products(family, kernels, case: Case, wide: Arrays, of_float: Arrays) -> Arrays:
+    """How far products of bfloat16 may be from those of float32: sums have another order, and the
+    samples of a deformable convolution are rounded, each by 2^-8 of itself at most."""
+    slack = {}
+    for name, value in of_float.items():
+        slack[name] = 2e-5 * max(1.0, np.abs(value[np.isfinite(value)]).max(initial=0))
+    if family is DeformableConv:
+        magnitudes = {
+            k: v if k == "offset" else np.abs(v) for k, v in wide.items() if v is not None
+        }
+        magnitudes = {"mask": None, **magnitudes}
+        sums = family.run(kernels, kernels.Run("base"), case, **magnitudes)
+        for name in ("y", "dfilter"):
+            slack[name] = slack[name] + 2**-8 * sums[name]
+    return slack
+
+
 def assert_matches(actual: Arrays, expected: Arrays, dtype, what: str = "") -> None:
     """Equal, up to rounding, wherever the expected values are finite."""
     assert actual.keys() == expected.keys()

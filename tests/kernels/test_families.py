@@ -10,9 +10,12 @@ from tests.kernels.families import (
     FAMILIES,
     Case,
     assert_matches,
+    assert_rounded,
     assert_same_bits,
     cast,
+    multiplies_bfloat16,
     narrow,
+    slack_of_products,
     widen,
 )
 from tests.sliding_windows import GEOMETRIES, Geometry
@@ -118,28 +121,26 @@ def test_cuda_is_there(kernels):
         assert "cuda" in kernels.available()
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(np.float16, 2**-10), (np.uint16, 2**-7)])
+@pytest.mark.parametrize("dtype", [np.float16, np.uint16])
 @pytest.mark.parametrize(
     "name, case", table()[::3] + rows(BLOCKS) + rows(dict.fromkeys(FAMILIES, EMPTY))
 )
-def test_half_precision(name, case, dtype, tolerance, rng, kernels):
-    """float32 all the way, rounded once at the end."""
-    drawn = {k: v for k, v in FAMILIES[name].draw(rng, case).items() if v is not None}
+def test_half_precision(name, case, dtype, rng, kernels):
+    """float32 all the way, rounded once at the end; or products of bfloat16, summed in float32."""
+    family = FAMILIES[name]
+    drawn = {k: v for k, v in family.draw(rng, case).items() if v is not None}
     inputs = {k: narrow(v, dtype) for k, v in drawn.items()}
     wide = {k: widen(v) for k, v in inputs.items()}
     if "deformable" in name and not case.masked:
         inputs["mask"] = wide["mask"] = None
-    for isa in kernels.available():
-        results = FAMILIES[name].run(kernels, kernels.Run(isa), case, **inputs)
-        of_float = "base" if isa == "cuda" else isa
-        expected = FAMILIES[name].run(kernels, kernels.Run(of_float), case, **wide)
-        for what, value in expected.items():
-            assert results[what].dtype == dtype
-            # The same sums in the same order, but on the GPU.
-            slack = 2e-5 * max(1.0, np.abs(value).max(initial=0)) if isa == "cuda" else 0
-            smallest = 2**-25 if dtype == np.float16 else 0
-            error = np.abs(widen(results[what]) - value)
-            assert np.all(error <= tolerance / 2 * np.abs(value) + slack + smallest), (isa, what)
+    for isa in kernels.available(bfloat16=dtype == np.uint16):
+        results = family.run(kernels, kernels.Run(isa), case, **inputs)
+        of_float = "base" if isa in ("cuda", "emulated") else isa
+        expected = family.run(kernels, kernels.Run(of_float), case, **wide)
+        slack = dict.fromkeys(expected, 0.0)  # the same sums in the same order
+        if multiplies_bfloat16(isa, inputs) or isa == "cuda":
+            slack = slack_of_products(family, kernels, case, wide, expected)
+        assert_rounded(results, expected, slack, dtype, isa)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -185,13 +186,15 @@ DIVIDED = {
 }
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, np.uint16])
 @pytest.mark.parametrize("name, case", rows(DIVIDED))
 def test_bits_do_not_depend_on_the_division_of_the_work(name, case, dtype, rng, kernels):
     """Nor on its order, on threads, or on where the tensors lie in memory."""
     family = FAMILIES[name]
-    inputs = cast(family.draw(rng, case), dtype)
-    for isa in kernels.available():
+    inputs = cast(family.draw(rng, case), np.float32 if dtype == np.uint16 else dtype)
+    if dtype == np.uint16:
+        inputs = {k: None if v is None else narrow(v, dtype) for k, v in inputs.items()}
+    for isa in kernels.available(bfloat16=dtype == np.uint16):
         expected = family.run(kernels, kernels.Run(isa), case, **inputs)
         for options in (
             {"slices": 2},

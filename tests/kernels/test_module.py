@@ -90,7 +90,11 @@ def test_unknown_variant():
 
 def test_available_instruction_sets(kernels):
     available = [isa for isa in kernels.available() if isa != "cuda"]
-    assert available == ["base", "avx2", "avx512"][: len(available)] != []
+    assert available == ["base", "avx2", "avx512", "avx512bf16"][: len(available)] != []
+    emulated = ["emulated"] if "avx2" in available else []
+    assert [isa for isa in kernels.available(bfloat16=True) if isa != "cuda"] == (
+        available + emulated
+    )
     with pytest.raises(ValueError, match="Received: sse9"):
         kernels.Run("sse9")
 

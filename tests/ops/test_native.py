@@ -51,7 +51,14 @@ OPS = {
     "deformable_sample": (["x", "offset", "mask"], {}),
     "deformable_sample_grad": (["x", "offset", "dcolumns", "mask"], {}),
     "deformable_conv": (["x", "offset", "filter", "mask"], {}),
-    "deformable_conv_grad": (["x", "offset", "filter", "dy", "mask"], {"dy": [2, 4, 5, 2]}),
+    "deformable_conv_input_grad": (
+        ["x", "offset", "filter", "dy", "mask"],
+        {"dy": [2, 4, 5, 2]},
+    ),
+    "deformable_conv_filter_grad": (
+        ["x", "offset", "filter", "dy", "mask"],
+        {"dy": [2, 4, 5, 2]},
+    ),
     "per_example_conv": (["x", "filter"], PER_EXAMPLE),
     "per_example_conv_input_grad": (
         ["x", "filter", "dy"],

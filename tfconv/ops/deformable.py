@@ -13,7 +13,7 @@ from tfconv import _compat
 from tfconv.ops import native
 from tfconv.ops.channels import in_channels_last, to_last
 from tfconv.ops.checks import fitting, of_sizes
-from tfconv.ops.dispatch import dispatch, in_float32, invalid_argument, second_order
+from tfconv.ops.dispatch import dispatch, in_float32, invalid_argument, is_wanted, second_order
 from tfconv.ops.geometry import Geometry, Padding, output_sizes, spatial_sizes
 from tfconv.ops.windows import product
 
@@ -302,16 +302,25 @@ def _sample_gradient(op, upstream):
     return [dx, doffset, *dmask]
 
 
+def _of_conv(op) -> dict[str, Any]:
+    """The attributes of a convolution or of one of its gradients."""
+    attributes = Geometry.of_op(op, op.inputs[2].shape[:2].as_list()).attributes()
+    del attributes["kernel_size"]
+    return attributes
+
+
 @tf.RegisterGradient("Tfconv>DeformableConv")
 def _conv_gradient(op, upstream):
     x, offset, kernel, *mask = op.inputs
-    geometry = Geometry.of_op(op, kernel.shape[:2].as_list())
-    attributes = geometry.attributes()
-    del attributes["kernel_size"]
-    dx, doffset, dkernel, dmask = native.library().module.tfconv_deformable_conv_grad(
-        x=x, offset=offset, filter=kernel, dy=upstream, mask=mask, **attributes
-    )
-    return [dx, doffset, dkernel, *dmask]
+    given = {"x": x, "offset": offset, "filter": kernel, "dy": upstream, "mask": mask}
+    module = native.library().module
+    grads = [None] * len(op.inputs)
+    if any(is_wanted(op, i) for i in range(len(op.inputs)) if i != 2):
+        dx, doffset, dmask = module.tfconv_deformable_conv_input_grad(**given, **_of_conv(op))
+        grads = [dx, doffset, None, *dmask]
+    if is_wanted(op, 2):
+        grads[2] = module.tfconv_deformable_conv_filter_grad(**given, **_of_conv(op))
+    return grads
 
 
 @tf.RegisterGradient("Tfconv>DeformableSampleGrad")
@@ -326,13 +335,24 @@ def _sample_second_gradient(op, *upstream):
     return [*grads[:2], grads[-1], *grads[2:-1]]
 
 
-@tf.RegisterGradient("Tfconv>DeformableConvGrad")
-def _conv_second_gradient(op, *upstream):
+def _conv_second_gradient(op, first: list) -> list:
+    """`first` are the gradients that flow into those of x, offset, kernel and mask."""
     x, offset, kernel, dy, *mask = op.inputs
     geometry = Geometry.of_op(op, kernel.shape[:2].as_list())
 
     def twin(x, offset, kernel, mask=None):
         return in_float32(lambda *t: _portable_conv(*t, geometry=geometry), x, offset, kernel, mask)
 
-    grads = second_order(twin, [x, offset, kernel, *mask], dy, list(upstream))
+    grads = second_order(twin, [x, offset, kernel, *mask], dy, first)
     return [*grads[:3], grads[-1], *grads[3:-1]]
+
+
+@tf.RegisterGradient("Tfconv>DeformableConvInputGrad")
+def _conv_input_second_gradient(op, ddx, ddoffset, *ddmask):
+    return _conv_second_gradient(op, [ddx, ddoffset, None, *ddmask])
+
+
+@tf.RegisterGradient("Tfconv>DeformableConvFilterGrad")
+def _conv_filter_second_gradient(op, ddkernel):
+    unused = [None] * (len(op.inputs) - 4)
+    return _conv_second_gradient(op, [None, None, ddkernel, *unused])

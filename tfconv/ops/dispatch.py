@@ -79,7 +79,8 @@ class NativeStatus:
         library: Path of the native library that was found, or None.
         built_with: TensorFlow version that the library was built with, or None.
         tensorflow: TensorFlow version that is running.
-        isa: Instruction set that the CPU kernels use ("base", "avx2", "avx512"), or None.
+        isa: Instruction set that the CPU kernels use ("base", "avx2", "avx512" or
+            "avx512bf16"), or None.
         cuda: Whether the library has GPU kernels; portable ops serve on GPUs where it has none.
     """
 
@@ -188,6 +189,19 @@ def with_an_example(function: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor) ->
 def invalid_argument(message: str) -> tf.errors.InvalidArgumentError:
     """The error that the native ops raise, for checks made before any op is called."""
     return tf.errors.InvalidArgumentError(None, None, message)
+
+
+def is_wanted(op, index: int) -> bool:
+    """Whether somebody asks for the gradient of an input.
+
+    Outside of graphs the tape knows, and says so as it does to TensorFlow's own gradients. Graphs
+    do not know while they are built, and prune what is not used.
+
+    Args:
+        op: The op of a registered gradient.
+        index: Number of the input.
+    """
+    return index not in (getattr(op, "skip_input_indices", None) or ())
 
 
 def second_order(

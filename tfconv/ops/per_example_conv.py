@@ -13,7 +13,7 @@ from tfconv.ops import native
 from tfconv.ops.channels import in_channels_last
 from tfconv.ops.checks import fitting, of_sizes
 from tfconv.ops.conv import conv, depthwise
-from tfconv.ops.dispatch import dispatch, in_float32, invalid_argument
+from tfconv.ops.dispatch import dispatch, in_float32, invalid_argument, is_wanted
 from tfconv.ops.geometry import Geometry, Padding, known_sizes, spatial_sizes
 from tfconv.ops.windows import Windows, columns, product
 
@@ -252,10 +252,11 @@ def _gradient(op, upstream):
     x, kernels = op.inputs
     module = native.library().module
     given = {"x": x, "filter": kernels, "dy": upstream, **_of_op(op)}
-    return [
-        module.tfconv_per_example_conv_input_grad(**given),
-        module.tfconv_per_example_conv_filter_grad(**given),
-    ]
+    grads = (
+        module.tfconv_per_example_conv_input_grad,
+        module.tfconv_per_example_conv_filter_grad,
+    )
+    return [grad(**given) if is_wanted(op, i) else None for i, grad in enumerate(grads)]
 
 
 @tf.RegisterGradient("Tfconv>PerExampleConvInputGrad")
