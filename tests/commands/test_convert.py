@@ -1,0 +1,150 @@
+"""`convert` and `inspect`."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tfconv
+from tfconv import cli, export
+from tfconv._compat import keras
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    """A folder with a saved model, and examples for it."""
+    folder = tmp_path_factory.mktemp("network")
+    inputs = keras.Input((6, 5, 4), name="image")
+    keras.Model(inputs, tfconv.Involution2D(3, groups=2)(inputs)).save(folder / "net.keras")
+    images = np.ones([8, 6, 5, 4], np.float32)
+    np.save(folder / "images.npy", images)
+    np.savez(folder / "image.npz", image=images)
+    np.savez(folder / "two.npz", image=images, scale=images)
+    return folder
+
+
+@pytest.fixture
+def conversions(monkeypatch):
+    """Puts other functions in place of the exports; returns their arguments as they are called."""
+    calls = []
+
+    def recorded(name):
+        def convert(model, path, *positional, **named):
+            assert model.layers[-1].groups == 2
+            calls.append((name, path, positional, named))
+            return f"report of {name}"
+
+        return convert
+
+    for name in ("to_tflite", "to_onnx", "to_saved_model"):
+        monkeypatch.setattr(export, name, recorded(name), raising=False)
+    return calls
+
+
+def test_convert_gets_its_arguments(capsys, network, conversions):
+    model, output = network / "net.keras", network / "other"
+    options = ["--quantize", "mixed", "--keep-native", "--data", network / "two.npz"]
+    for arguments in (
+        ["tflite"],
+        ["tflite", "--output", output, *options],
+        ["onnx", "--opset", "13", "--data", network / "images.npy"],
+        ["saved_model"],
+        ["saved_model", "--output", output, "--keep-native"],
+    ):
+        assert cli.main(["convert", str(model), "--to", *map(str, arguments)]) == 0
+        assert f"report of to_{arguments[0]}" in capsys.readouterr().out
+    plain, mixed, onnx, saved, native = conversions
+    default = {"quantize": None, "representative_data": None, "keep_native": False}
+    assert plain == ("to_tflite", network / "net.tflite", (), default)
+    data = mixed[3].pop("representative_data")
+    assert mixed == ("to_tflite", output, (), {"quantize": "mixed", "keep_native": True})
+    assert sorted(data) == ["image", "scale"]
+    assert onnx[:3] == ("to_onnx", network / "net.onnx", (13,))
+    assert onnx[3]["representative_data"].shape == (8, 6, 5, 4)
+    assert saved == ("to_saved_model", network / "net", (), {"keep_native": False})
+    assert native == ("to_saved_model", output, (), {"keep_native": True})
+
+
+def test_convert_takes_an_only_array_by_any_name(network, conversions):
+    data = str(network / "image.npz")
+    command = ["convert", str(network / "net.keras"), "--to", "tflite", "--data", data]
+    assert cli.main(command) == 0
+    ((*_, named),) = conversions
+    assert named["representative_data"].shape == (8, 6, 5, 4)
+
+
+def test_convert_and_inspect(capsys, network, tmp_path):
+    """What one writes the other reads; a file that is there stays unless told otherwise."""
+    path = tmp_path / "net.tflite"
+    command = ["convert", str(network / "net.keras"), "--to", "tflite", "--output", str(path)]
+    path.write_text("mine")
+    assert cli.main(command) == 1
+    assert "--force overwrites it" in capsys.readouterr().err
+    assert path.read_text() == "mine"
+    assert cli.main([*command, "--force"]) == 0
+    printed = capsys.readouterr()
+    assert "CONV_2D" in printed.out
+    assert list(tmp_path.iterdir()) == [path]
+    assert cli.main(["inspect", str(path)]) == 0
+    assert "involution2d" in capsys.readouterr().out
+    assert cli.main(["inspect", str(path), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["operators"]["CONV_2D"] == 2
+    assert facts["size"] == path.stat().st_size
+
+
+@pytest.mark.parametrize(
+    "model, options, message",
+    [
+        ("nothing.keras", [], "nothing.keras"),
+        ("images.npy", [], "images.npy"),
+        ("text.keras", [], "is there, but is no Keras file"),
+        ("none.keras", [], "is there, but is empty"),
+        ("folder.keras", [], "is there, but is a folder"),
+        ("cut.keras", [], "is there, but is damaged or cut off"),
+        ("image.npz", [], "is there, but is no Keras file: it has no config.json"),
+        ("net.h5", [], "its name must end with .keras"),
+        ("hdf5.keras", [], "its name must end with .h5"),
+        ("net.keras", ["--quantize", "int8"], "`--data` is needed for --quantize int8"),
+        ("net.keras", ["--data", "two.npz"], "`--data` needs"),
+        ("net.keras", ["--data", "net.keras"], "config.json"),
+        ("net.keras", ["--data", "empty.npz"], "`--data` must be"),
+        ("net.keras", ["--data", "damaged.npz"], "`--data` must be"),
+        ("net.keras", ["--data", "nothing.npz"], "nothing.npz"),
+        ("net.keras", ["--output", "nowhere/net.tflite"], "`--output` must lie in a folder that"),
+        ("net.keras", ["--output", "folder.keras", "--force"], "`--output` must be a file"),
+    ],
+)
+def test_conversions_that_fail(capsys, monkeypatch, network, model, options, message):
+    monkeypatch.chdir(network)
+    Path("empty.npz").write_bytes(b"")
+    np.savez_compressed("damaged.npz", image=np.random.default_rng(0).normal(size=1000))
+    damaged = bytearray(Path("damaged.npz").read_bytes())
+    damaged[64:4000] = bytes(len(damaged[64:4000]))
+    Path("damaged.npz").write_bytes(damaged)
+    Path("text.keras").write_text("text")
+    Path("none.keras").touch()
+    Path("folder.keras").mkdir(exist_ok=True)
+    saved = Path("net.keras").read_bytes()
+    Path("net.h5").write_bytes(saved)
+    Path("cut.keras").write_bytes(saved[: len(saved) // 2])
+    Path("hdf5.keras").write_bytes(b"\x89HDF\r\n\x1a\n" + saved)
+    before = sorted(network.iterdir())
+    assert cli.main(["convert", model, "--to", "tflite", *options]) == 1
+    printed = capsys.readouterr()
+    assert "nothing was converted" in printed.err and message in printed.err
+    assert "Traceback" not in printed.err
+    assert printed.out == ""
+    assert sorted(network.iterdir()) == before
+
+
+def test_nothing_to_inspect(capsys, tmp_path):
+    assert cli.main(["inspect", str(tmp_path)]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "there is nothing to inspect" in printed.err and f"'{tmp_path}'" in printed.err
+    path = tmp_path / "net.keras"
+    path.write_text("a model of Keras")
+    assert cli.main(["inspect", str(path)]) == 1
+    assert "`tfconv convert` converts" in capsys.readouterr().err
