@@ -273,6 +273,37 @@ def own_policy_of(layer):
     return policy
 
 
+def policy_inside(layer, *names):
+    """The dtype policy for a layer inside one that is being built, by the names on the way to it.
+
+    Of a map for several, it is that layer's own: Keras quantizes no layer that has a map.
+    """
+    policy = policy_of(layer)
+    if KERAS_3 and isinstance(policy, keras.dtype_policies.DTypePolicyMap):
+        return policy["/".join((layer.path, *names))]
+    return policy
+
+
+def resolve_policies(layer, outer, *names) -> None:
+    """Gives a layer in an outer one, and those inside it, their own policies of the outer's map.
+
+    What was built before it had a place in the outer one may have been found by another path.
+    """
+    names = (*names, layer.name)
+    for part in child_layers(layer):
+        resolve_policies(part, outer, *names)
+    policies = policy_of(layer)
+    if not (KERAS_3 and isinstance(policies, keras.dtype_policies.DTypePolicyMap)):
+        return
+    policy, as_built = policy_inside(outer, *names), policies[layer.path or ""]
+    if layer.built and policy == policies.default_policy:
+        policy = as_built
+    mode = policy.quantization_mode if layer.built and policy != as_built else None
+    vars(layer)["_dtype_policy"] = policies.default_policy if mode else policy
+    if mode:
+        layer.quantize(mode)
+
+
 def weights_by_name(layer) -> dict:
     """The weights of a layer and of those inside it; a copy of the layer has the same keys.
 

@@ -101,7 +101,6 @@ SET_BY_THE_LAYER = {
     "FlattenedConv": {"lora_rank", "lora_alpha"},
     "LowRankConv": {"lora_rank", "lora_alpha"},
     "TuckerConv": {"lora_rank", "lora_alpha"},
-    "ConvTranspose": {"padding_mode"},
     "DepthwiseConv": {"kernel_initializer", "kernel_regularizer", "kernel_constraint"},
     "SeparableConv": {
         *("kernel_initializer", "kernel_regularizer", "kernel_constraint"),

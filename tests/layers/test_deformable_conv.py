@@ -159,3 +159,33 @@ def test_modulation_is_no_mask_of_keras():
         warnings.simplefilter("error", UserWarning)
         y = tfconv.DeformableConv2D(5, 3)(x, offset, mask)
     assert getattr(y, "_keras_mask", None) is None
+
+
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+@pytest.mark.parametrize("given", [False, True], ids=["own", "given"])
+def test_convolution_op(given, data_format, rng):
+    """The hook of the other convolutions: one subclass suits them all."""
+
+    class Standardized(tfconv.DeformableConv2D):
+        def convolution_op(self, inputs, kernel):
+            kernel -= tf.reduce_mean(kernel, axis=[0, 1, 2])
+            return 2 * super().convolution_op(inputs, kernel)
+
+    def moved(x):
+        return np.moveaxis(x, -1, 1) if data_format == "channels_first" else x
+
+    x = moved(rng.standard_normal((2, 6, 6, 4)).astype(np.float32))
+    offset = moved(rng.standard_normal((2, 4, 4, 18)).astype(np.float32))
+    arguments = (x, offset) if given else (x,)
+    standardized = Standardized(5, 3, data_format=data_format, activation="tanh")
+    plain = tfconv.DeformableConv2D(5, 3, data_format=data_format)
+    for layer in (standardized, plain):
+        layer(*arguments)
+    randomize(standardized)
+    weights = [np.array(w) for w in standardized.get_weights()]
+    mean = weights[0].mean((0, 1, 2))
+    assert np.abs(mean).max() > 0.01
+    plain.set_weights([weights[0] - mean, 0 * weights[1], *weights[2:]])
+    bias = weights[1].reshape([-1, 1, 1] if data_format == "channels_first" else [-1])
+    expected = np.tanh(2 * np.asarray(plain(*arguments)) + bias)
+    np.testing.assert_allclose(standardized(*arguments), expected, rtol=1e-4, atol=1e-5)

@@ -104,6 +104,31 @@ def test_training_normalizes_by_the_batch(rng):
     assert not np.allclose(y, layer(x, training=False))
 
 
+def test_a_batch_without_examples_leaves_the_moving_averages(rng):
+    """Known to be empty, or only when a function runs; others move them as Keras does."""
+    layer = tfconv.Involution2D(3, group_channels=2)
+    x = 5 + rng.standard_normal((3, 6, 6, 4)).astype(np.float32)
+    layer(x)
+    randomize(layer)
+    norm = layer.normalization
+    before = [np.array(w) for w in (norm.moving_mean, norm.moving_variance)]
+    run = tf.function(
+        lambda x: layer(x, training=True), input_signature=[tf.TensorSpec([None, 6, 6, 4])]
+    )
+    for empty in (lambda: layer(x[:0], training=True), lambda: run(x[:0])):
+        assert empty().shape == (0, 6, 6, 4)
+        for weight, value in zip((norm.moving_mean, norm.moving_variance), before):
+            np.testing.assert_array_equal(weight, value)
+    layer(x, training=True)
+    expected = [np.array(w) for w in (norm.moving_mean, norm.moving_variance)]
+    assert np.abs(expected[0] - before[0]).max() > 1e-3
+    norm.moving_mean.assign(before[0])
+    norm.moving_variance.assign(before[1])
+    run(x)
+    for weight, value in zip((norm.moving_mean, norm.moving_variance), expected):
+        np.testing.assert_allclose(weight, value, rtol=1e-5)
+
+
 def test_layers_inside_have_the_initializers(rng):
     layer = tfconv.Involution2D(3, groups=2, kernel_initializer="ones", bias_initializer="ones")
     layer.build((None, 6, 6, 8))

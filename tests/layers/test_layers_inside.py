@@ -180,6 +180,50 @@ def test_policies_by_path(name, tmp_path):
     np.testing.assert_array_equal(outputs(copy), outputs(model))
 
 
+@keras_3
+@pytest.mark.parametrize("built", [False, True])
+def test_policies_by_path_in_copies(built, tmp_path):
+    """They reach the layers of a Sequential, also of one that is built before there is a path."""
+
+    def make(**arguments):
+        layers = [keras.layers.Dense(2, name="first"), keras.layers.Dense(2, name="second")]
+        pattern = keras.Sequential([*[keras.Input((6, 6, 2))] * built, *layers])
+        layer = tfconv.SplitTransformMerge(pattern, groups=2, name="around", **arguments)
+        inputs = keras.Input(SHAPE)
+        return keras.Model(inputs, layer(inputs))
+
+    policy = keras.dtype_policies.DTypePolicyMap(default_policy="float32")
+    policy["around/transform_1/first"] = "mixed_bfloat16"
+    policy["around/transform_0/second"] = "int8_from_float32"
+    model = make(dtype=policy)
+    copy = loaded(model, tmp_path)
+    for each in (model, copy, keras.models.clone_model(copy)):
+        layer = each.layers[1]
+        found = [inside(layer, f"transforms.{i}.layers.{j}") for i in (0, 1) for j in (0, 1)]
+        types = [part.quantization_mode or part.compute_dtype for part in found]
+        assert types == ["float32", "int8", "bfloat16", "float32"]
+    np.testing.assert_array_equal(outputs(copy), outputs(model))
+
+
+@keras_3
+@over_dense
+def test_quantized_under_a_map(name, tmp_path):
+    """Of Keras's own layers, those that have a map themselves cannot be quantized."""
+    make, paths = LAYERS[name]
+    policy = keras.dtype_policies.DTypePolicyMap(default_policy="float32")
+    model = network(make(dtype=policy))
+    before = outputs(model)
+    model.quantize("int8")
+    assert inside(model.layers[1], paths[-1]).quantization_mode == "int8"
+    expected = outputs(model)
+    assert 0 < np.abs(expected - before).max() < 0.1 * np.abs(before).max()
+    copy = loaded(model, tmp_path)
+    again = loaded(copy, tmp_path)
+    for each in (copy, again):
+        assert inside(each.layers[1], paths[-1]).quantization_mode == "int8"
+        np.testing.assert_allclose(outputs(each), expected, atol=1e-6 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("name", [*tfconv.layers.__all__, "ChannelSplit", "MirrorPadding2D"])
 def test_activity_regularizers_are_kept(name):
     make = functools.partial(layer_of, name) if hasattr(tfconv, name) else getattr(blocks, name)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfconv
 from tfconv.testing import randomize
@@ -32,3 +33,11 @@ def test_squeezed_channels(arguments, squeezed):
     layer.build((None, 6, 6, 8))
     shapes = [w.shape for w in layer.get_weights()]
     assert shapes == [(8, squeezed), (squeezed,), (squeezed, 8), (8,)]
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_unknown_channels(first):
+    layer = tfconv.SqueezeExcite(2, data_format="channels_first" if first else "channels_last")
+    layer(tf.ones([1, 4, 4, 4]))
+    with pytest.raises(ValueError, match="SqueezeExcite needs the channel axis .*Received: "):
+        tf.function(lambda x: layer(x)).get_concrete_function(tf.TensorSpec([None] * 4))

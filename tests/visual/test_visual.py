@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 import tfconv
-from tfconv._compat import keras
+from tfconv._compat import all_layers, keras
 from tfconv.analysis import profile
 from tfconv.visual import (
     LayerRouting,
@@ -27,8 +27,7 @@ IMAGES = RNG.random((35, 16, 12, 3), np.float32) * np.linspace(0, 3, 35).reshape
 
 @pytest.fixture(scope="module")
 def model():
-    """A layer of each kind."""
-    keras.utils.set_random_seed(3)
+    """A layer of each kind, with weights that make them look at the images: see `positive`."""
     inputs = keras.Input((16, 12, 3))
     x = tfconv.Conv2D(8, 3, strides=2, padding="same", name="stem")(inputs)
     x = tfconv.DeformableConv2D(8, 3, padding="same", name="deformable")(x)
@@ -40,7 +39,26 @@ def model():
     x = tfconv.CondConv2D(8, 1, num_experts=2, name="given")(x, routing_weights=routing)
     x = tfconv.CondConv2D(8, 1, num_experts=4, name="own")(x)
     x = keras.layers.GlobalAveragePooling2D()(x)
-    return keras.Model(inputs, tfconv.CondDense(5, num_experts=3, name="dense")(x), name="net")
+    x = tfconv.CondDense(5, num_experts=3, name="dense")(x)
+    return positive(keras.Model(inputs, x, name="net"))
+
+
+def positive(model):
+    """A model whose layers give weighted means, so that nothing cancels, whatever is drawn.
+
+    What makes routing weights has larger ones for each further expert: they follow the brightness.
+    """
+    for layer in all_layers(model):
+        kernel = getattr(layer, "kernel", None)
+        if kernel is None:
+            continue
+        shape = getattr(layer, "expert_shape", kernel.shape)
+        value = np.abs(kernel.numpy()).reshape(-1, *shape)
+        value /= value.sum(axis=tuple(range(1, len(shape))), keepdims=True)
+        if isinstance(layer, keras.layers.Dense):
+            value *= np.linspace(0.2, 0.4, shape[-1])
+        kernel.assign(value.reshape(kernel.shape))
+    return model
 
 
 def input_of(model, name, images):
@@ -115,6 +133,24 @@ def test_field_of_several_layers_lies_in_the_theoretical_one(first):
     moved = effective_receptive_field(model, images, position=(15, 15))
     assert moved.bounds == found.bounds
     np.testing.assert_array_equal(np.roll(found.seen, 6, axis=0), moved.seen)
+
+
+def test_field_of_strided_1x1_convolutions():
+    """Keras's, whose gradient ends the process in TensorFlow 2.21 with oneDNN: several times."""
+    layers = [
+        *(keras.layers.Conv2D(16, 1, strides=2, name="strided"), tfconv.Conv2D(8, 3, name="last")),
+    ]
+    model = keras.Sequential([keras.Input((33, 33, 3)), *layers])
+    expected = tfconv.Conv2D(16, 1, strides=2)
+    ours = keras.Sequential([keras.Input((33, 33, 3)), expected, layers[1]])
+    expected.set_weights(layers[0].get_weights())
+    images = RNG.random((3, 33, 33, 3), np.float32)
+    for _ in range(3):
+        found = effective_receptive_field(model, images)
+        same = effective_receptive_field(ours, images)
+        np.testing.assert_allclose(found.influence, same.influence, rtol=1e-4, atol=1e-7)
+    assert "convolution_op" not in vars(layers[0])
+    np.testing.assert_allclose(model(images), ours(images), rtol=1e-4, atol=1e-5)
 
 
 def test_field_of_a_layer(model):

@@ -1,5 +1,7 @@
 """Keras layers, one family a file."""
 
+# ruff: noqa: F401
+
 from tfconv.layers.channel_shuffle import ChannelShuffle
 from tfconv.layers.cond_conv import CondConv1D, CondConv2D, CondConv3D, DepthwiseCondConv2D
 from tfconv.layers.cond_dense import CondDense
@@ -23,57 +25,4 @@ from tfconv.layers.squeeze_excite import SqueezeExcite
 from tfconv.layers.tucker_conv import TuckerConv1D, TuckerConv2D, TuckerConv3D
 from tfconv.layers.weighted_sum import WeightedSum
 
-__all__ = [
-    "ChannelShuffle",
-    "CondConv1D",
-    "CondConv2D",
-    "CondConv3D",
-    "CondDense",
-    "Conv1D",
-    "Conv1DTranspose",
-    "Conv2D",
-    "Conv2DTranspose",
-    "Conv3D",
-    "Conv3DTranspose",
-    "DeformableConv2D",
-    "DepthwiseCondConv2D",
-    "DepthwiseConv1D",
-    "DepthwiseConv2D",
-    "DepthwiseConv3D",
-    "DynamicConv1D",
-    "DynamicConv2D",
-    "DynamicConv3D",
-    "FlattenedConv1D",
-    "FlattenedConv2D",
-    "FlattenedConv3D",
-    "GatedConv1D",
-    "GatedConv2D",
-    "GatedConv3D",
-    "GroupConv1D",
-    "GroupConv2D",
-    "GroupConv3D",
-    "Involution1D",
-    "Involution2D",
-    "Involution3D",
-    "LocalSelfAttention2D",
-    "LocallyConnected1D",
-    "LocallyConnected2D",
-    "LowRankConv1D",
-    "LowRankConv2D",
-    "LowRankConv3D",
-    "PointwiseConv1D",
-    "PointwiseConv2D",
-    "PointwiseConv3D",
-    "SelfAttention1D",
-    "SelfAttention2D",
-    "SelfAttention3D",
-    "SeparableConv1D",
-    "SeparableConv2D",
-    "SeparableConv3D",
-    "SplitTransformMerge",
-    "SqueezeExcite",
-    "TuckerConv1D",
-    "TuckerConv2D",
-    "TuckerConv3D",
-    "WeightedSum",
-]
+__all__ = sorted(name for name in globals() if name[0].isupper())

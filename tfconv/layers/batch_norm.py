@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+
 import tensorflow as tf
 
 from tfconv import _compat
 from tfconv._compat import keras
 from tfconv.layers.base import register
+from tfconv.ops.dispatch import with_an_example
+
+_CALLS = threading.local()  # strategies call a layer in several threads
 
 
 @register
@@ -21,6 +26,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
     behind it. It is used for float32 images, channels last, outside training; all else is
     computed as Keras does.
 
+    A batch without examples has no statistics, and leaves the moving averages as they are.
+
     Args, weights, shapes and errors: as those of ``keras.layers.BatchNormalization``.
 
     Source: Ioffe and Szegedy, Batch Normalization, arXiv:1502.03167.
@@ -32,6 +39,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
     """
 
     def call(self, inputs, training=None, mask=None):
+        if training and self.trainable and mask is None and not inputs.shape[0]:
+            return self._of_any_number(inputs)
         if not self._is_fusible(inputs) or (training and self.trainable) or mask is not None:
             return super().call(inputs, training=training, mask=mask)
         channels = inputs.shape[-1]
@@ -45,6 +54,26 @@ class BatchNormalization(keras.layers.BatchNormalization):
             is_training=False,
         )
         return result.y
+
+    def _of_any_number(self, inputs) -> tf.Tensor:
+        """The outputs in training for a batch that may be empty."""
+        dtype = tf.float64 if self.compute_dtype == "float64" else tf.float32
+        momentum = tf.constant(self.momentum, dtype)
+        _CALLS.momentum = tf.where(tf.shape(inputs)[0] > 0, momentum, tf.ones_like(momentum))
+        try:
+            normalized = super().call
+            return with_an_example(lambda x: normalized(x, training=True), inputs)
+        finally:
+            del _CALLS.momentum
+
+    @property
+    def momentum(self):
+        """The share of the moving averages that a batch keeps: all, if it has no examples."""
+        return getattr(_CALLS, "momentum", self._momentum)
+
+    @momentum.setter
+    def momentum(self, value):
+        self._momentum = value
 
     def _is_fusible(self, inputs) -> bool:
         """Keras 2 uses that op itself."""

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from tfconv.layers.arguments import positive_int
-from tfconv.layers.base import ConvLayer, SpatialLayer, register
 from tfconv.layers.experts import Experts, MixedConv
+from tfconv.layers.spatial import ConvLayer, SpatialLayer
 
 
 class CondConv(MixedConv, Experts, ConvLayer):
@@ -18,15 +18,10 @@ class CondConv(MixedConv, Experts, ConvLayer):
     come from the caller or, when none are given, from the input:
     ``r = sigmoid(Dense(mean of x over its spatial axes))``.
 
-    Output shape: [N, *output spatial, filters].
-
     Weights:
         kernel: [num_experts, prod(kernel_size) * C / groups * filters].
         bias: [num_experts, filters].
         routing: a dense layer C -> num_experts, unless routing weights are given.
-
-    Raises:
-        ValueError: If an argument is not what is described above.
 
     Source: Yang et al., CondConv: Conditionally Parameterized Convolutions for Efficient
     Inference, arXiv:1904.04971, section 3.
@@ -46,8 +41,7 @@ class CondConv(MixedConv, Experts, ConvLayer):
         return (y, routing) if return_routing_weights else y
 
 
-@register
-class CondConv1D(CondConv):
+class CondConv1D(CondConv, rank=1):
     """Conditionally parameterized convolution of sequences.
 
     Example:
@@ -56,11 +50,8 @@ class CondConv1D(CondConv):
         TensorShape([2, 6, 8])
     """
 
-    rank = 1
 
-
-@register
-class CondConv2D(CondConv):
+class CondConv2D(CondConv, rank=2):
     """Conditionally parameterized convolution of images.
 
     Example:
@@ -69,11 +60,8 @@ class CondConv2D(CondConv):
         TensorShape([2, 4, 4, 8])
     """
 
-    rank = 2
 
-
-@register
-class CondConv3D(CondConv):
+class CondConv3D(CondConv, rank=3):
     """Conditionally parameterized convolution of volumes.
 
     Example:
@@ -82,11 +70,8 @@ class CondConv3D(CondConv):
         TensorShape([2, 2, 4, 4, 8])
     """
 
-    rank = 3
 
-
-@register
-class DepthwiseCondConv2D(MixedConv, Experts, SpatialLayer):
+class DepthwiseCondConv2D(MixedConv, Experts, SpatialLayer, rank=2):
     """Depthwise convolution whose kernel is mixed from experts for every example.
 
     ``y[n, p, c * M + m] = sum_{t, e} r[n, e] K_e[t, c, m] * x[n, p * strides - pad +
@@ -103,9 +88,6 @@ class DepthwiseCondConv2D(MixedConv, Experts, SpatialLayer):
         bias: [num_experts, C * depth_multiplier].
         routing: a dense layer C -> num_experts, unless routing weights are given.
 
-    Raises:
-        ValueError: If an argument is not what is described above.
-
     Source: arXiv:1904.04971, section 3.
 
     Example:
@@ -114,7 +96,6 @@ class DepthwiseCondConv2D(MixedConv, Experts, SpatialLayer):
         TensorShape([2, 4, 4, 6])
     """
 
-    rank = 2
     by_position = 1
     lora_axes = -2
     renamed = {

@@ -38,9 +38,6 @@ class CondDense(Experts):
         bias: [num_experts, units].
         routing: a dense layer features -> num_experts, unless routing weights are given.
 
-    Raises:
-        ValueError: If an argument is not what is described above.
-
     Source: arXiv:1904.04971, section 3.
 
     Example:

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tfconv import ops
 from tfconv._compat import KERAS_3
-from tfconv.layers.base import ConvLayer, OneKernelConv, register
+from tfconv.layers.spatial import ConvLayer, OneKernelConv
 
 
 class Conv(OneKernelConv, ConvLayer):
@@ -15,17 +15,9 @@ class Conv(OneKernelConv, ConvLayer):
     ``y[p, f] = activation(bias[f] + sum_{t, c} kernel[t, c, f] * x[p * strides - pad +
     t * dilation, c])`` over the channels c of f's group.
 
-    Input shape: [N, *spatial, C] (or [N, C, *spatial]).
-
-    Output shape: [N, *output spatial, filters] (or [N, filters, *output spatial]).
-
     Weights:
         kernel: [*kernel_size, C / groups, filters].
         bias: [filters].
-
-    Raises:
-        ValueError: If an argument is not what is described above, or ``groups`` does not divide
-            the input's channels.
 
     Source: Dumoulin and Visin, A guide to convolution arithmetic for deep learning,
     arXiv:1603.07285, sections 2 and 5.1.
@@ -43,8 +35,7 @@ class Conv(OneKernelConv, ConvLayer):
         return ops.conv(x, kernel, groups=self.groups, **self.geometry_arguments)
 
 
-@register
-class Conv1D(Conv):
+class Conv1D(Conv, rank=1):
     """Convolution of signals.
 
     Example:
@@ -52,11 +43,8 @@ class Conv1D(Conv):
         TensorShape([2, 6, 8])
     """
 
-    rank = 1
 
-
-@register
-class Conv2D(Conv):
+class Conv2D(Conv, rank=2):
     """Convolution of images.
 
     Example:
@@ -64,16 +52,11 @@ class Conv2D(Conv):
         TensorShape([2, 10, 10, 8])
     """
 
-    rank = 2
 
-
-@register
-class Conv3D(Conv):
+class Conv3D(Conv, rank=3):
     """Convolution of volumes.
 
     Example:
         >>> tfconv.Conv3D(8, 3, strides=2, padding="same", groups=2)(tf.ones([2, 6, 6, 6, 4])).shape
         TensorShape([2, 3, 3, 3, 8])
     """
-
-    rank = 3

@@ -7,10 +7,11 @@ from typing import Any
 
 from tfconv import ops
 from tfconv.layers.arguments import optional
-from tfconv.layers.base import register
 from tfconv.layers.conv import Conv
+from tfconv.layers.signatures import in_order
+from tfconv.layers.spatial import OF_KERNELS
 from tfconv.ops.conv_transpose import transposed_crops, transposed_shape
-from tfconv.ops.geometry import Padding, per_axis
+from tfconv.ops.geometry import per_axis
 
 
 class ConvTranspose(Conv):
@@ -25,53 +26,33 @@ class ConvTranspose(Conv):
         padding: "valid", "same", "full", "causal" (1-D), an int, or one (before, after) pair
             per spatial axis: what is cut off the outputs. `tfconv.ops.conv_transpose` has the
             sizes: those of Keras for "valid" and "same", those of PyTorch for ints and pairs.
+        padding_mode: Only "zeros": the padding cuts outputs off, and puts nothing around the input.
         output_padding: Outputs added after the last ones, below the larger of stride and
             dilation; an int or one int per axis. None: what the padding gives by itself.
         dilation_rate: Outputs between neighbouring taps; may exceed 1 together with strides.
 
-    Input shape: [N, *spatial, C] (or [N, C, *spatial]).
-
-    Output shape: [N, *output spatial, filters] (or [N, filters, *output spatial]).
-
     Weights:
         kernel: [*kernel_size, filters / groups, C].
         bias: [filters].
-
-    Raises:
-        ValueError: If an argument is not what is described above, or ``groups`` does not divide
-            the input's channels.
 
     Source: Dumoulin and Visin, A guide to convolution arithmetic for deep learning,
     arXiv:1603.07285, section 4.
     """
 
     extra_batch_axes, takes_no_pixels = False, True
-    fixed = ("padding_mode",)
 
-    def __init__(
-        self,
-        filters: int,
-        kernel_size: int | Sequence[int],
-        strides: int | Sequence[int] = 1,
-        padding: Padding = "valid",
-        output_padding: int | Sequence[int] | None = None,
-        data_format: str | None = None,
-        dilation_rate: int | Sequence[int] = 1,
-        *args: Any,
-        groups: int = 1,
-        **kwargs: Any,
-    ):
-        super().__init__(
-            filters,
-            kernel_size,
-            strides,
-            padding,
-            data_format,
-            dilation_rate,
-            groups,
-            *args,
-            **kwargs,
-        )
+    @in_order(
+        *("filters", "kernel_size", "strides", "padding", "output_padding", "data_format"),
+        *("dilation_rate", *OF_KERNELS),
+    )
+    def __init__(self, *, output_padding: int | Sequence[int] | None = None, **kwargs: Any):
+        super().__init__(**kwargs)
+        if self.padding_mode != "zeros":
+            raise ValueError(
+                '`padding_mode` must be "zeros": the padding of a transposed convolution cuts '
+                "outputs off, so that no pixels stand for what is around its input. "
+                f"Received: padding_mode={self.padding_mode!r}"
+            )
         self.take(optional(self._output_padding), output_padding=output_padding)
         self._crops()  # checks them
 
@@ -99,8 +80,7 @@ class ConvTranspose(Conv):
         )
 
 
-@register
-class Conv1DTranspose(ConvTranspose):
+class Conv1DTranspose(ConvTranspose, rank=1):
     """Transposed convolution of signals.
 
     Example:
@@ -108,11 +88,8 @@ class Conv1DTranspose(ConvTranspose):
         TensorShape([2, 12, 8])
     """
 
-    rank = 1
 
-
-@register
-class Conv2DTranspose(ConvTranspose):
+class Conv2DTranspose(ConvTranspose, rank=2):
     """Transposed convolution of images.
 
     Example:
@@ -121,11 +98,8 @@ class Conv2DTranspose(ConvTranspose):
         TensorShape([2, 12, 12, 8])
     """
 
-    rank = 2
 
-
-@register
-class Conv3DTranspose(ConvTranspose):
+class Conv3DTranspose(ConvTranspose, rank=3):
     """Transposed convolution of volumes.
 
     Example:
@@ -133,5 +107,3 @@ class Conv3DTranspose(ConvTranspose):
         >>> layer(tf.ones([2, 3, 3, 3, 4])).shape
         TensorShape([2, 5, 5, 5, 2])
     """
-
-    rank = 3

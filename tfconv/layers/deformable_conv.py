@@ -8,11 +8,11 @@ import tensorflow as tf
 
 from tfconv import ops
 from tfconv.layers.arguments import boolean, number, positive_int, positive_number
-from tfconv.layers.base import ConvLayer, OptionalInputs, register, require_built
+from tfconv.layers.base import OptionalInputs, require_built
+from tfconv.layers.spatial import ConvLayer, OneKernelConv
 
 
-@register
-class DeformableConv2D(OptionalInputs, ConvLayer):
+class DeformableConv2D(OptionalInputs, OneKernelConv, ConvLayer, rank=2):
     """Deformable convolution of images, version 2 (modulated) or 1.
 
     ``y[p, f] = activation(bias[f] + sum_{t, c} kernel[t, c, f] * mask[p, o(c), t] *
@@ -71,9 +71,8 @@ class DeformableConv2D(OptionalInputs, ConvLayer):
         True
     """
 
-    rank = 2
     by_position = 2
-    other_weights = {"offset": "zeros", "offset_bias": "zeros"}
+    weight_arguments = {"offset": "zeros", "offset_bias": "zeros"}
 
     def __init__(
         self,
@@ -117,24 +116,33 @@ class DeformableConv2D(OptionalInputs, ConvLayer):
         self.built = True
 
     def call(self, inputs, offset=None, modulation=None):
-        x = self.padded(self.fitting(inputs))
         if offset is None:
             self.require_own("offset")
+        return self._result((inputs, offset, modulation))
+
+    def convolution_op(self, inputs, kernel):
+        """What the layer does between its input and its kernel: a hook, as in Keras.
+
+        Args:
+            inputs: The layer's input, its offsets and its masks, as its call has them: None for
+                those that the layer makes.
+            kernel: The kernel.
+
+        Returns:
+            The output before bias and activation, in the layer's data format.
+        """
+        x, offset, modulation = inputs
+        x = self.padded(self.fitting(x))
+        if offset is None:
             offset, modulation = self._made(x)
         else:
             # Keras 2 casts the first argument only.
             offset = self.channels_last(self.weight(offset))
             if modulation is not None:
                 modulation = self.channels_last(self.weight(modulation))
-        y = ops.deformable_conv2d(
-            x,
-            offset,
-            self.weight(self.kernel),
-            modulation,
-            None if self.bias is None else self.weight(self.bias),
-            **self.geometry_arguments,
-        )
-        return self.finish(y)
+        kernel = tf.convert_to_tensor(kernel)
+        y = ops.deformable_conv2d(x, offset, kernel, modulation, **self.geometry_arguments)
+        return self.restored(y)
 
     def offsets_and_mask(self, inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
         """The offsets and the mask (None if not modulated) that the layer makes for inputs.

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from tfconv import ops
-from tfconv.layers.arguments import positive_int, resolved
-from tfconv.layers.base import OneKernelConv, register
-from tfconv.ops.geometry import Padding
+from tfconv.layers.arguments import positive_int
+from tfconv.layers.signatures import in_order
+from tfconv.layers.spatial import OF_KERNELS, OneKernelConv
 
 
 class DepthwiseConv(OneKernelConv):
@@ -25,65 +24,28 @@ class DepthwiseConv(OneKernelConv):
         depthwise_regularizer, bias_regularizer, activity_regularizer: Regularizers.
         depthwise_constraint, bias_constraint: Constraints.
 
-    Input shape: [N, *spatial, C] (or [N, C, *spatial]).
-
     Output shape: [N, *output spatial, C * depth_multiplier] (or channels first).
 
     Weights:
         depthwise_kernel: [*kernel_size, C, depth_multiplier].
         bias: [C * depth_multiplier].
 
-    Raises:
-        ValueError: If an argument is not what is described above.
-
     Source: Chollet, Xception, arXiv:1610.02357, section 1.
     """
 
     fixed = ("kernel_initializer", "kernel_regularizer", "kernel_constraint")
     ignored = ("groups", *fixed)  # Keras 2 has them from its Conv
+    weight_arguments = {"depthwise": "glorot_uniform"}
     lora_axes = -2
     depthwise_kernel = OneKernelConv.kernel
 
-    def __init__(
-        self,
-        kernel_size: int | Sequence[int],
-        strides: int | Sequence[int] = 1,
-        padding: Padding = "valid",
-        depth_multiplier: int = 1,
-        data_format: str | None = None,
-        dilation_rate: int | Sequence[int] = 1,
-        activation: Any = None,
-        use_bias: bool = True,
-        depthwise_initializer: Any = "glorot_uniform",
-        bias_initializer: Any = "zeros",
-        depthwise_regularizer: Any = None,
-        bias_regularizer: Any = None,
-        activity_regularizer: Any = None,
-        depthwise_constraint: Any = None,
-        bias_constraint: Any = None,
-        **kwargs: Any,
-    ):
-        super().__init__(
-            kernel_size=kernel_size,
-            strides=strides,
-            padding=padding,
-            data_format=data_format,
-            dilation_rate=dilation_rate,
-            activation=activation,
-            use_bias=use_bias,
-            bias_initializer=bias_initializer,
-            bias_regularizer=bias_regularizer,
-            activity_regularizer=activity_regularizer,
-            bias_constraint=bias_constraint,
-            **kwargs,
-        )
+    @in_order(
+        *("kernel_size", "strides", "padding", "depth_multiplier", "data_format", "dilation_rate"),
+        *(name.replace("kernel", "depthwise") for name in OF_KERNELS),
+    )
+    def __init__(self, *, depth_multiplier: int = 1, **kwargs: Any):
+        super().__init__(**kwargs)
         self.take(positive_int, depth_multiplier=depth_multiplier)
-        self.take(
-            resolved,
-            depthwise_initializer=depthwise_initializer,
-            depthwise_regularizer=depthwise_regularizer,
-            depthwise_constraint=depthwise_constraint,
-        )
 
     def output_channels(self, channels):
         return None if channels is None else channels * self.depth_multiplier
@@ -106,8 +68,7 @@ class DepthwiseConv(OneKernelConv):
         return ops.conv(x, kernel, groups=count, **self.geometry_arguments)
 
 
-@register
-class DepthwiseConv1D(DepthwiseConv):
+class DepthwiseConv1D(DepthwiseConv, rank=1):
     """Depthwise convolution of signals.
 
     Example:
@@ -115,11 +76,8 @@ class DepthwiseConv1D(DepthwiseConv):
         TensorShape([2, 6, 4])
     """
 
-    rank = 1
 
-
-@register
-class DepthwiseConv2D(DepthwiseConv):
+class DepthwiseConv2D(DepthwiseConv, rank=2):
     """Depthwise convolution of images.
 
     Example:
@@ -127,16 +85,11 @@ class DepthwiseConv2D(DepthwiseConv):
         TensorShape([2, 3, 5, 8])
     """
 
-    rank = 2
 
-
-@register
-class DepthwiseConv3D(DepthwiseConv):
+class DepthwiseConv3D(DepthwiseConv, rank=3):
     """Depthwise convolution of volumes.
 
     Example:
         >>> tfconv.DepthwiseConv3D(3, padding="same")(tf.ones([2, 4, 4, 4, 3])).shape
         TensorShape([2, 4, 4, 4, 3])
     """
-
-    rank = 3

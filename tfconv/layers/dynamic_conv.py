@@ -10,9 +10,10 @@ import tensorflow as tf
 from tfconv import _compat
 from tfconv._compat import convert_variable, keras
 from tfconv.layers.arguments import positive_int, positive_number
-from tfconv.layers.base import ConvLayer, SecondOutput, register, require_built
+from tfconv.layers.base import SecondOutput, require_built
 from tfconv.layers.experts import MixedConv, Mixture
 from tfconv.layers.masking import mean_of_positions
+from tfconv.layers.spatial import ConvLayer
 from tfconv.ops.dispatch import in_float32
 
 
@@ -41,16 +42,11 @@ class DynamicConv(MixedConv, Mixture, SecondOutput, ConvLayer):
             come here by themselves.
         return_attention_scores: Whether to give what `attention` gives as a second output.
 
-    Output shape: [N, *output spatial, filters].
-
     Weights:
         kernel: [num_experts, prod(kernel_size) * C / groups * filters].
         bias: [num_experts, filters].
         squeeze, attend: dense layers C -> C // reduction_ratio -> num_experts.
         temperature: a scalar, not trained.
-
-    Raises:
-        ValueError: If an argument is not what is described above.
 
     Source: Chen et al., Dynamic Convolution: Attention over Convolution Kernels,
     arXiv:1912.03458, sections 3.1-3.3.
@@ -58,7 +54,7 @@ class DynamicConv(MixedConv, Mixture, SecondOutput, ConvLayer):
 
     by_position = 2
     asks_for_second = "return_attention_scores"
-    other_weights = {"attention": "glorot_uniform", "attention_bias": "zeros"}
+    weight_arguments = {"attention": "glorot_uniform", "attention_bias": "zeros"}
     renamed = {"num_kernels": "num_experts", "ratio": "reduction_ratio"}
 
     def __init__(
@@ -130,8 +126,7 @@ class DynamicConv(MixedConv, Mixture, SecondOutput, ConvLayer):
         return {**super().get_config(), "temperature": temperature}
 
 
-@register
-class DynamicConv1D(DynamicConv):
+class DynamicConv1D(DynamicConv, rank=1):
     """Dynamic convolution of sequences.
 
     Example:
@@ -140,11 +135,8 @@ class DynamicConv1D(DynamicConv):
         TensorShape([2, 10, 8])
     """
 
-    rank = 1
 
-
-@register
-class DynamicConv2D(DynamicConv):
+class DynamicConv2D(DynamicConv, rank=2):
     """Dynamic convolution of images.
 
     Example:
@@ -153,11 +145,8 @@ class DynamicConv2D(DynamicConv):
         TensorShape([2, 6, 6, 8])
     """
 
-    rank = 2
 
-
-@register
-class DynamicConv3D(DynamicConv):
+class DynamicConv3D(DynamicConv, rank=3):
     """Dynamic convolution of volumes.
 
     Example:
@@ -165,5 +154,3 @@ class DynamicConv3D(DynamicConv):
         >>> layer(tf.ones([2, 4, 6, 6, 4])).shape
         TensorShape([2, 2, 4, 4, 8])
     """
-
-    rank = 3

@@ -11,14 +11,8 @@ import tensorflow as tf
 from tfconv import _compat
 from tfconv._compat import convert_variable, keras
 from tfconv.layers.arguments import choice, positive_int, resolved
-from tfconv.layers.base import (
-    Adaptable,
-    BaseLayer,
-    OptionalInputs,
-    SecondOutput,
-    independent_copies,
-    require_built,
-)
+from tfconv.layers.base import BaseLayer, OptionalInputs, SecondOutput, require_built
+from tfconv.layers.kernels import Adaptable, independent_copies
 from tfconv.layers.masking import mean_of_positions
 from tfconv.ops.checks import of_sizes
 from tfconv.ops.geometry import known_sizes
@@ -135,7 +129,7 @@ class Experts(Mixture, OptionalInputs, SecondOutput):
 
     asks_for_second = "return_routing_weights"
     renamed = {"condconv_kernel": "kernel", "condconv_bias": "bias"}
-    other_weights = {"routing": "glorot_uniform", "routing_bias": "zeros"}
+    weight_arguments = {"routing": "glorot_uniform", "routing_bias": "zeros"}
 
     def __init__(
         self,

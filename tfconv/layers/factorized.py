@@ -12,7 +12,8 @@ import tensorflow as tf
 from tfconv import ops
 from tfconv._compat import convert_variable
 from tfconv.layers.arguments import positive_int
-from tfconv.layers.base import ConvLayer, independent_copies
+from tfconv.layers.kernels import independent_copies
+from tfconv.layers.spatial import ConvLayer
 
 
 class FactorizedConv(ConvLayer):

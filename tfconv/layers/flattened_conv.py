@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tfconv.layers.base import register, require_built
+from tfconv.layers.base import require_built
 from tfconv.layers.factorized import FactorizedConv
 
 
@@ -18,18 +18,10 @@ class FlattenedConv(FactorizedConv):
     It has ``filters * (C / groups + sum(kernel_size))`` weights and a bias; a dense kernel has
     ``filters * C / groups * prod(kernel_size)``.
 
-    Input shape: [N, *spatial, C] (or [N, C, *spatial]).
-
-    Output shape: [N, *output spatial, filters].
-
     Weights:
         channel_kernel: [1, ..., 1, C / groups, filters].
         axis_kernel_0 and so on, one for each spatial axis: [taps along it, filters].
         bias: [filters].
-
-    Raises:
-        ValueError: If an argument is not what is described above, or ``groups`` does not divide
-            the input's channels.
 
     Source: Jin et al., Flattened Convolutional Neural Networks for Feedforward Acceleration,
     arXiv:1412.5474, section 3.1.
@@ -52,8 +44,7 @@ class FlattenedConv(FactorizedConv):
         return across * along
 
 
-@register
-class FlattenedConv1D(FlattenedConv):
+class FlattenedConv1D(FlattenedConv, rank=1):
     """Flattened convolution of sequences.
 
     Example:
@@ -64,11 +55,8 @@ class FlattenedConv1D(FlattenedConv):
         TensorShape([3, 4, 8])
     """
 
-    rank = 1
 
-
-@register
-class FlattenedConv2D(FlattenedConv):
+class FlattenedConv2D(FlattenedConv, rank=2):
     """Flattened convolution of images.
 
     Example:
@@ -79,16 +67,11 @@ class FlattenedConv2D(FlattenedConv):
         88
     """
 
-    rank = 2
 
-
-@register
-class FlattenedConv3D(FlattenedConv):
+class FlattenedConv3D(FlattenedConv, rank=3):
     """Flattened convolution of volumes.
 
     Example:
         >>> tfconv.FlattenedConv3D(8, 3, strides=2)(tf.ones([1, 7, 7, 7, 4])).shape
         TensorShape([1, 3, 3, 3, 8])
     """
-
-    rank = 3

@@ -8,8 +8,9 @@ import tensorflow as tf
 
 from tfconv._compat import keras
 from tfconv.layers.arguments import choice
-from tfconv.layers.base import independent_copies, register, require_built
+from tfconv.layers.base import require_built
 from tfconv.layers.conv import Conv
+from tfconv.layers.kernels import independent_copies
 
 
 class GatedConv(Conv):
@@ -26,17 +27,9 @@ class GatedConv(Conv):
         kernel_initializer, bias_initializer: Initializers of both.
         gate: "glu" or "feature".
 
-    Input shape: [N, *spatial, C] (or [N, C, *spatial]).
-
-    Output shape: [N, *output spatial, filters].
-
     Weights:
         kernel, gate_kernel: [*kernel_size, C / groups, filters].
         bias, gate_bias: [filters].
-
-    Raises:
-        ValueError: If an argument is not what is described above, or ``groups`` does not divide
-            the input's channels.
 
     Source: Dauphin et al., Language Modeling with Gated Convolutional Networks,
     arXiv:1612.08083, equation 1; Yu et al., Free-Form Image Inpainting with Gated Convolution,
@@ -88,8 +81,7 @@ class GatedConv(Conv):
         return self.biased(features, self.bias), self.biased(gates, self.gate_bias)
 
 
-@register
-class GatedConv1D(GatedConv):
+class GatedConv1D(GatedConv, rank=1):
     """Gated convolution of sequences.
 
     Example:
@@ -98,11 +90,8 @@ class GatedConv1D(GatedConv):
         TensorShape([2, 10, 8])
     """
 
-    rank = 1
 
-
-@register
-class GatedConv2D(GatedConv):
+class GatedConv2D(GatedConv, rank=2):
     """Gated convolution of images.
 
     Example:
@@ -113,16 +102,11 @@ class GatedConv2D(GatedConv):
         TensorShape([2, 6, 6, 8])
     """
 
-    rank = 2
 
-
-@register
-class GatedConv3D(GatedConv):
+class GatedConv3D(GatedConv, rank=3):
     """Gated convolution of volumes.
 
     Example:
         >>> tfconv.GatedConv3D(8, 3, strides=2)(tf.ones([1, 7, 7, 7, 4])).shape
         TensorShape([1, 3, 3, 3, 8])
     """
-
-    rank = 3

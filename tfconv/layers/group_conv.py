@@ -8,7 +8,6 @@ import tensorflow as tf
 
 from tfconv import ops
 from tfconv.layers.arguments import boolean
-from tfconv.layers.base import register
 from tfconv.layers.conv import Conv
 from tfconv.ops.geometry import spatial_sizes
 from tfconv.ops.windows import product
@@ -28,17 +27,10 @@ class GroupConv(Conv):
         use_bias: Whether there is a bias; it is each filter's own in any case.
         share_kernel: Whether all groups have one kernel.
 
-    Input shape: [N, *spatial, C] (or [N, C, *spatial]).
-
-    Output shape: [N, *output spatial, filters].
-
     Weights:
         kernel: [*kernel_size, C / groups, filters], or [*kernel_size, C / groups,
             filters / groups] if shared.
         bias: [filters].
-
-    Raises:
-        ValueError: If an argument is not what is described above.
 
     Source: Krizhevsky et al., ImageNet Classification with Deep Convolutional Neural Networks,
     section 3; Xie et al., Aggregated Residual Transformations, arXiv:1611.05431.
@@ -68,8 +60,7 @@ class GroupConv(Conv):
         return tf.reshape(tf.transpose(y, [0, 2, 1, 3]), [-1, *sizes, self.filters])
 
 
-@register
-class GroupConv1D(GroupConv):
+class GroupConv1D(GroupConv, rank=1):
     """Group convolution of sequences.
 
     Example:
@@ -77,11 +68,8 @@ class GroupConv1D(GroupConv):
         TensorShape([2, 8, 6])
     """
 
-    rank = 1
 
-
-@register
-class GroupConv2D(GroupConv):
+class GroupConv2D(GroupConv, rank=2):
     """Group convolution of images.
 
     Example:
@@ -92,16 +80,11 @@ class GroupConv2D(GroupConv):
         True
     """
 
-    rank = 2
 
-
-@register
-class GroupConv3D(GroupConv):
+class GroupConv3D(GroupConv, rank=3):
     """Group convolution of volumes.
 
     Example:
         >>> tfconv.GroupConv3D(6, 2, groups=3)(tf.ones([1, 4, 4, 4, 3])).shape
         TensorShape([1, 3, 3, 3, 6])
     """
-
-    rank = 3

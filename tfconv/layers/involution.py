@@ -11,15 +11,11 @@ import tensorflow as tf
 from tfconv import _compat, ops
 from tfconv._compat import keras
 from tfconv.layers.arguments import number, optional, positive_int
-from tfconv.layers.base import (
-    KernelArguments,
-    SecondOutput,
-    SpatialLayer,
-    register,
-    require_built,
-)
+from tfconv.layers.base import SecondOutput, require_built
 from tfconv.layers.batch_norm import BatchNormalization
+from tfconv.layers.kernels import KernelArguments
 from tfconv.layers.masking import without_mask
+from tfconv.layers.spatial import SpatialLayer
 from tfconv.ops.checks import fitting
 from tfconv.ops.dispatch import with_an_example
 from tfconv.ops.geometry import Padding, spatial_sizes
@@ -70,7 +66,7 @@ class Involution(KernelArguments, SecondOutput, SpatialLayer):
     """
 
     by_position = 1
-    other_weights = {"gamma": "ones", "beta": "zeros"}
+    weight_arguments = {"gamma": "ones", "beta": "zeros"}
     fixed = ("use_bias",)
     asks_for_second = "return_kernels"
 
@@ -120,7 +116,7 @@ class Involution(KernelArguments, SecondOutput, SpatialLayer):
             epsilon=self.batch_norm_epsilon,
             **{
                 f"{weight}_{kind}": value
-                for weight in self.other_weights
+                for weight in self.weight_arguments
                 for kind, value in self.arguments_of(weight).items()
             },
         )
@@ -147,14 +143,9 @@ class Involution(KernelArguments, SecondOutput, SpatialLayer):
     def _generated(self, x: tf.Tensor, training: bool | None) -> tf.Tensor:
         # What is too small must not reach the normalization's moving averages.
         x = fitting(x, self.geometry, type(self).__name__)
-        if x.shape[0] == 0:
-            training = False  # no examples, no statistics
-
-        def generated(x):
-            kernel = self.normalization(self.reduce(self._pooled(x)), training=training)
-            return self.weight(self.span(tf.nn.relu(kernel)))
-
-        return with_an_example(generated, x)
+        reduced = with_an_example(lambda x: self.reduce(self._pooled(x)), x)
+        normalized = tf.nn.relu(self.normalization(reduced, training=training))
+        return self.weight(with_an_example(self.span, normalized))
 
     def _pooled(self, x: tf.Tensor) -> tf.Tensor:
         """What the kernels are made from: one position for every output."""
@@ -195,8 +186,7 @@ def _pooled_volumes(x: tf.Tensor, strides: Sequence[int]) -> tf.Tensor:
     return tf.reshape(x, [-1, *outputs, channels])
 
 
-@register
-class Involution1D(Involution):
+class Involution1D(Involution, rank=1):
     """Involution of sequences.
 
     Example:
@@ -204,11 +194,8 @@ class Involution1D(Involution):
         TensorShape([2, 10, 8])
     """
 
-    rank = 1
 
-
-@register
-class Involution2D(Involution):
+class Involution2D(Involution, rank=2):
     """Involution of images.
 
     Example:
@@ -216,16 +203,11 @@ class Involution2D(Involution):
         TensorShape([1, 14, 14, 64])
     """
 
-    rank = 2
 
-
-@register
-class Involution3D(Involution):
+class Involution3D(Involution, rank=3):
     """Involution of volumes.
 
     Example:
         >>> tfconv.Involution3D(3, groups=2)(tf.zeros([1, 4, 6, 6, 8])).shape
         TensorShape([1, 4, 6, 6, 8])
     """
-
-    rank = 3

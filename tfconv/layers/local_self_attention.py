@@ -13,14 +13,10 @@ from tfconv import _compat, ops
 from tfconv._compat import keras
 from tfconv.layers.arguments import positive_int
 from tfconv.layers.attention import Attention
-from tfconv.layers.base import (
-    KernelArguments,
-    SpatialLayer,
-    independent_copies,
-    register,
-    require_built,
-)
+from tfconv.layers.base import require_built
+from tfconv.layers.kernels import KernelArguments, independent_copies
 from tfconv.layers.masking import per_position, without_mask
+from tfconv.layers.spatial import SpatialLayer
 from tfconv.ops.dispatch import in_float32, with_an_example
 from tfconv.ops.geometry import spatial_sizes
 from tfconv.ops.windows import Windows
@@ -30,8 +26,7 @@ from tfconv.ops.windows import Windows
 _MASKED = 1e9
 
 
-@register
-class LocalSelfAttention2D(Attention, KernelArguments, SpatialLayer):
+class LocalSelfAttention2D(Attention, KernelArguments, SpatialLayer, rank=2):
     """Multi-head self-attention over a window around each pixel, in place of a convolution.
 
     ``y[p] = sum_t softmax_t(Q[p] . (K[p + t] + r[t])) V[p + t]`` for each head, with queries
@@ -71,9 +66,8 @@ class LocalSelfAttention2D(Attention, KernelArguments, SpatialLayer):
         TensorShape([2, 6, 6, 8])
     """
 
-    rank = 2
     by_position = 3
-    other_weights = {"embedding": "glorot_uniform"}
+    weight_arguments = {"embedding": "glorot_uniform"}
     fixed = ("strides", "padding", "padding_mode")
 
     def __init__(

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfconv.layers.base import ConvLayer, OneKernelConv, register
 from tfconv.layers.experts import by_expert
+from tfconv.layers.spatial import ConvLayer, OneKernelConv
 from tfconv.ops.dispatch import in_float32
 from tfconv.ops.windows import columns
 
@@ -29,8 +29,6 @@ class LocallyConnected(OneKernelConv, ConvLayer):
         kernel_constraint, bias_constraint: Constraints, applied to all positions' together.
 
     Input shape: [N, *spatial, C] (or [N, C, *spatial]), the spatial sizes known.
-
-    Output shape: [N, *output spatial, filters].
 
     Weights:
         kernel: [*output spatial, prod(kernel_size) * C / groups, filters].
@@ -108,8 +106,7 @@ class LocallyConnected(OneKernelConv, ConvLayer):
         return tf.reshape(tf.transpose(y, [2, 1, 0, 3]), [-1, *self._outputs, self.filters])
 
 
-@register
-class LocallyConnected1D(LocallyConnected):
+class LocallyConnected1D(LocallyConnected, rank=1):
     """Locally connected layer for sequences.
 
     Example:
@@ -117,16 +114,11 @@ class LocallyConnected1D(LocallyConnected):
         TensorShape([2, 8, 8])
     """
 
-    rank = 1
 
-
-@register
-class LocallyConnected2D(LocallyConnected):
+class LocallyConnected2D(LocallyConnected, rank=2):
     """Locally connected layer for images.
 
     Example:
         >>> tfconv.LocallyConnected2D(8, 3, strides=2, padding="same")(tf.ones([2, 6, 6, 4])).shape
         TensorShape([2, 3, 3, 8])
     """
-
-    rank = 2

@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfconv.layers.arguments import positive_int
-from tfconv.layers.base import register, require_built
+from tfconv.layers.base import require_built
 from tfconv.layers.factorized import FactorizedConv
 
 
@@ -26,19 +26,11 @@ class LowRankConv(FactorizedConv):
         kernel_rank: Separable kernels in the sum, of all groups together; must be divisible by
             ``groups``.
 
-    Input shape: [N, *spatial, C] (or [N, C, *spatial]).
-
-    Output shape: [N, *output spatial, filters].
-
     Weights:
         input_kernel: [1, ..., 1, C / groups, kernel_rank].
         axis_kernel_0 and so on, one for each spatial axis: [taps along it, kernel_rank].
         output_kernel: [1, ..., 1, kernel_rank / groups, filters].
         bias: [filters].
-
-    Raises:
-        ValueError: If an argument is not what is described above, or ``groups`` does not divide
-            the input's channels.
 
     Source: Lebedev et al., Speeding-up Convolutional Neural Networks Using Fine-tuned
     CP-Decomposition, arXiv:1412.6553, section 3.2.
@@ -77,8 +69,7 @@ class LowRankConv(FactorizedConv):
         return tf.reshape(kernel, [*self.kernel_size, width, self.filters])
 
 
-@register
-class LowRankConv1D(LowRankConv):
+class LowRankConv1D(LowRankConv, rank=1):
     """Low-rank convolution of sequences.
 
     Example:
@@ -86,11 +77,8 @@ class LowRankConv1D(LowRankConv):
         TensorShape([2, 8, 8])
     """
 
-    rank = 1
 
-
-@register
-class LowRankConv2D(LowRankConv):
+class LowRankConv2D(LowRankConv, rank=2):
     """Low-rank convolution of images.
 
     Example:
@@ -103,11 +91,8 @@ class LowRankConv2D(LowRankConv):
         TensorShape([3, 3, 4, 8])
     """
 
-    rank = 2
 
-
-@register
-class LowRankConv3D(LowRankConv):
+class LowRankConv3D(LowRankConv, rank=3):
     """Low-rank convolution of volumes.
 
     Example:
@@ -115,5 +100,3 @@ class LowRankConv3D(LowRankConv):
         >>> layer(tf.ones([1, 7, 7, 7, 4])).shape
         TensorShape([1, 3, 3, 3, 8])
     """
-
-    rank = 3

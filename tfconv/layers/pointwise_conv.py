@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from tfconv.layers.base import register
 from tfconv.layers.conv import Conv
 
 
@@ -19,17 +18,9 @@ class PointwiseConv(Conv):
             input. With one tap, all names ("valid", "same", ...) mean none.
         dilation_rate: Taken for the sake of Keras's order; nothing depends on it.
 
-    Input shape: [N, *spatial, C] (or [N, C, *spatial]).
-
-    Output shape: [N, *output spatial, filters] (or [N, filters, *output spatial]).
-
     Weights:
         kernel: [1, ..., C / groups, filters], with a 1 for each spatial axis.
         bias: [filters].
-
-    Raises:
-        ValueError: If an argument is not what is described above, or ``groups`` does not divide
-            the input's channels.
 
     Source: Lin et al., Network In Network, arXiv:1312.4400, section 3.1.
     """
@@ -41,8 +32,7 @@ class PointwiseConv(Conv):
         super().__init__(filters, 1, **kwargs)
 
 
-@register
-class PointwiseConv1D(PointwiseConv):
+class PointwiseConv1D(PointwiseConv, rank=1):
     """Pointwise convolution of signals.
 
     Example:
@@ -50,11 +40,8 @@ class PointwiseConv1D(PointwiseConv):
         TensorShape([2, 3, 8])
     """
 
-    rank = 1
 
-
-@register
-class PointwiseConv2D(PointwiseConv):
+class PointwiseConv2D(PointwiseConv, rank=2):
     """Pointwise convolution of images.
 
     Example:
@@ -62,16 +49,11 @@ class PointwiseConv2D(PointwiseConv):
         TensorShape([2, 6, 6, 8])
     """
 
-    rank = 2
 
-
-@register
-class PointwiseConv3D(PointwiseConv):
+class PointwiseConv3D(PointwiseConv, rank=3):
     """Pointwise convolution of volumes.
 
     Example:
         >>> tfconv.PointwiseConv3D(8)(tf.ones([2, 3, 3, 3, 4])).shape
         TensorShape([2, 3, 3, 3, 8])
     """
-
-    rank = 3

@@ -14,8 +14,10 @@ from tfconv import _compat
 from tfconv._compat import keras
 from tfconv.layers.arguments import boolean, optional, positive_int
 from tfconv.layers.attention import Attention, masked_softmax
-from tfconv.layers.base import KernelArguments, SpatialLayer, register, require_built
+from tfconv.layers.base import require_built
+from tfconv.layers.kernels import KernelArguments
 from tfconv.layers.masking import per_position
+from tfconv.layers.spatial import SpatialLayer
 from tfconv.ops.dispatch import widened
 from tfconv.ops.geometry import spatial_sizes
 from tfconv.ops.windows import product
@@ -70,7 +72,7 @@ class SelfAttention(Attention, KernelArguments, SpatialLayer):
     """
 
     by_position = 2
-    other_weights = {"position_bias": "zeros"}
+    weight_arguments = {"position_bias": "zeros"}
     fixed = ("kernel_size", "strides", "padding", "dilation_rate", "padding_mode")
 
     def __init__(
@@ -223,8 +225,7 @@ def relative_positions(sizes: Sequence[int]) -> np.ndarray:
     return numbers.astype(np.int32)
 
 
-@register
-class SelfAttention1D(SelfAttention):
+class SelfAttention1D(SelfAttention, rank=1):
     """Global self-attention over sequences.
 
     Example:
@@ -233,11 +234,8 @@ class SelfAttention1D(SelfAttention):
         TensorShape([2, 10, 8])
     """
 
-    rank = 1
 
-
-@register
-class SelfAttention2D(SelfAttention):
+class SelfAttention2D(SelfAttention, rank=2):
     """Global self-attention over images.
 
     Example:
@@ -246,11 +244,8 @@ class SelfAttention2D(SelfAttention):
         TensorShape([2, 6, 6, 8])
     """
 
-    rank = 2
 
-
-@register
-class SelfAttention3D(SelfAttention):
+class SelfAttention3D(SelfAttention, rank=3):
     """Global self-attention over volumes.
 
     Example:
@@ -258,5 +253,3 @@ class SelfAttention3D(SelfAttention):
         >>> layer(tf.ones([2, 3, 4, 4, 8])).shape
         TensorShape([2, 3, 4, 4, 5])
     """
-
-    rank = 3

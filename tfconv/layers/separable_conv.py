@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from tfconv import ops
-from tfconv.layers.arguments import positive_int, resolved
-from tfconv.layers.base import register
+from tfconv.layers.arguments import positive_int
 from tfconv.layers.depthwise_conv import DepthwiseConv
-from tfconv.ops.geometry import Padding
+from tfconv.layers.signatures import in_order
+from tfconv.layers.spatial import OF_WINDOWS
 
 
 class SeparableConv(DepthwiseConv):
@@ -28,8 +27,6 @@ class SeparableConv(DepthwiseConv):
             Regularizers.
         depthwise_constraint, pointwise_constraint, bias_constraint: Constraints.
 
-    Input shape: [N, *spatial, C] (or [N, C, *spatial]).
-
     Output shape: [N, *output spatial, filters] (or [N, filters, *output spatial]).
 
     Weights:
@@ -37,62 +34,22 @@ class SeparableConv(DepthwiseConv):
         pointwise_kernel: [1, ..., C * depth_multiplier, filters], with a 1 for each spatial axis.
         bias: [filters].
 
-    Raises:
-        ValueError: If an argument is not what is described above.
-
     Source: Chollet, Xception, arXiv:1610.02357, section 1.
     """
 
+    weight_arguments = {"pointwise": "glorot_uniform"}
     fixed = (*DepthwiseConv.fixed, "lora_rank", "lora_alpha")
 
-    def __init__(
-        self,
-        filters: int,
-        kernel_size: int | Sequence[int],
-        strides: int | Sequence[int] = 1,
-        padding: Padding = "valid",
-        data_format: str | None = None,
-        dilation_rate: int | Sequence[int] = 1,
-        depth_multiplier: int = 1,
-        activation: Any = None,
-        use_bias: bool = True,
-        depthwise_initializer: Any = "glorot_uniform",
-        pointwise_initializer: Any = "glorot_uniform",
-        bias_initializer: Any = "zeros",
-        depthwise_regularizer: Any = None,
-        pointwise_regularizer: Any = None,
-        bias_regularizer: Any = None,
-        activity_regularizer: Any = None,
-        depthwise_constraint: Any = None,
-        pointwise_constraint: Any = None,
-        bias_constraint: Any = None,
-        **kwargs: Any,
-    ):
-        super().__init__(
-            kernel_size,
-            strides,
-            padding,
-            depth_multiplier,
-            data_format,
-            dilation_rate,
-            activation,
-            use_bias,
-            depthwise_initializer,
-            bias_initializer,
-            depthwise_regularizer,
-            bias_regularizer,
-            activity_regularizer,
-            depthwise_constraint,
-            bias_constraint,
-            **kwargs,
-        )
+    @in_order(
+        *("filters", *OF_WINDOWS, "depth_multiplier", "activation", "use_bias"),
+        *("depthwise_initializer", "pointwise_initializer", "bias_initializer"),
+        *("depthwise_regularizer", "pointwise_regularizer", "bias_regularizer"),
+        *("activity_regularizer", "depthwise_constraint", "pointwise_constraint"),
+        "bias_constraint",
+    )
+    def __init__(self, *, filters: int, **kwargs: Any):
+        super().__init__(**kwargs)
         self.take(positive_int, filters=filters)
-        self.take(
-            resolved,
-            pointwise_initializer=pointwise_initializer,
-            pointwise_regularizer=pointwise_regularizer,
-            pointwise_constraint=pointwise_constraint,
-        )
 
     def output_channels(self, channels):
         return self.filters
@@ -111,8 +68,7 @@ class SeparableConv(DepthwiseConv):
         return ops.conv(y, self.weight(self.pointwise_kernel), data_format="channels_last")
 
 
-@register
-class SeparableConv1D(SeparableConv):
+class SeparableConv1D(SeparableConv, rank=1):
     """Separable convolution of signals.
 
     Example:
@@ -120,11 +76,8 @@ class SeparableConv1D(SeparableConv):
         TensorShape([2, 6, 8])
     """
 
-    rank = 1
 
-
-@register
-class SeparableConv2D(SeparableConv):
+class SeparableConv2D(SeparableConv, rank=2):
     """Separable convolution of images.
 
     Example:
@@ -132,16 +85,11 @@ class SeparableConv2D(SeparableConv):
         TensorShape([2, 2, 3, 8])
     """
 
-    rank = 2
 
-
-@register
-class SeparableConv3D(SeparableConv):
+class SeparableConv3D(SeparableConv, rank=3):
     """Separable convolution of volumes.
 
     Example:
         >>> tfconv.SeparableConv3D(8, 3, padding="same")(tf.ones([2, 4, 4, 4, 3])).shape
         TensorShape([2, 4, 4, 4, 8])
     """
-
-    rank = 3

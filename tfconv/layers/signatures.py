@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from inspect import Parameter
+from typing import Any
 
 from tfconv.layers.arguments import KINDS
 
@@ -19,6 +20,7 @@ _SECTIONS = (
 )
 _HEADING = re.compile(rf"^({'|'.join(_SECTIONS)}):", re.M)
 _ENTRY = re.compile(r"^    (\*{0,2}\w+(?:, \w+)*):", re.M)
+_BY_POSITION = Parameter.POSITIONAL_OR_KEYWORD
 _VARIABLE = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 _OWN = "_own_docstring"  # what a class said before its docstring was composed
 
@@ -54,6 +56,25 @@ def signature(layer_class: type) -> inspect.Signature:
     return inspect.Signature(sorted(found, key=lambda parameter: parameter.kind))
 
 
+def in_order(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorator of constructors: they take these arguments, their bases' too, by position."""
+
+    def decorated(init: Callable[..., None]) -> Callable[..., None]:
+        def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+            if len(args) > len(names):
+                raise TypeError(
+                    f"{type(self).__name__} takes at most {len(names)} arguments by position. "
+                    f"Received: {len(args)}"
+                )
+            init(self, **dict(zip(names, args)), **kwargs)
+
+        # Not as `__wrapped__`: Keras 3 inspects constructors in two ways that have to agree.
+        __init__.order, __init__.declared = names, init
+        return __init__
+
+    return decorated
+
+
 def _parameters(classes: Sequence[type]) -> list[Parameter]:
     """Those of the first class's constructor."""
     first, *others = classes
@@ -62,7 +83,8 @@ def _parameters(classes: Sequence[type]) -> list[Parameter]:
     if "__init__" not in vars(first):
         found = _parameters(others)
     else:
-        _, *declared = inspect.signature(first.__init__).parameters.values()
+        declared = getattr(first.__init__, "declared", first.__init__)
+        _, *declared = inspect.signature(declared).parameters.values()
         kinds = {parameter.kind for parameter in declared}
         own = {p.name: p for p in declared if p.kind not in _VARIABLE}
         rest = _parameters(others) if Parameter.VAR_KEYWORD in kinds else []
@@ -73,10 +95,15 @@ def _parameters(classes: Sequence[type]) -> list[Parameter]:
         rest = [own.get(p.name, p) for p in rest if own.get(p.name, p) not in by_position]
         new = [p for p in own.values() if p not in by_position and p not in rest]
         found = [*by_position, *rest, *new]
-    for weight, initializer in vars(first).get("other_weights", {}).items():
-        for kind, default in zip(KINDS, (initializer, None, None)):
+    for kind in KINDS:
+        for weight, initializer in vars(first).get("weight_arguments", {}).items():
+            default = initializer if kind == "initializer" else None
             name = f"{weight}_{kind}"
-            found.append(Parameter(name, Parameter.KEYWORD_ONLY, default=default))
+            found.append(Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation="Any"))
+    order = getattr(vars(first).get("__init__"), "order", ())
+    by_name = {parameter.name: parameter for parameter in found}
+    by_position = [by_name.pop(name).replace(kind=_BY_POSITION) for name in order]
+    found = [*by_position, *by_name.values()]
     fixed = vars(first).get("fixed", ())
     return [parameter for parameter in found if parameter.name not in fixed]
 
@@ -102,7 +129,7 @@ def docstring(layer_class: type) -> str:
         else:
             found = said[:1] if name == "Example" else said
             body = next((sections[name] for sections in found if name in sections), "")
-        if body:
+        if body and (name != "Input shape" or "Call arguments:" not in "".join(parts)):
             parts.append(f"{name}:{body}".rstrip())
     return "\n\n".join(parts) + "\n"
 

@@ -13,12 +13,12 @@ from tfconv.layers.arguments import choice, known_data_format, positive_int
 from tfconv.layers.base import (
     BaseLayer,
     Untracked,
-    derived_seed,
     known_channels,
     register,
     shape_for_keras,
     static_shape,
 )
+from tfconv.layers.kernels import derived_seed
 from tfconv.layers.weighted_sum import WeightedSum
 from tfconv.ops.dispatch import with_an_example
 
@@ -70,7 +70,7 @@ class SplitTransformMerge(BaseLayer):
         TensorShape([2, 6, 6, 8])
     """
 
-    other_weights = {"weighted_sum": "ones"}
+    weight_arguments = {"weighted_sum": "ones"}
 
     def __init__(
         self,
@@ -126,6 +126,7 @@ class SplitTransformMerge(BaseLayer):
         part = self._part(input_shape)
         self.compute_output_shape(input_shape)  # whether the outputs can be merged
         for layer in self.transforms:
+            _compat.resolve_policies(layer, self)
             if not layer.built:  # models may be built from the start
                 self.build_sublayer(layer, part)
         if self.merge == "weighted_sum":

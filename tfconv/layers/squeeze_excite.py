@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from tfconv._compat import keras
 from tfconv.layers.arguments import known_data_format, optional, positive_int, resolved
-from tfconv.layers.base import KernelArguments, register, shape_for_keras, static_shape
+from tfconv.layers.base import known_channels, register, shape_for_keras, static_shape
+from tfconv.layers.kernels import KernelArguments
 from tfconv.layers.masking import mean_of_positions
 
 
@@ -40,9 +41,6 @@ class SqueezeExcite(KernelArguments):
 
     Weights:
         squeeze, excite: dense layers C -> C // reduction_ratio -> C.
-
-    Raises:
-        ValueError: If an argument is not what is described above.
 
     Source: Hu et al., Squeeze-and-Excitation Networks, arXiv:1709.01507, equations 2-4.
 
@@ -87,7 +85,7 @@ class SqueezeExcite(KernelArguments):
         mean = mean_of_positions(x, self.channel_axis, mask)
         weights = self.weight(self.excite(self.squeeze(mean)))
         shape = [-1] + [1] * (x.shape.rank - 1)
-        shape[self.channel_axis] = x.shape[self.channel_axis]
+        shape[self.channel_axis] = known_channels(x.shape, self.channel_axis, self)
         return x * tf.reshape(weights, shape)
 
     def compute_output_shape(self, input_shape):

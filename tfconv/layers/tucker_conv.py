@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfconv import ops
-from tfconv.layers.base import register, require_built
+from tfconv.layers.base import require_built
 from tfconv.layers.factorized import FactorizedConv
 from tfconv.ops.geometry import per_axis
 
@@ -28,19 +28,11 @@ class TuckerConv(FactorizedConv):
         ranks: Channels before and after the convolution in the middle, of all groups together;
             an int for both, or two. Must be divisible by ``groups``.
 
-    Input shape: [N, *spatial, C] (or [N, C, *spatial]).
-
-    Output shape: [N, *output spatial, filters].
-
     Weights:
         input_kernel: [1, ..., 1, C / groups, ranks[0]].
         core_kernel: [*kernel_size, ranks[0] / groups, ranks[1]].
         output_kernel: [1, ..., 1, ranks[1] / groups, filters].
         bias: [filters].
-
-    Raises:
-        ValueError: If an argument is not what is described above, or ``groups`` does not divide
-            the input's channels.
 
     Source: Kim et al., Compression of Deep Convolutional Neural Networks for Fast and Low Power
     Mobile Applications, arXiv:1511.06530, section 3.1.
@@ -92,8 +84,7 @@ def _two(value: Any, name: str) -> tuple[int, ...]:
         ) from None
 
 
-@register
-class TuckerConv1D(TuckerConv):
+class TuckerConv1D(TuckerConv, rank=1):
     """Tucker convolution of sequences.
 
     Example:
@@ -101,11 +92,8 @@ class TuckerConv1D(TuckerConv):
         TensorShape([2, 8, 8])
     """
 
-    rank = 1
 
-
-@register
-class TuckerConv2D(TuckerConv):
+class TuckerConv2D(TuckerConv, rank=2):
     """Tucker convolution of images.
 
     Example:
@@ -118,11 +106,8 @@ class TuckerConv2D(TuckerConv):
         TensorShape([3, 3, 4, 8])
     """
 
-    rank = 2
 
-
-@register
-class TuckerConv3D(TuckerConv):
+class TuckerConv3D(TuckerConv, rank=3):
     """Tucker convolution of volumes.
 
     Example:
@@ -130,5 +115,3 @@ class TuckerConv3D(TuckerConv):
         >>> layer(tf.ones([1, 7, 7, 7, 4])).shape
         TensorShape([1, 3, 3, 3, 8])
     """
-
-    rank = 3

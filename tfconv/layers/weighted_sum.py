@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,8 +9,9 @@ import tensorflow as tf
 
 from tfconv import _compat
 from tfconv._compat import keras
-from tfconv.layers.arguments import choice, number, resolved
+from tfconv.layers.arguments import choice, number
 from tfconv.layers.base import BaseLayer, register, require_built, shape_for_keras, static_shape
+from tfconv.layers.signatures import in_order
 
 
 @register
@@ -50,24 +50,16 @@ class WeightedSum(BaseLayer):
         array([[2., 2.]], dtype=float32)
     """
 
-    def __init__(
-        self,
-        normalization: str | None = None,
-        epsilon: float = 1e-4,
-        kernel_initializer: Any = "ones",
-        kernel_regularizer: Any = None,
-        kernel_constraint: Any = None,
-        **kwargs: Any,
-    ):
+    weight_arguments = {"kernel": "ones"}
+
+    @in_order(
+        *("normalization", "epsilon", "kernel_initializer", "kernel_regularizer"),
+        "kernel_constraint",
+    )
+    def __init__(self, *, normalization: str | None = None, epsilon: float = 1e-4, **kwargs: Any):
         super().__init__(**kwargs)
         self.take(choice(None, "softmax", "fast"), normalization=normalization)
         self.take(number, epsilon=epsilon)
-        self.take(
-            functools.partial(resolved, default="ones"),
-            kernel_initializer=kernel_initializer,
-            kernel_regularizer=kernel_regularizer,
-            kernel_constraint=kernel_constraint,
-        )
 
     def build(self, input_shape):
         self.kernel = self.add((len(_shapes(input_shape)),), "kernel", "kernel")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from tfconv import ops
+from tfconv._compat import all_layers, keras
 from tfconv.analysis import profile
 from tfconv.layers.arguments import positive_int
 from tfconv.visual.calls import Call, as_batch, calls, chosen
@@ -125,7 +130,7 @@ def effective_receptive_field(
     influence = np.zeros(sizes)
     for start in range(0, len(batch), _AT_ONCE):
         x = tf.constant(batch[start : start + _AT_ONCE])
-        with tf.GradientTape(persistent=True) as tape:
+        with _sliced_first(model), tf.GradientTape(persistent=True) as tape:
             tape.watch(x)
             call = _asked(calls(model, x, lambda each: True), layer, model, first)
             y = _channels_last(call, first)
@@ -171,3 +176,32 @@ def _channels_last(call: Call, first: bool) -> tf.Tensor:
     data_format = getattr(call.layer, "data_format", None)
     first = first if data_format is None else data_format == "channels_first"
     return tf.transpose(call.outputs, [0, 2, 3, 1]) if first else call.outputs
+
+
+@contextlib.contextmanager
+def _sliced_first(model: Any) -> Iterator[None]:
+    """Has strided 1x1 convolutions of Keras leave pixels out before they convolve.
+
+    In TensorFlow 2.21 with oneDNN, the gradient of theirs may end the process (see `ops.conv`).
+    """
+    hook = keras.layers.Conv2D.convolution_op
+    changed = [
+        layer
+        for layer in all_layers(model)
+        if getattr(type(layer), "convolution_op", None) is hook
+        and set(layer.kernel_size) == {1}
+        and max(layer.strides) > 1
+    ]
+    for layer in changed:  # past Keras, which would track it
+        vars(layer)["convolution_op"] = functools.partial(
+            ops.conv,
+            strides=layer.strides,
+            padding=layer.padding,
+            groups=layer.groups,
+            data_format=layer.data_format,
+        )
+    try:
+        yield
+    finally:
+        for layer in changed:
+            del vars(layer)["convolution_op"]
