@@ -380,6 +380,10 @@ SPECS = {"x": tf.TensorSpec([None, 2])}
             ({"directory": value}, f"`directory` must be .* Received: directory={value!r}")
             for value in ("", " ", 3, "gs://bucket/net")
         ],
+        *[
+            ({"directory": f"of a {sign} b"}, rf"`directory` .* pattern .*/of a \{sign} b")
+            for sign in "[\\"
+        ],
         ({"directory": "/proc/new/net"}, "`directory` cannot be written to .* Received"),
         ({"directory": f"{__file__}/net"}, "`directory` cannot be written to .* Received"),
         *[

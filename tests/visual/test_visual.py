@@ -98,6 +98,18 @@ def test_routing_weights(model):
         routing_weights(model, IMAGES, labels=labels[1:])
 
 
+def test_routing_weights_leave_out_what_is_masked():
+    dense = tfconv.CondDense(4, num_experts=3, name="dense")
+    conv = tfconv.DynamicConv1D(4, 3, temperature=1, name="conv")
+    layers = [keras.Input((8, 4)), keras.layers.Masking(), dense, conv]
+    x = RNG.random((3, 8, 4), np.float32)
+    x[:, 5:] = 0
+    found = routing_weights(keras.Sequential(layers), x)
+    rows = {layer.name: layer.weights for layer in found.layers}
+    np.testing.assert_allclose(rows["dense"], dense.routing_weights(x[:, :5]), rtol=1e-4)
+    np.testing.assert_allclose(rows["conv"], conv.attention(dense(x[:, :5])), rtol=1e-4)
+
+
 def test_field_of_one_convolution_is_its_kernel():
     layer = tfconv.Conv2D(1, (3, 5), padding=[(1, 1), (2, 2)])
     model = keras.Sequential([keras.Input((16, 12, 2)), layer])

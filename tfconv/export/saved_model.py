@@ -255,7 +255,13 @@ def _checked_folder(directory: Any) -> Path:
         raise ValueError(
             f"`directory` must be the path of a local folder. Received: directory={directory!r}"
         )
-    return Path(text).resolve()
+    folder = Path(text).resolve()
+    if set("[\\") & set(str(folder)):
+        raise ValueError(
+            "`directory` must be a path without [ and \\, which TensorFlow takes for parts of a "
+            f"pattern as it looks for variables. Received: directory={folder}"
+        )
+    return folder
 
 
 def _versions(folder: Path) -> set[int]:

@@ -106,13 +106,13 @@ class DeformableConv2D(OptionalInputs, OneKernelConv, ConvLayer, rank=2):
         self.require_divisor("offset_groups", count, input_shape)
         self.kernel = self.add_kernel(kernel_shape)
         self.bias = self.add_bias((self.filters,))
-        self.adapt_if_asked()
         self.offset_kernel = self.offset_bias = None
         if not self.given_at_build:
             made = self.offset_groups * self.geometry.taps * (3 if self.modulated else 2)
             shape = (*self.kernel_size, count, made)
             self.offset_kernel = self.add(shape, "offset_kernel", "offset")
             self.offset_bias = self.add((made,), "offset_bias", "offset_bias")
+        self.adapt_if_asked()
         self.built = True
 
     def call(self, inputs, offset=None, modulation=None):

@@ -184,11 +184,10 @@ class Geometry:
         for axis, (size, out) in enumerate(zip(spatial, sizes)):
             if out is not None and self.pads is not None and out < 1:
                 raise ValueError(
-                    "One of the dimensions in the output is <= 0: the `kernel_size` spans"
-                    f" {self.extent[axis]} pixels along spatial axis "
-                    f"{axis}, more than the padded input has. Received: size {size} with padding "
-                    f"{self.pads[axis]}, kernel_size={self.kernel_size}, "
-                    f"dilation_rate={self.dilation_rate}"
+                    "One of the dimensions in the output is <= 0 because the `kernel_size` spans "
+                    f"{self.extent[axis]} pixels along spatial axis {axis}, more than the padded "
+                    f"input has. Received: size {size} with padding {self.pads[axis]}, "
+                    f"kernel_size={self.kernel_size}, dilation_rate={self.dilation_rate}"
                 )
         return sizes
 

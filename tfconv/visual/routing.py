@@ -129,10 +129,11 @@ def routing_weights(
 
 
 def _weights(call: Call) -> np.ndarray:
+    mask = call.given.get("mask", getattr(call.inputs, "_keras_mask", None))
     if isinstance(call.layer, DynamicConv):
-        weights = call.layer.attention(call.cast_inputs)
+        weights = call.layer.attention(call.cast_inputs, mask)
     else:
         weights = call.given.get("routing_weights")
         if weights is None:
-            weights = call.layer.routing_weights(call.cast_inputs)
+            weights = call.layer.routing_weights(call.cast_inputs, mask)
     return np.asarray(weights, np.float32)
