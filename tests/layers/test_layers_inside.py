@@ -230,3 +230,18 @@ def test_activity_regularizers_are_kept(name):
     layer = make(activity_regularizer=keras.regularizers.L2(0.5))
     copy = type(layer).from_config(layer.get_config())
     assert copy.activity_regularizer.get_config() == layer.activity_regularizer.get_config()
+
+
+@pytest.mark.parametrize("name", ["CondDense", "Involution2D"])
+def test_in_wrappers_of_keras(name, tmp_path):
+    """Keras 2's wrappers do not look for the names that layers are registered by."""
+    make, _ = LAYERS[name]
+    inputs = keras.Input((2, *SHAPE))
+    model = keras.Model(inputs, keras.layers.TimeDistributed(make())(inputs))
+    randomize(model)
+    x = np.random.default_rng(0).standard_normal((3, 2, *SHAPE)).astype("float32")
+    for file in ("model.keras", "model.h5"):
+        model.save(tmp_path / file)
+        again = keras.models.load_model(tmp_path / file)
+        assert type(again.layers[-1].layer) is type(model.layers[-1].layer)
+        np.testing.assert_allclose(again(x), model(x), rtol=0, atol=1e-6)

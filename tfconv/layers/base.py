@@ -31,6 +31,9 @@ def register(registered: Any) -> Any:
     """Decorator for what Keras finds by its name in files; layers' docstrings become complete."""
     if isinstance(registered, type) and issubclass(registered, BaseLayer):
         compose(registered)
+        if not _compat.KERAS_3 and not hasattr(keras.layers, registered.__name__):
+            # Its wrappers, such as TimeDistributed, look for the names that classes have in Python.
+            keras.utils.get_custom_objects()[registered.__name__] = registered
     return keras.utils.register_keras_serializable(package="tfconv")(registered)
 
 
