@@ -103,7 +103,8 @@ Run MakeRun(const std::string& isa, int64_t slices, bool reversed, int threads, 
   if (slices < 1 || threads < 1 || offset < 0) {
     throw py::value_error("slices and threads must be positive, offset not negative");
   }
-  Run run = {Isa::kBase, slices, reversed, threads, offset, isa == "cuda", deterministic, false, {}};
+  Run run = {Isa::kBase,    slices,        reversed, threads, offset,
+             isa == "cuda", deterministic, false,    {}};
   if (plans) run.plans = std::make_shared<std::vector<Planned>>();
   for (const Isa value : Isas()) {
     if (isa == NameOf(value)) {
