@@ -187,3 +187,44 @@ def test_missing_packages(model, monkeypatch, name):
 @needs_onnx
 def test_example():
     assert doctest.testmod(onnx, extraglobs={"tf": tf, "tfconv": tfconv}) == (0, 3)
+
+
+SIZES = {
+    "masks of another batch": (
+        lambda x, offset, mask: tfconv.DeformableConv2D(4, 3, padding="same")(x, offset, mask),
+        [(5, 5, 4), (5, 5, 18), (5, 5, 9)],
+        [(2, 5, 5, 4), (2, 5, 5, 18), (1, 5, 5, 9)],
+    ),
+    "offsets of another image": (
+        lambda x, offset: tfconv.DeformableConv2D(4, 3, padding="same")(x, offset),
+        [(None, None, 4), (None, None, 18)],
+        [(2, 5, 5, 4), (2, 1, 1, 18)],
+    ),
+    "routing weights of another batch": (
+        lambda x, routing: tfconv.CondConv2D(4, 3, num_experts=2)(x, routing),
+        [(5, 5, 4), (2,)],
+        [(2, 5, 5, 4), (1, 2)],
+    ),
+    "an image below the kernel": (
+        lambda x: tfconv.Involution2D(5, groups=2, padding="valid")(x),
+        [(None, None, 8)],
+        [(2, 4, 4, 8)],
+    ),
+}
+
+
+@needs_onnx
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes_are_checked(name):
+    """When the model runs: slices that are too large, which fail elsewhere, do not in ONNX."""
+    import onnxruntime
+
+    function, shapes, wrong = SIZES[name]
+    inputs = [keras.Input(shape) for shape in shapes]
+    content = to_onnx(keras.Model(inputs, function(*inputs))).content
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    names = [each.name for each in session.get_inputs()]
+    right = [[2, *(n or 5 for n in shape)] for shape in shapes]
+    session.run(None, {n: np.ones(shape, np.float32) for n, shape in zip(names, right)})
+    with pytest.raises(Exception, match="cannot be reshaped"):
+        session.run(None, {n: np.ones(shape, np.float32) for n, shape in zip(names, wrong)})

@@ -26,13 +26,17 @@ def network(size=SIZE):
     )(x)
     x = tfconv.Involution2D(3, groups=2, name="involution")(x)
     x = tfconv.CondConv2D(8, 3, num_experts=2, name="experts")(x)
-    x = keras.layers.GlobalAveragePooling2D()(x)
-    return keras.Model(inputs, keras.layers.Dense(5, name="head")(x))
+    x = keras.layers.GlobalMaxPooling2D()(x)  # a mean of such images is next to nothing
+    model = keras.Model(inputs, keras.layers.Dense(5, name="head")(x))
+    # One tap looks 60 pixels away, so that 8-bit integers leave half a pixel between the offsets
+    # of the others: they ruin this layer most, whatever its weights are.
+    offsets = model.get_layer("deformable").offset_bias
+    offsets.assign(60 * np.eye(1, *offsets.shape)[0])
+    return model
 
 
 @pytest.fixture(scope="module")
 def model():
-    keras.utils.set_random_seed(1)
     return network()
 
 
@@ -90,7 +94,7 @@ def test_mixed(mixed, model, images):
 def test_int8_refuses_what_it_ruins(model, images, tmp_path):
     path = tmp_path / "model.tflite"
     path.write_text("old")
-    with pytest.raises(ExportError, match=r'ruins layer `(deformable|involution)`.*"mixed"'):
+    with pytest.raises(ExportError, match=r'ruins layer `deformable`.*"mixed"'):
         to_tflite(model, path, "int8", images)
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["model.tflite"]

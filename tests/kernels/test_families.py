@@ -44,15 +44,6 @@ BLOCKS = {
         Case(Geometry((40, 3), 5, 2, "full"), 1, 2, 20),  # bands of the gradient for x
         Case(Geometry((3, 20), (2, 9)), 2, 1, 65),
     ],
-    "span_involution": [
-        Case(Geometry((150,), 7), 1, 2, 16, 5),  # rows in several segments
-        Case(Geometry((7, 7), 7), 5, 12, 16, 20),  # tiles of several rows, blocks of groups
-        Case(Geometry((10, 9), 7, 2, "full"), 2, 9, 3, 8),
-        Case(Geometry((3, 4), 3), 2, 2, 5, 600),  # more features than a tile has columns
-        Case(Geometry((30,), 29 * 19), 1, 3, 4, 3),  # more taps than a tile has columns
-        Case(Geometry((29, 31), 3), 3, 1, 16, 4),  # slices of several tiles
-        Case(Geometry((5, 4), 1, 10**9, "same", 10**9), 2, 2, 4),
-    ],
     "per_example": [
         Case(Geometry((31, 33), 3), 1, 1, 20, 18),  # tiles of rows
         Case(Geometry((9, 8), 3, 2), 2, 1, 420, 40),  # channels of a tap in blocks
@@ -60,11 +51,6 @@ BLOCKS = {
         Case(Geometry((6, 5), 3, (3, 2)), 2, 1, 1100, 8),
         Case(Geometry((11,), 2, 4, "valid"), 2, 1, 4, 4),  # pixels that no tap meets
         Case(Geometry((6, 6), 3), 3, 40, 2, 2),
-        Case(Geometry((12, 11), 3), 2, 37, 1, 1),  # groups narrower than a vector
-        Case(Geometry((5, 7), 3, 2), 2, 11, 4, 4),
-        Case(Geometry((6, 5), (2, 3)), 1, 9, 1, 4),
-        Case(Geometry((4, 5), 3), 1, 300, 2, 2),  # not all of a tap in one block
-        Case(Geometry((4, 4), 2), 2, 5, 8, 8),
         Case(Geometry((5, 4), 1, 10**9, "same", 10**9), 2, 2, 4, 4),
     ],
     "deformable_sample": [
@@ -79,11 +65,6 @@ BLOCKS = {
         Case(Geometry((3, 4), 2), 2, 2, 60, 300, offset_groups=3),  # groups in blocks
         Case(Geometry((3, 3), 2), 1, 3, 100, 5, offset_groups=2),  # blocks across both groups
         Case(Geometry((3, 3), 2), 1, 40, 4, 2, offset_groups=5),
-        Case(Geometry((12, 11), 3), 1, 36, 1, 1, offset_groups=4),  # groups narrower than a vector
-        Case(Geometry((5, 4), 3), 2, 12, 4, 4, offset_groups=3, masked=False),
-        Case(Geometry((4, 5), 2), 1, 9, 1, 4),
-        Case(Geometry((3, 4), 3), 1, 300, 2, 2),  # not all of a tap in one block
-        Case(Geometry((3, 3), 2), 2, 5, 8, 8),
         Case(Geometry((2, 3), 1), 1, 1, 6, 1100),
         Case(Geometry((28, 28), 1), 1, 1, 260, 1030),  # a filter that is packed by blocks
         Case(Geometry((2, 3), 1), 1, 1, 400, 700),  # the same for few rows
@@ -189,11 +170,6 @@ def test_cuda_refuses_what_32_bits_do_not_reach(kernels):
 
 # Of every family, sizes with enough units to be cut in many ways.
 DIVIDED = {
-    "span_involution": [
-        Case(Geometry((5, 70), 3), 2, 2, 5, 3),
-        Case(Geometry((9, 8), 7), 2, 9, 16, 7),
-        Case(Geometry((9, 8), 4, 2), 1, 1, 24, 40),
-    ],
     "involution": [Case(Geometry((5, 70), 3), 2, 2, 5), Case(Geometry((9, 8), 4, 2), 1, 1, 24)],
     "per_example": [
         Case(Geometry((30, 29), 3), 2, 2, 3, 4),

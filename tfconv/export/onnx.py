@@ -129,7 +129,7 @@ def to_onnx(
     inputs = tracing.model_inputs(model, representative_data)
     onnx, tf2onnx = package("onnx"), package("tf2onnx")
     onnxruntime = package("onnxruntime") if verify else None
-    with quiet("The conversion to ONNX"):
+    with quiet("The conversion to ONNX", model=model):
         samples = tracing.samples_of(model, inputs, representative_data, run=verify)
         with portable():
             traced = tracing.trace(model, inputs)

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any, TextIO
 
+from tfconv._compat import all_layers, keras
 from tfconv.export.errors import ExportError
 
 _LINES = 20
@@ -20,7 +21,9 @@ _CHARACTERS = 1000
 
 
 @contextlib.contextmanager
-def quiet(what: str, error_class: type[Exception] = ExportError) -> Iterator[TextIO]:
+def quiet(
+    what: str, error_class: type[Exception] = ExportError, model: Any = None
+) -> Iterator[TextIO]:
     """Scope that keeps the chatter of TensorFlow and its converter off the terminal.
 
     Their C++ parts write to the file descriptor, past `sys.stderr`. When something fails, what
@@ -30,6 +33,8 @@ def quiet(what: str, error_class: type[Exception] = ExportError) -> Iterator[Tex
     Args:
         what: What is done in the scope: the subject of the error's message.
         error_class: What errors become, other than those of its own kind and `ValueError`s.
+        model: A Keras model that is converted. If Keras has quantized a layer of it, that is what
+            the error tells, rather than what the converter said.
 
     Yields:
         A stream to where the chatter would have gone.
@@ -40,10 +45,28 @@ def quiet(what: str, error_class: type[Exception] = ExportError) -> Iterator[Tex
         except (error_class, ValueError):
             raise
         except Exception as error:
+            if quantized := _quantized(model):
+                raise error_class(f"{what} failed: {quantized}") from error
             why = str(error)  # of the compiler's, the start says what is wrong
             why = why if len(why) <= _CHARACTERS else f"{why[:_CHARACTERS]} ..."
             said = "\n".join(_redirection.said().strip().splitlines()[-_LINES:])
             raise error_class(f"{what} failed: {why}\n{said[-_CHARACTERS:]}".rstrip()) from error
+
+
+def _quantized(model: Any) -> str | None:
+    """What to say of a model with layers that Keras has quantized."""
+    layers = all_layers(model) if isinstance(model, keras.Model) else ()
+    modes = {layer.name: getattr(layer, "quantization_mode", None) for layer in layers}
+    modes = {name: mode for name, mode in modes.items() if mode}
+    if not modes:
+        return None
+    (name, mode), *others = modes.items()
+    more = f" and {len(others)} more" if others else ""
+    return (
+        f"Keras has quantized the layer `{name}`{more} ({mode}), in a way that the format lacks. "
+        "Convert the model as it was before `quantize` was called; `to_tflite` quantizes by its "
+        "own argument."
+    )
 
 
 class _Redirection:

@@ -102,7 +102,8 @@ def to_tflite(
             )
     if path is not None:
         path = checked_file(path)
-    with quiet("The conversion to TensorFlow Lite") as terminal, _steps(terminal) as step:
+    scope = quiet("The conversion to TensorFlow Lite", model=model)
+    with scope as terminal, _steps(terminal) as step:
         report, samples = _converted(
             model, path, quantize, representative_data, keep_native, verify, step
         )

@@ -152,19 +152,15 @@ class BaseLayer(keras.layers.Layer):
         weights = {}
         for base in reversed(type(self).__mro__):
             weights.update(vars(base).get("weight_arguments", {}))
-        of_weights = [
-            (functools.partial(resolved, default=default), {name: kwargs.pop(name, None)})
-            for kind in KINDS
-            for weight, default in weights.items()
-            for name in (f"{weight}_{kind}",)
-        ]
+        names = [(f"{weight}_{kind}", weight) for kind in KINDS for weight in weights]
+        of_weights = [(kwargs.pop(name, None), name, weights[weight]) for name, weight in names]
         super().__init__(**kwargs)
         self._by_old_names, self._changes = Untracked(renamed), Untracked(changes)
         self._taken: tuple[str, ...] = ()
         self._sublayers: tuple[str, ...] = ()
         self.take(resolved, activity_regularizer=activity_regularizer)
-        for check, argument in of_weights:
-            self.take(check, **argument)
+        for value, name, default in of_weights:
+            self.take(functools.partial(resolved, default=default), **{name: value})
 
     def __call__(self, *args: Any, **kwargs: Any):
         if not self.takes_integers:

@@ -17,8 +17,9 @@ _LONGEST_NAME = 160  # of an operation; the message itself has no limit
 def checked(x: tf.Tensor, holds: tf.Tensor, message: str, received: tf.Tensor) -> tf.Tensor:
     """``x``, whose use raises InvalidArgumentError when the function runs unless ``holds``.
 
-    XLA and TensorFlow Lite leave assertions out. They do not leave out a slice: one that is larger
-    than ``x`` fails, under a name made of the message; one of all of ``x`` copies nothing.
+    XLA and what is exported leave assertions out. They do not leave out a slice: one that is larger
+    than ``x`` fails, under a name made of the message; one of all of ``x`` copies nothing. In ONNX,
+    such slices end where ``x`` ends, but reshaping it to other sizes fails there, too.
 
     Args:
         x: A tensor.
@@ -27,7 +28,8 @@ def checked(x: tf.Tensor, holds: tf.Tensor, message: str, received: tf.Tensor) -
         received: The sizes that were received.
     """
     static = x.shape
-    if not _compat.tracing_for_export():  # where nobody would read the message
+    exported = _compat.tracing_for_export()
+    if not exported:  # where nobody would read the message
         with tf.control_dependencies([tf.debugging.Assert(holds, [message, received])]):
             x = tf.identity(x)
     more = tf.cast(tf.logical_not(holds), tf.int32)
@@ -35,7 +37,10 @@ def checked(x: tf.Tensor, holds: tf.Tensor, message: str, received: tf.Tensor) -
     unknown = [i for i, n in enumerate(known) if n is None] or [0]
     sizes = [sizes[i] + more if i in unknown else n for i, n in enumerate(known)]
     name = re.sub(r"[^A-Za-z0-9]+", "_", message).strip("_")[:_LONGEST_NAME]
-    y = tf.slice(x, [0] * len(sizes), sizes, name=name)
+    if exported:
+        y = tf.reshape(x, sizes, name=name)
+    else:
+        y = tf.slice(x, [0] * len(sizes), sizes, name=name)
     y.set_shape(static)
     return y
 
