@@ -237,16 +237,19 @@ build-gpu:
 	@echo "== native ops with CUDA for $(GPU_PYTHON)"
 	TFCONV_CUDA=1 $(GPU_PYTHON) -I tfconv/_build.py
 
-# conftest.py hides GPUs from all other tests. Left out: bits that GPUs do not promise (the gradient
-# for a deformable op's image), and calls of CPU kernels by XLA.
-test-gpu: build-gpu ## Test the ops on a GPU, native and portable; needs one, and nvcc
-	@CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES:-0} TF_FORCE_GPU_ALLOW_GROWTH=true \
-	  $(GPU_PYTHON) -m pytest -q -rs tests/gpu tests/ops $(PYTEST_ARGS) -k "not call" \
+# conftest.py hides GPUs from all other tests. First native ops against portable ones, then the rest
+# of what is for GPUs, then a part of the ops' tests. Left out: threads, and calls of CPU kernels by
+# XLA.
+test-gpu: build-gpu ## Test the ops on a GPU, native and portable, in ten minutes; needs one, and nvcc
+	@export CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES:-0} TF_FORCE_GPU_ALLOW_GROWTH=true
+	run() { timeout "$$1" $(GPU_PYTHON) -m pytest -q -rs $(PYTEST_ARGS) "$${@:2}"; }
+	run 240 -x tests/gpu
+	run 360 tests/ops --every=$(THIN) --dear=$$((3 * $(THIN))) -k "not call" \
 	  --ignore=tests/ops/test_concurrency.py --deselect=tests/ops/test_xla.py::test_threads \
 	  --deselect=tests/ops/test_determinism.py::test_threads
 
-bench-gpu: build-gpu ## Time the native ops on a GPU against portable and stock ones
-	@$(GPU_PYTHON) benchmarks/gpu_ops.py
+bench-gpu: build-gpu ## Time the native ops on a GPU against portable and stock ones, in ten minutes
+	@timeout 600 $(GPU_PYTHON) benchmarks/gpu_ops.py $(BENCH_ARGS)
 
 $(STAMP_DOCS): $(STAMP)
 	@echo "== $(VENV): what the site needs"

@@ -1,8 +1,9 @@
 """Times of the native ops on a GPU, of their portable twins and of the nearest stock TensorFlow op.
 
-    python benchmarks/gpu_ops.py [--repeats 50] [--dtype float32]
+    python benchmarks/gpu_ops.py [--repeats 50] [--seconds 15] [--dtype float32]
 
-Channels-last; medians of runs of the rivals in turns, each until the GPU has finished.
+Channels-last; medians of runs of the rivals in turns, each until the GPU has finished. First of
+all, native and portable ops have to give the same. 24 rows take six minutes and some compilation.
 """
 
 from __future__ import annotations
@@ -73,6 +74,17 @@ def _rows(batch: int, channels: int, size: int, dtype: tf.DType):
     yield "per example 3x3", tfconv.ops.per_example_conv, [x, kernels], TF_CONV, conv, [x, kernel]
 
 
+def _near(ours: object, portable: object, dtype: tf.DType) -> bool:
+    """Whether all results are the same, but for rounding (TensorFloat-32's of float32)."""
+    tolerance = {tf.bfloat16: 5e-2, tf.float64: 1e-10}.get(dtype, 5e-3)
+    for mine, other in zip(tf.nest.flatten(ours), tf.nest.flatten(portable), strict=True):
+        mine, other = tf.cast(mine, tf.float64), tf.cast(other, tf.float64)
+        scale = max(1.0, float(tf.reduce_max(tf.abs(other))))
+        if not float(tf.reduce_max(tf.abs(mine - other))) <= tolerance * scale:
+            return False
+    return True
+
+
 def _milliseconds(run: Callable[[], object]) -> float:
     start = time.perf_counter()
     run()
@@ -83,21 +95,28 @@ def _milliseconds(run: Callable[[], object]) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=50, help="runs of each rival (50)")
+    parser.add_argument("--seconds", type=float, default=15, help="of a row, at most (15)")
     parser.add_argument("--dtype", default="float32", help="float16, bfloat16, float32 or float64")
     arguments = parser.parse_args()
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus or not tfconv.native_status().cuda:
         print("This needs a GPU, and a native library that was built with CUDA.", file=sys.stderr)
         return 1
+    dtype = tf.as_dtype(arguments.dtype)
+    with tf.device("GPU:0"):
+        for work, ours, inputs, *_ in _rows(*SHAPES[0], dtype):
+            for direction in (_forward, _forward_backward):
+                results = (direction(f, inputs)() for f in (ours, _portable(ours)))
+                if not _near(*results, dtype):
+                    print(f"{work}: native and portable ops differ", file=sys.stderr)
+                    return 1
     details = tf.config.experimental.get_device_details(gpus[0])
     print(f"TensorFlow {tf.__version__}, {details.get('device_name')}, {arguments.dtype}; ms")
     heading = ("work", "pass", "shape", "native", "portable", "stock")
     print("{:16} {:8} {:>14} {:>9} {:>9} {:>9}".format(*heading))
     with tf.device("GPU:0"):
         for shape in SHAPES:
-            for work, ours, inputs, stock, peer, peer_inputs in _rows(
-                *shape, tf.as_dtype(arguments.dtype)
-            ):
+            for work, ours, inputs, stock, peer, peer_inputs in _rows(*shape, dtype):
                 for name, direction in (("forward", _forward), ("both", _forward_backward)):
                     rivals = [
                         direction(ours, inputs),
@@ -106,9 +125,12 @@ def main() -> int:
                     ]
                     for run in rivals * 3:
                         _milliseconds(run)
-                    times = [
-                        [_milliseconds(run) for run in rivals] for _ in range(arguments.repeats)
-                    ]
+                    times = []
+                    end = time.perf_counter() + arguments.seconds
+                    while len(times) < arguments.repeats and (
+                        not times or time.perf_counter() < end
+                    ):
+                        times.append([_milliseconds(run) for run in rivals])
                     medians = [f"{statistics.median(column):9.3f}" for column in zip(*times)]
                     print(f"{work:16} {name:8} {shape!s:>14} {' '.join(medians)}  {stock}")
     return 0

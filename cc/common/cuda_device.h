@@ -7,6 +7,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include <type_traits>
+
 #include "common/cuda_types.h"
 #include "common/geometry.h"
 
@@ -29,11 +31,11 @@ namespace cuda {
 
 constexpr int kThreads = 256;  // of every block
 
-// Blocks go over their units in steps of the grid. Few blocks on the CPU, for tests of that.
+// Blocks go over y and z in steps of the grid, which CUDA limits; few on the CPU, for tests of that.
 #if defined(__CUDACC__)
-constexpr int64_t kMaxBlocks = 1 << 30;
+constexpr int64_t kMaxBlocks = 65535;
 #else
-constexpr int64_t kMaxBlocks = 5;
+constexpr int64_t kMaxBlocks = 2;
 #endif
 
 template <typename T>
@@ -52,11 +54,21 @@ __host__ TFCONV_DEVICE T CeilDiv(T a, T b) {
   return (a + b - 1) / b;
 }
 
-// Launches kernel(argument) for that many units of work.
+// What the blocks of a launch stand for; x counts less than 2^31.
+struct Grid {
+  int64_t x;
+  int64_t y;
+  int64_t z;
+};
+
+// Launches kernel(argument) with blocks of kThreads.
 template <typename Argument>
-int Launch(void (*kernel)(Argument), int64_t units, CudaStream stream, const Argument& argument) {
-  if (units <= 0) return cudaSuccess;
-  const unsigned blocks = static_cast<unsigned>(Min(units, kMaxBlocks));
+int Launch(void (*kernel)(Argument), const Grid& grid, CudaStream stream,
+           const Argument& argument) {
+  if (grid.x <= 0 || grid.y <= 0 || grid.z <= 0) return cudaSuccess;
+  if (grid.x > INT32_MAX) return cudaErrorInvalidValue;
+  const dim3 blocks(static_cast<unsigned>(grid.x), static_cast<unsigned>(Min(grid.y, kMaxBlocks)),
+                    static_cast<unsigned>(Min(grid.z, kMaxBlocks)));
 #if defined(__CUDACC__)
   kernel<<<blocks, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(argument);
 #else
@@ -64,6 +76,27 @@ int Launch(void (*kernel)(Argument), int64_t units, CudaStream stream, const Arg
   cuda_on_cpu::Gpu::Get().Run(blocks, kThreads, [&] { kernel(argument); });
 #endif
   return cudaGetLastError();
+}
+
+// Division by what is known at the launch, without a reciprocal: of 0 <= n < 2^31, rounded down.
+struct Divisor {
+  int value;
+  unsigned factor;
+  int shift;
+
+  TFCONV_DEVICE int Divide(int n) const {
+    const unsigned u = static_cast<unsigned>(n);
+    return static_cast<int>((__umulhi(u, factor) + u) >> shift);
+  }
+};
+
+inline Divisor MakeDivisor(int64_t value) {
+  value = Max<int64_t>(1, value);  // of what is empty
+  int shift = 0;
+  while ((int64_t{1} << shift) < value) ++shift;
+  const uint64_t rest = (uint64_t{1} << shift) - static_cast<uint64_t>(value);
+  return {static_cast<int>(value),
+          static_cast<unsigned>((rest << 32) / static_cast<uint64_t>(value) + 1), shift};
 }
 
 template <typename T>
@@ -143,9 +176,17 @@ struct alignas(sizeof(T) * kCount > 16 ? 16 : sizeof(T) * kCount) Pack {
 template <typename T>
 constexpr int kVector = 16 / static_cast<int>(sizeof(T));
 
-template <typename T, int kCount>
+// Whether it can load them so.
+template <typename T>
 bool IsAligned(const T* data) {
-  return reinterpret_cast<uintptr_t>(data) % alignof(Pack<T, kCount>) == 0;
+  return reinterpret_cast<uintptr_t>(data) % alignof(Pack<T, kVector<T>>) == 0;
+}
+
+template <typename T, int kCount>
+TFCONV_DEVICE Pack<T, kCount> LoadIf(bool present, const T* data) {
+  Pack<T, kCount> pack = {};
+  if (present) pack = *reinterpret_cast<const Pack<T, kCount>*>(data);
+  return pack;
 }
 
 // `count` elements, then zeros. `aligned` says that all kCount may be loaded at once if they exist.
@@ -161,18 +202,23 @@ TFCONV_DEVICE Pack<T, kCount> Load(const T* data, int count, bool aligned) {
 }
 
 template <typename T, int kCount>
-TFCONV_DEVICE void Store(T* data, const Accumulator<T>* values, int count, bool aligned) {
+TFCONV_DEVICE void Store(T* data, const Accumulator<T>* values) {
   Pack<T, kCount> pack;
 #pragma unroll
   for (int i = 0; i < kCount; ++i) pack.value[i] = Narrow<T>(values[i]);
-  if (aligned && count == kCount) {
-    *reinterpret_cast<Pack<T, kCount>*>(data) = pack;
-    return;
-  }
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) {
-    if (i < count) data[i] = pack.value[i];
-  }
+  *reinterpret_cast<Pack<T, kCount>*>(data) = pack;
+}
+
+template <typename T>
+TFCONV_DEVICE T* Behind(T* data, int64_t bytes) {
+  using Byte = std::conditional_t<std::is_const_v<T>, const char, char>;
+  return reinterpret_cast<T*>(reinterpret_cast<Byte*>(data) + bytes);
+}
+
+// data[index * pitch], where the pitch is in bytes: one multiplication and addition.
+template <typename T>
+TFCONV_DEVICE T* At(T* data, int index, int pitch) {
+  return Behind(data, static_cast<int64_t>(index) * pitch);
 }
 
 // A ConvAxis for 32-bit arithmetic.
@@ -183,6 +229,7 @@ struct Axis {
   int stride;
   int dilation;
   int pad;
+  Divisor by_stride;
 };
 
 struct Axes {
@@ -202,59 +249,66 @@ inline bool MakeAxes(const ConvGeometry& geometry, Axes* axes) {
     if (reach + a.pad + a.input >= kLimit) return false;
     axes->axis[i] = {static_cast<int>(a.input),  static_cast<int>(a.output),
                      static_cast<int>(a.kernel), static_cast<int>(stride),
-                     static_cast<int>(dilation), static_cast<int>(a.pad)};
+                     static_cast<int>(dilation), static_cast<int>(a.pad), MakeDivisor(stride)};
   }
   return true;
 }
 
-// The element of the other side that a tap leads to, or -1: from output to input, or with
-// kTransposed from input to output.
-template <bool kTransposed>
+// The element of the other side that a tap leads to, or one outside of it: from output to input, or
+// with kTransposed from input to output. With kUnit strides are known to be 1.
+template <bool kTransposed, bool kUnit = false>
 TFCONV_DEVICE int Source(const Axis& axis, int position, int tap) {
-  if (kTransposed) {
-    const int distance = position + axis.pad - tap * axis.dilation;
-    if (distance < 0) return -1;
-    if (axis.stride == 1) return distance < axis.output ? distance : -1;
-    const int index = distance / axis.stride;
-    return index < axis.output && index * axis.stride == distance ? index : -1;
+  if (!kTransposed) return position * axis.stride - axis.pad + tap * axis.dilation;
+  const int distance = position + axis.pad - tap * axis.dilation;
+  if (kUnit) return distance;
+  const int index = axis.by_stride.Divide(distance);
+  return distance >= 0 && index * axis.stride == distance ? index : -1;
+}
+
+TFCONV_DEVICE bool Inside(int index, int size) {
+  return static_cast<unsigned>(index) < static_cast<unsigned>(size);
+}
+
+// Divides a workspace, or counts its bytes if there is none.
+class Workspace {
+ public:
+  explicit Workspace(void* memory) : memory_(static_cast<char*>(memory)) {}
+
+  template <typename T>
+  T* Take(int64_t count) {
+    constexpr int64_t kAlignment = 256;
+    char* piece = memory_ == nullptr ? nullptr : memory_ + used_;
+    used_ += CeilDiv(count * static_cast<int64_t>(sizeof(T)), kAlignment) * kAlignment;
+    return reinterpret_cast<T*>(piece);
   }
-  const int index = position * axis.stride - axis.pad + tap * axis.dilation;
-  return index >= 0 && index < axis.input ? index : -1;
-}
 
-// Channels in groups of `size`, of which each thread takes a few that lie in one group.
-struct Chunks {
-  int groups;
-  int size;
-  int per_group;
-  int count;
+  int64_t used() const { return used_; }
+
+ private:
+  char* memory_;
+  int64_t used_ = 0;
 };
 
-template <typename T>
-Chunks MakeChunks(int64_t channels, int64_t groups) {
-  const int size = static_cast<int>(channels / groups);
-  const int per_group = CeilDiv(size, kVector<T>);
-  return {static_cast<int>(groups), size, per_group, static_cast<int>(groups) * per_group};
-}
+// How the threads of a block are laid out: so many of them, a power of two, are neighbours along
+// the channels, and the rows go to other positions.
+struct Lanes {
+  int bits;
 
-struct Chunk {
-  int group;
-  int first;  // channel
-  int count;  // of channels; 0 beyond the last chunk
+  TFCONV_DEVICE int count() const { return 1 << bits; }
+  TFCONV_DEVICE int lane() const { return static_cast<int>(threadIdx.x) & (count() - 1); }
+  // Counted over the blocks along x.
+  TFCONV_DEVICE int row() const {
+    return static_cast<int>(blockIdx.x) * (kThreads >> bits) +
+           (static_cast<int>(threadIdx.x) >> bits);
+  }
+  int64_t Blocks(int64_t rows) const { return CeilDiv<int64_t>(rows, kThreads >> bits); }
 };
 
-template <typename T>
-TFCONV_DEVICE Chunk GetChunk(const Chunks& chunks, int index) {
-  if (index >= chunks.count) return {0, 0, 0};
-  const int group = index / chunks.per_group;
-  const int within = (index - group * chunks.per_group) * kVector<T>;
-  return {group, group * chunks.size + within, Min(kVector<T>, chunks.size - within)};
-}
-
-// Whether chunks may be loaded at once from a channels-last tensor.
-template <typename T>
-bool ChunksAligned(const T* data, const Chunks& chunks) {
-  return chunks.size % kVector<T> == 0 && IsAligned<T, kVector<T>>(data);
+// As many lanes as there is work for, at most 2^most.
+inline Lanes MakeLanes(int64_t work, int most) {
+  int bits = 0;
+  while (bits < most && (int64_t{1} << bits) < work) ++bits;
+  return {bits};
 }
 
 }  // namespace cuda

@@ -16,10 +16,10 @@
 #include "absl/strings/str_cat.h"
 #include "common/cpu_kernel.h"
 #include "common/cuda_types.h"
+#include "common/gpu_blas.h"
+#include "common/gpu_workspace.h"
 #include "tensorflow/core/framework/device_base.h"
 #include "tensorflow/core/framework/op_kernel.h"
-#include "tensorflow/core/util/determinism.h"
-#include "xla/stream_executor/stream.h"
 
 namespace tfconv {
 
@@ -32,30 +32,43 @@ class GpuExecutor {
     return context_->op_device_context()->stream()->platform_specific_handle().stream;
   }
 
-  // Whether tf.config.experimental.enable_op_determinism() was called.
-  bool deterministic() const { return tensorflow::OpDeterminismRequired(); }
+  // Valid as long as this.
+  template <typename T>
+  Multiplier<T> multiplier() {
+    return [this](const MatrixProduct<T>& product) {
+      status_ = gpu_blas::Multiply(context_->op_device_context()->stream(), product);
+      return status_.ok() ? 0 : -1;
+    };
+  }
 
-  // Memory for what is launched next; `tensor` keeps it.
-  absl::Status Allocate(int64_t bytes, tensorflow::Tensor* tensor, void** memory) const {
-    if (auto status = context_->allocate_temp(tensorflow::DT_INT8,
-                                              tensorflow::TensorShape({bytes}), tensor);
-        !status.ok()) {
-      return status;
+  // Calls launch(count, workspace) for as many of `batch` examples at a time as the limit allows,
+  // where bytes(count) is what they need.
+  template <typename Bytes, typename LaunchAll>
+  absl::Status InSlices(int64_t batch, const Bytes& bytes, const LaunchAll& launch) {
+    int64_t limit;
+    if (auto s = GpuWorkspaceLimit(&limit); !s.ok()) return s;
+    const int64_t count = CountWithin(limit, batch, bytes);
+    tensorflow::Tensor workspace;
+    if (auto s = context_->allocate_temp(tensorflow::DT_INT8,
+                                         tensorflow::TensorShape({bytes(count)}), &workspace);
+        !s.ok()) {
+      return s;
     }
-    *memory = tensor->data();
-    return absl::OkStatus();
+    return Check(launch(count, workspace.data()));
   }
 
   // The result of a launch.
   absl::Status Check(int error) const {
+    if (!status_.ok()) return status_;
     if (error == 0) return absl::OkStatus();
     return absl::InternalError(absl::StrCat(
         context_->op_kernel().type_string(), ": a CUDA kernel was not launched (error ", error,
-        "; 1 also where an axis, or the taps at all positions of an image, reach 2^30)"));
+        "; 1 also where an axis, the positions of an image, or the taps at all of them, reach 2^30)"));
   }
 
  private:
   tensorflow::OpKernelContext* context_;
+  absl::Status status_;  // of the products
 };
 
 // Registers the GPU kernels of an op for every data type.

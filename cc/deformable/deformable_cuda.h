@@ -3,35 +3,32 @@
 #define TFCONV_DEFORMABLE_DEFORMABLE_CUDA_H_
 
 #include "common/cuda_types.h"
+#include "common/gpu_product.h"
 #include "deformable/deformable_kernel.h"
 
 namespace tfconv {
 
 // For float, double, Half and Bfloat16. The arguments' temporary tensors are not used, but a
-// workspace of as many bytes as the function beside a launch says.
+// workspace for so many images at a time. Without a filter there is one group.
 
-// x, offset, mask -> columns
+// x, offset, mask -> columns. Here they lie as [groups, N, P, taps, C / groups].
 template <typename T>
 int LaunchDeformableSample(CudaStream stream, const DeformableArgs<T>& args);
 
 // x, offset, mask, filter -> y
 template <typename T>
-int LaunchDeformableConv(CudaStream stream, const DeformableArgs<T>& args);
+int LaunchDeformableConv(CudaStream stream, const DeformableArgs<T>& args,
+                         const Multiplier<T>& multiply, int64_t images, void* workspace);
 
-// x, offset, mask, and dcolumns or filter and dy -> dx, doffset, dmask. No floats are added
-// atomically; where it is not deterministic, each sum for dx has an order of its own.
+// x, offset, mask, and dcolumns or filter and dy -> dx, doffset, dmask, dfilter: those that are not
+// null. The same sums in the same order every time.
 template <typename T>
-int LaunchDeformableBackward(CudaStream stream, const DeformableArgs<T>& args, bool deterministic,
-                             void* workspace);
-template <typename T>
-int64_t DeformableBackwardWorkspace(const DeformableArgs<T>& args);
+int LaunchDeformableBackward(CudaStream stream, const DeformableArgs<T>& args,
+                             const Multiplier<T>& multiply, int64_t images, void* workspace);
 
-// x, offset, mask, dy -> dfilter
+// Bytes for either; more for more images.
 template <typename T>
-int LaunchDeformableBackwardFilter(CudaStream stream, const DeformableArgs<T>& args,
-                                   void* workspace);
-template <typename T>
-int64_t DeformableBackwardFilterWorkspace(const DeformableArgs<T>& args);
+int64_t DeformableWorkspace(const DeformableArgs<T>& args, int64_t images);
 
 }  // namespace tfconv
 

@@ -25,7 +25,7 @@ struct DeformableGpuOp : DeformableOp<kKind> {
     DeformableArgs<T> args = {};
     args.geometry = sizes.geometry;
     args.offset_groups = sizes.offset_groups;
-    args.groups = sizes.groups;
+    args.groups = HasFilter(kKind) ? sizes.groups : 1;
     args.filters = sizes.filters;
     args.x = InputData<T>(inputs, kX);
     args.offset = InputData<T>(inputs, kOffset);
@@ -40,25 +40,20 @@ struct DeformableGpuOp : DeformableOp<kKind> {
     }
     if (kKind == Kind::kConv) {
       args.y = first;
-      return executor->Check(LaunchDeformableConv(executor->stream(), args));
-    }
-    tensorflow::Tensor keep;
-    void* workspace;
-    if (kKind == Kind::kConvFilterGrad) {
+    } else if (kKind == Kind::kConvFilterGrad) {
       args.dfilter = first;
-      const int64_t bytes = DeformableBackwardFilterWorkspace(args);
-      if (auto s = executor->Allocate(bytes, &keep, &workspace); !s.ok()) return s;
-      return executor->Check(LaunchDeformableBackwardFilter(executor->stream(), args, workspace));
+    } else {
+      args.dx = first;
+      args.doffset = static_cast<T*>(outputs[1].data);
+      if (args.mask != nullptr) args.dmask = static_cast<T*>(outputs.back().data);
     }
-    args.dx = first;
-    args.doffset = static_cast<T*>(outputs[1].data);
-    if (inputs.size() > static_cast<size_t>(MaskInput(kKind))) {
-      args.dmask = static_cast<T*>(outputs.back().data);
-    }
-    const int64_t bytes = DeformableBackwardWorkspace(args);
-    if (auto s = executor->Allocate(bytes, &keep, &workspace); !s.ok()) return s;
-    return executor->Check(LaunchDeformableBackward(executor->stream(), args,
-                                                    executor->deterministic(), workspace));
+    const auto launch =
+        kKind == Kind::kConv ? LaunchDeformableConv<T> : LaunchDeformableBackward<T>;
+    const auto bytes = [&args](int64_t images) { return DeformableWorkspace(args, images); };
+    return executor->InSlices(args.geometry.batch, bytes, [&](int64_t images, void* workspace) {
+      return launch(executor->stream(), args, executor->template multiplier<T>(), images,
+                    workspace);
+    });
   }
 };
 

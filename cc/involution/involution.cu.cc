@@ -7,233 +7,218 @@ namespace tfconv {
 namespace cuda {
 namespace {
 
-constexpr int kSlab = 4;                            // chunks of channels of a block
-constexpr int kPositions = kThreads / kSlab;        // positions of a block
-constexpr int kTileHeight = 8;                      // of them, where there are as many rows
-constexpr int kSharedPacks = 2048;                  // 32 KB
-constexpr int64_t kMaxKernelChannels = 1 << 26;     // of a position
+// Positions of one side, in planes of an image's depth: a thread has one of them.
+struct Planes {
+  int64_t count;      // of all images
+  int positions;      // of each
+  Divisor by_depth;
+  Divisor by_width;
+};
 
-// Forward, and with kTransposed the gradient for x: every result gathers what it needs. A block
-// has a tile of the results of one image, and of the gathered tensor what lies under it.
+// False if 32-bit arithmetic does not reach.
+bool MakePlanes(int64_t batch, int64_t depth, int64_t height, int64_t width, Planes* planes) {
+  constexpr int64_t kLimit = 1 << 30;
+  *planes = {batch * depth, static_cast<int>(Min(height * width, kLimit)), MakeDivisor(depth),
+             MakeDivisor(width)};
+  return planes->count < kLimit && height * width < kLimit;
+}
+
+struct Position {
+  int image;
+  int d;
+  int h;
+  int w;
+};
+
+TFCONV_DEVICE Position GetPosition(const Planes& planes, int64_t plane, int position) {
+  const int p = static_cast<int>(plane);
+  const int image = planes.by_depth.Divide(p);
+  const int h = planes.by_width.Divide(position);
+  return {image, p - image * planes.by_depth.value, h, position - h * planes.by_width.value};
+}
+
+// Forward, and with kTransposed the gradient for x: every result gathers what it needs. A thread
+// has kCount channels. The kernel's height and width are kSide, if that is positive: there is no
+// depth then, and with kTransposed no stride.
 template <typename T>
 struct Gather {
   Axes axes;
-  Chunks chunks;
+  Planes planes;  // of the results
+  Lanes lanes;    // along the chunks
+  int chunks;     // of kCount channels
+  Divisor by_chunks;  // of a group
   int channels;
-  int groups;
+  int kernel_channels;  // taps of all groups
   int taps;
-  bool aligned;
-  int tile_height;
-  int tile_width;
-  int tiles_high;
-  int tiles_wide;
-  int slabs;
-  int rows;  // of the gathered tensor under a tile; 0 if they are not copied to shared memory
-  int columns;
-  int64_t units;
   const T* in;
   const T* kernel;
   T* out;
+  Grid grid;
 };
 
-// First element of the gathered tensor under a tile.
-template <bool kTransposed>
-TFCONV_DEVICE int FirstUnder(const Axis& axis, int position) {
-  if (!kTransposed) return position * axis.stride - axis.pad;
-  const int reach = position + axis.pad - (axis.kernel - 1) * axis.dilation;
-  return reach <= 0 ? 0 : CeilDiv(reach, axis.stride);
-}
-
-template <typename T, bool kTransposed>
+template <typename T, int kCount, int kSide, bool kTransposed>
 __global__ void __launch_bounds__(kThreads) GatherKernel(Gather<T> g) {
   using Acc = Accumulator<T>;
-  constexpr int kCount = kVector<T>;
-  using Elements = Pack<T, kCount>;
-  TFCONV_SHARED(Elements, tile, kSharedPacks);
-  const Axis depth_axis = g.axes.axis[0];
-  const Axis height_axis = g.axes.axis[1];
-  const Axis width_axis = g.axes.axis[2];
-  const int depth = kTransposed ? depth_axis.input : depth_axis.output;
-  const int height = kTransposed ? height_axis.input : height_axis.output;
-  const int width = kTransposed ? width_axis.input : width_axis.output;
-  const int in_depth = kTransposed ? depth_axis.output : depth_axis.input;
-  const int in_height = kTransposed ? height_axis.output : height_axis.input;
-  const int in_width = kTransposed ? width_axis.output : width_axis.input;
-  const int64_t kernel_stride = static_cast<int64_t>(g.groups) * g.taps;
-  const int thread = static_cast<int>(threadIdx.x);
-  const int position = thread / kSlab;
-
-  for (int64_t unit = blockIdx.x; unit < g.units; unit += gridDim.x) {
-    int64_t rest = unit;
-    const Chunk chunk =
-        GetChunk<T>(g.chunks, static_cast<int>(rest % g.slabs) * kSlab + thread % kSlab);
-    rest /= g.slabs;
-    const int w_begin = static_cast<int>(rest % g.tiles_wide) * g.tile_width;
-    rest /= g.tiles_wide;
-    const int h_begin = static_cast<int>(rest % g.tiles_high) * g.tile_height;
-    rest /= g.tiles_high;
-    const int d = static_cast<int>(rest % depth);
-    const int64_t image = rest / depth;
-    const int h = h_begin + position / g.tile_width;
-    const int w = w_begin + position % g.tile_width;
-    const bool active = chunk.count > 0 && h < height && w < width;
-    const int first_row = FirstUnder<kTransposed>(height_axis, h_begin);
-    const int first_column = FirstUnder<kTransposed>(width_axis, w_begin);
-    const int64_t result = ((image * depth + d) * height + h) * width + w;
-    const T* group_kernel = g.kernel + static_cast<int64_t>(chunk.group) * g.taps;
-
-    Acc sum[kCount] = {};
-    for (int i = 0; i < depth_axis.kernel; ++i) {
-      const int in_d = Source<kTransposed>(depth_axis, d, i);
-      if (in_d < 0) continue;  // for the whole block
-      const int64_t plane = (image * in_depth + in_d) * in_height;
-      if (g.rows > 0) {
-        __syncthreads();  // nobody needs what was there before
-        for (int p = position; p < g.rows * g.columns; p += kPositions) {
-          const int row = first_row + p / g.columns;
-          const int column = first_column + p % g.columns;
-          if (row < 0 || row >= in_height || column < 0 || column >= in_width) continue;
-          const T* pixel = g.in + ((plane + row) * in_width + column) * g.channels;
-          tile[p * kSlab + thread % kSlab] =
-              Load<T, kCount>(pixel + chunk.first, chunk.count, g.aligned);
-        }
-        __syncthreads();
-      }
-      if (!active) continue;
-      for (int j = 0; j < height_axis.kernel; ++j) {
-        const int in_h = Source<kTransposed>(height_axis, h, j);
-        if (in_h < 0) continue;
-        const int64_t line = (plane + in_h) * in_width;
-        const int tap = (i * height_axis.kernel + j) * width_axis.kernel;
-        const T* weights = group_kernel + (kTransposed ? line : result) * kernel_stride + tap;
-        for (int k = 0; k < width_axis.kernel; ++k) {
-          const int in_w = Source<kTransposed>(width_axis, w, k);
-          if (in_w < 0) continue;
-          const Acc weight = Widen(weights[k + (kTransposed ? in_w * kernel_stride : 0)]);
-          Elements elements;
-          if (g.rows > 0) {
-            const int p = (in_h - first_row) * g.columns + in_w - first_column;
-            elements = tile[p * kSlab + thread % kSlab];
-          } else {
-            elements = Load<T, kCount>(g.in + (line + in_w) * g.channels + chunk.first, chunk.count,
-                                       g.aligned);
-          }
+  [[maybe_unused]] constexpr int kUnroll = kSide > 0 ? kSide : 1;
+  constexpr bool kUnit = kSide > 0;
+  const Axis& depth = g.axes.axis[0];
+  const Axis& height = g.axes.axis[1];
+  const Axis& width = g.axes.axis[2];
+  const int in_depth = kTransposed ? depth.output : depth.input;
+  const int in_height = kTransposed ? height.output : height.input;
+  const int in_width = kTransposed ? width.output : width.input;
+  const int pixel_bytes = g.channels * static_cast<int>(sizeof(T));
+  const int kernel_bytes = g.kernel_channels * static_cast<int>(sizeof(T));
+  const int position = g.lanes.row();
+  if (position >= g.planes.positions) return;
+  for (int64_t z = blockIdx.z; z < g.grid.z; z += gridDim.z) {
+    const int chunk = static_cast<int>(z) * g.lanes.count() + g.lanes.lane();
+    if (chunk >= g.chunks) continue;
+    const T* const in = g.in + chunk * kCount;
+    const T* const kernel = g.kernel + g.by_chunks.Divide(chunk) * g.taps;
+    for (int64_t plane = blockIdx.y; plane < g.grid.y; plane += gridDim.y) {
+      const Position at = GetPosition(g.planes, plane, position);
+      const int64_t result = plane * g.planes.positions + position;
+      Acc sum[kCount] = {};
+      for (int i = 0; i < (kSide > 0 ? 1 : depth.kernel); ++i) {
+        const int d = kSide > 0 ? 0 : Source<kTransposed>(depth, at.d, i);
+        if (!Inside(d, in_depth)) continue;
+#pragma unroll kUnroll
+        for (int j = 0; j < (kSide > 0 ? kSide : height.kernel); ++j) {
+          const int h = Source<kTransposed, kUnit>(height, at.h, j);
+          if (!Inside(h, in_height)) continue;
+          const int64_t line =
+              ((static_cast<int64_t>(at.image) * in_depth + d) * in_height + h) * in_width;
+          const T* const pixels = in + line * g.channels;
+          const T* const weights = kernel + (kTransposed ? line : result) * g.kernel_channels +
+                                   (i * height.kernel + j) * width.kernel;
+#pragma unroll kUnroll
+          for (int k = 0; k < (kSide > 0 ? kSide : width.kernel); ++k) {
+            const int w = Source<kTransposed, kUnit>(width, at.w, k);
+            const bool inside = Inside(w, in_width);
+            const T* const own = kTransposed ? At(weights + k, w, kernel_bytes) : weights + k;
+            const Acc weight = Widen(LoadIf<T, 1>(inside, own).value[0]);
+            const auto elements = LoadIf<T, kCount>(inside, At(pixels, w, pixel_bytes));
 #pragma unroll
-          for (int c = 0; c < kCount; ++c) sum[c] += weight * Widen(elements.value[c]);
+            for (int c = 0; c < kCount; ++c) sum[c] += weight * Widen(elements.value[c]);
+          }
         }
       }
+      Store<T, kCount>(g.out + result * g.channels + chunk * kCount, sum);
     }
-    if (!active) continue;
-    Store<T, kCount>(g.out + result * g.channels + chunk.first, sum, chunk.count, g.aligned);
   }
 }
 
-bool Fits(const ConvGeometry& geometry, int64_t groups, Axes* axes) {
-  int64_t kernel_channels = groups;
-  for (const ConvAxis& axis : geometry.axis) kernel_channels *= axis.kernel;
-  return kernel_channels < kMaxKernelChannels && geometry.channels < INT32_MAX / 2 &&
-         MakeAxes(geometry, axes);
+// False if 32-bit arithmetic does not reach.
+template <typename T>
+bool Fits(const InvolutionArgs<T>& args, Axes* axes) {
+  constexpr int64_t kLimit = 1 << 26;  // of the elements at a position
+  const ConvAxis* axis = args.geometry.axis;
+  return args.groups * axis[0].kernel * axis[1].kernel * axis[2].kernel < kLimit &&
+         args.geometry.channels < kLimit && MakeAxes(args.geometry, axes);
 }
 
-// Most elements of the gathered tensor under `length` neighbouring results.
-template <bool kTransposed>
-int64_t CountUnder(const ConvAxis& axis, int64_t length) {
-  const int64_t taps = (axis.kernel - 1) * axis.dilation;
-  if (kTransposed) return (length - 1 + taps) / axis.stride + 1;
-  return (length - 1) * axis.stride + taps + 1;
-}
-
-template <bool kTransposed, typename T>
+template <int kCount, bool kTransposed, typename T>
 int LaunchGather(CudaStream stream, const InvolutionArgs<T>& args) {
   const ConvGeometry& geometry = args.geometry;
   const ConvAxis* axis = geometry.axis;
   Gather<T> g = {};
-  if (!Fits(geometry, args.groups, &g.axes)) return cudaErrorInvalidValue;
+  const auto size = [axis](int i) { return kTransposed ? axis[i].input : axis[i].output; };
+  if (!Fits(args, &g.axes) ||
+      !MakePlanes(geometry.batch, size(0), size(1), size(2), &g.planes)) {
+    return cudaErrorInvalidValue;
+  }
   g.in = kTransposed ? args.dy : args.x;
   g.out = kTransposed ? args.dx : args.y;
   g.kernel = args.kernel;
   g.channels = static_cast<int>(geometry.channels);
-  g.groups = static_cast<int>(args.groups);
+  g.chunks = g.channels / kCount;
+  g.by_chunks = MakeDivisor(g.chunks / args.groups);
   g.taps = static_cast<int>(axis[0].kernel * axis[1].kernel * axis[2].kernel);
-  g.chunks = MakeChunks<T>(geometry.channels, args.groups);
-  g.aligned = ChunksAligned<T>(g.in, g.chunks) && ChunksAligned<T>(g.out, g.chunks);
-  const int64_t depth = kTransposed ? axis[0].input : axis[0].output;
-  const int64_t height = kTransposed ? axis[1].input : axis[1].output;
-  const int64_t width = kTransposed ? axis[2].input : axis[2].output;
-  g.tile_height = height >= kTileHeight ? kTileHeight : 1;
-  g.tile_width = kPositions / g.tile_height;
-  g.tiles_high = static_cast<int>(CeilDiv<int64_t>(height, g.tile_height));
-  g.tiles_wide = static_cast<int>(CeilDiv<int64_t>(width, g.tile_width));
-  g.slabs = CeilDiv(g.chunks.count, kSlab);
-  const int64_t rows = CountUnder<kTransposed>(axis[1], g.tile_height);
-  const int64_t columns = CountUnder<kTransposed>(axis[2], g.tile_width);
-  if (rows <= kSharedPacks && columns <= kSharedPacks && rows * columns * kSlab <= kSharedPacks) {
-    g.rows = static_cast<int>(rows);
-    g.columns = static_cast<int>(columns);
+  g.kernel_channels = static_cast<int>(args.groups) * g.taps;
+  g.lanes = MakeLanes(g.chunks, 5);
+  g.grid = {g.lanes.Blocks(g.planes.positions), g.planes.count,
+            CeilDiv(g.chunks, g.lanes.count())};
+  void (*kernel)(Gather<T>) = GatherKernel<T, kCount, 0, kTransposed>;
+  const bool is_plane = axis[0].input == 1 && axis[0].output == 1 && axis[0].kernel == 1;
+  const bool has_unit = !kTransposed || (axis[1].stride == 1 && axis[2].stride == 1);
+  if (kCount > 1 && is_plane && has_unit && axis[1].kernel == axis[2].kernel) {
+    if (axis[1].kernel == 3) kernel = GatherKernel<T, kVector<T>, 3, kTransposed>;
+    if (axis[1].kernel == 5) kernel = GatherKernel<T, kVector<T>, 5, kTransposed>;
+    if (axis[1].kernel == 7) kernel = GatherKernel<T, kVector<T>, 7, kTransposed>;
   }
-  g.units = geometry.batch * depth * g.tiles_high * g.tiles_wide * g.slabs;
-  return Launch(GatherKernel<T, kTransposed>, g.units, stream, g);
+  return Launch(kernel, g.grid, stream, g);
 }
 
-// The gradient for the kernel. A block has neighbouring positions of a row, and a thread an element
-// at a time: neighbouring threads write neighbouring elements.
+// By 16 bytes where the channels of a group lie on them.
+template <bool kTransposed, typename T>
+int LaunchGather(CudaStream stream, const InvolutionArgs<T>& args) {
+  const T* const in = kTransposed ? args.dy : args.x;
+  const T* const out = kTransposed ? args.dx : args.y;
+  const bool wide = args.geometry.channels / args.groups % kVector<T> == 0 && IsAligned(in) &&
+                    IsAligned(out);
+  return wide ? LaunchGather<kVector<T>, kTransposed>(stream, args)
+              : LaunchGather<1, kTransposed>(stream, args);
+}
+
+// The gradient for the kernel: a thread has an element, and neighbours write neighbours.
 template <typename T>
 struct KernelGradient {
   Axes axes;
+  Planes planes;
+  Lanes lanes;  // along the elements at a position
+  int elements;
   int channels;
   int group_channels;
-  int groups;
-  int taps;
+  Divisor by_taps;
+  Divisor by_height;  // of the kernel
+  Divisor by_width;   // of the kernel
   bool aligned;
-  int segments;  // of a row
-  int64_t units;
   const T* x;
   const T* dy;
   T* dkernel;
+  Grid grid;
 };
-
-constexpr int kSegment = 16;  // positions of a block
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads) KernelGradientKernel(KernelGradient<T> g) {
   using Acc = Accumulator<T>;
   constexpr int kCount = kVector<T>;
-  const Axis depth_axis = g.axes.axis[0];
-  const Axis height_axis = g.axes.axis[1];
-  const Axis width_axis = g.axes.axis[2];
-  const int per_position = g.groups * g.taps;
-  for (int64_t unit = blockIdx.x; unit < g.units; unit += gridDim.x) {
-    const int w_begin = static_cast<int>(unit % g.segments) * kSegment;
-    const int64_t row = unit / g.segments;
-    const int h = static_cast<int>(row % height_axis.output);
-    const int64_t plane = row / height_axis.output;
-    const int d = static_cast<int>(plane % depth_axis.output);
-    const int64_t image = plane / depth_axis.output;
-    const int64_t first = row * width_axis.output + w_begin;
-    const int elements = Min(kSegment, width_axis.output - w_begin) * per_position;
-    for (int e = static_cast<int>(threadIdx.x); e < elements; e += kThreads) {
-      const int position = e / per_position;
-      const int group = (e - position * per_position) / g.taps;
-      const int tap = (e - position * per_position) % g.taps;
-      const int line = tap / width_axis.kernel;
-      const int in_d = Source<false>(depth_axis, d, line / height_axis.kernel);
-      const int in_h = Source<false>(height_axis, h, line % height_axis.kernel);
-      const int in_w = Source<false>(width_axis, w_begin + position, tap % width_axis.kernel);
-      const bool inside = in_d >= 0 && in_h >= 0 && in_w >= 0;
-      const int64_t pixel =
-          ((image * depth_axis.input + in_d) * height_axis.input + in_h) * width_axis.input + in_w;
-      const int first_channel = group * g.group_channels;
-      const T* x = g.x + pixel * g.channels + first_channel;
-      const T* dy = g.dy + (first + position) * g.channels + first_channel;
+  const Axis& depth = g.axes.axis[0];
+  const Axis& height = g.axes.axis[1];
+  const Axis& width = g.axes.axis[2];
+  const int position = g.lanes.row();
+  if (position >= g.planes.positions) return;
+  for (int64_t z = blockIdx.z; z < g.grid.z; z += gridDim.z) {
+    const int element = static_cast<int>(z) * g.lanes.count() + g.lanes.lane();
+    if (element >= g.elements) continue;
+    const int group = g.by_taps.Divide(element);
+    const int tap = element - group * g.by_taps.value;
+    const int line = g.by_width.Divide(tap);
+    const int i = g.by_height.Divide(line);
+    const int j = line - i * g.by_height.value;
+    const int k = tap - line * g.by_width.value;
+    for (int64_t plane = blockIdx.y; plane < g.grid.y; plane += gridDim.y) {
+      const Position at = GetPosition(g.planes, plane, position);
+      const int64_t result = plane * g.planes.positions + position;
+      const int d = Source<false>(depth, at.d, i);
+      const int h = Source<false>(height, at.h, j);
+      const int w = Source<false>(width, at.w, k);
+      const bool inside =
+          Inside(d, depth.input) && Inside(h, height.input) && Inside(w, width.input);
+      const int64_t row = (static_cast<int64_t>(at.image) * depth.input + d) * height.input + h;
+      const T* const x = g.x + (row * width.input + w) * g.channels + group * g.group_channels;
+      const T* const dy = g.dy + result * g.channels + group * g.group_channels;
       Acc sum = 0;
+#pragma unroll 1
       for (int c = 0; c < g.group_channels; c += kCount) {
         const int count = Min(kCount, g.group_channels - c);
         const auto upstream = Load<T, kCount>(dy + c, count, g.aligned);
-        const auto values = Load<T, kCount>(x + c, inside ? count : 0, g.aligned);
+        const auto values = Load<T, kCount>(x + c, inside ? count : 0, g.aligned && inside);
 #pragma unroll
-        for (int i = 0; i < kCount; ++i) sum += Widen(values.value[i]) * Widen(upstream.value[i]);
+        for (int n = 0; n < kCount; ++n) sum += Widen(values.value[n]) * Widen(upstream.value[n]);
       }
-      g.dkernel[first * per_position + e] = Narrow<T>(sum);
+      g.dkernel[result * g.elements + element] = Narrow<T>(sum);
     }
   }
 }
@@ -243,19 +228,25 @@ int LaunchKernelGradient(CudaStream stream, const InvolutionArgs<T>& args) {
   const ConvGeometry& geometry = args.geometry;
   const ConvAxis* axis = geometry.axis;
   KernelGradient<T> g = {};
-  if (!Fits(geometry, args.groups, &g.axes)) return cudaErrorInvalidValue;
+  if (!Fits(args, &g.axes) || !MakePlanes(geometry.batch, axis[0].output, axis[1].output,
+                                          axis[2].output, &g.planes)) {
+    return cudaErrorInvalidValue;
+  }
   g.x = args.x;
   g.dy = args.dy;
   g.dkernel = args.dkernel;
+  const int64_t taps = axis[0].kernel * axis[1].kernel * axis[2].kernel;
+  g.elements = static_cast<int>(args.groups * taps);
   g.channels = static_cast<int>(geometry.channels);
-  g.groups = static_cast<int>(args.groups);
-  g.group_channels = g.channels / g.groups;
-  g.taps = static_cast<int>(axis[0].kernel * axis[1].kernel * axis[2].kernel);
-  const Chunks chunks = MakeChunks<T>(geometry.channels, args.groups);
-  g.aligned = ChunksAligned<T>(g.x, chunks) && ChunksAligned<T>(g.dy, chunks);
-  g.segments = static_cast<int>(CeilDiv<int64_t>(axis[2].output, kSegment));
-  g.units = geometry.batch * axis[0].output * axis[1].output * g.segments;
-  return Launch(KernelGradientKernel<T>, g.units, stream, g);
+  g.group_channels = static_cast<int>(geometry.channels / args.groups);
+  g.by_taps = MakeDivisor(taps);
+  g.by_height = MakeDivisor(axis[1].kernel);
+  g.by_width = MakeDivisor(axis[2].kernel);
+  g.aligned = g.group_channels % kVector<T> == 0 && IsAligned(g.x) && IsAligned(g.dy);
+  g.lanes = MakeLanes(g.elements, 5);
+  g.grid = {g.lanes.Blocks(g.planes.positions), g.planes.count,
+            CeilDiv(g.elements, g.lanes.count())};
+  return Launch(KernelGradientKernel<T>, g.grid, stream, g);
 }
 
 }  // namespace

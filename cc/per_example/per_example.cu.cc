@@ -1,208 +1,208 @@
+// Columns of some examples at a time, and products.
 #include <stdint.h>
 
-#include "common/cuda_product.h"
+#include "common/cuda_device.h"
 #include "per_example/per_example_cuda.h"
 
 namespace tfconv {
 namespace cuda {
 namespace {
 
-// The pixels of x under the taps of y's positions, or with kTransposed those of dy over the taps of
-// x's positions.
-template <typename T, bool kTransposed>
-struct PixelSource {
-  using Element = T;
-  using Acc = Accumulator<T>;
-
-  const T* data;
+// Columns are [examples, groups, positions, taps, channels of a group]. Filling them goes from the
+// output positions; with kTransposed each pixel of x adds up what it was copied to. A thread has one
+// position and kCount channels at a time.
+template <typename T>
+struct ColumnsTask {
   Axes axes;
-  int depth;
-  int height;
-  int width;
+  Lanes lanes;
+  Divisor by_width;   // of the positions that threads have
+  Divisor by_height;
+  Divisor by_group;   // of the channels
   int channels;
-  int64_t pixel_stride;
-  int64_t image_stride;
-  bool aligned;
+  int pixel_bytes;
+  int taps;
+  int rows;           // positions that threads have, of an example
+  int positions;      // of y, of an example
+  int pixels;         // of x, of an example
+  int64_t examples;
+  const T* in;
+  T* out;
+};
 
-  TFCONV_DEVICE PixelSource For(int64_t example, int64_t group) const {
-    PixelSource source = *this;
-    source.data += example * image_stride + group * channels;
-    return source;
-  }
-
-  TFCONV_DEVICE void Get(const Position& position, const TapChannel& tap, int count,
-                         Acc* run) const {
+template <typename T, int kCount, bool kTransposed>
+__global__ void __launch_bounds__(kThreads) ColumnsKernel(ColumnsTask<T> task) {
+  using Acc = Accumulator<T>;
+  const Axis& depth = task.axes.axis[0];
+  const Axis& height = task.axes.axis[1];
+  const Axis& width = task.axes.axis[2];
+  const int sizes[] = {kTransposed ? depth.output : depth.input,
+                       kTransposed ? height.output : height.input,
+                       kTransposed ? width.output : width.input};
+  const int row = task.lanes.row();
+  if (row >= task.rows) return;
+  const int line = task.by_width.Divide(row);
+  const int at_w = row - line * task.by_width.value;
+  const int at_d = task.by_height.Divide(line);
+  const int at_h = line - at_d * task.by_height.value;
+  const int column_bytes = task.by_group.value * static_cast<int>(sizeof(T));
+  for (int64_t example = blockIdx.y; example < task.examples; example += gridDim.y) {
+    for (int c = task.lanes.lane() * kCount; c < task.channels; c += task.lanes.count() * kCount) {
+      const int group = task.by_group.Divide(c);
+      // Of the first position and tap.
+      const int64_t column = (example * task.channels + group * task.by_group.value) *
+                                 (static_cast<int64_t>(task.positions) * task.taps) +
+                             c - group * task.by_group.value;
+      const int64_t pixel = example * task.pixels * task.channels + c;
+      const T* const in = task.in + (kTransposed ? column : pixel);
+      T* const out = task.out + (kTransposed ? pixel : column);
+      Acc sum[kCount] = {};
+      int tap = 0;
+      for (int i = 0; i < depth.kernel; ++i) {
+        const int d = Source<kTransposed>(depth, at_d, i);
+        for (int j = 0; j < height.kernel; ++j) {
+          const int h = Source<kTransposed>(height, at_h, j);
+          const bool line_inside = Inside(d, sizes[0]) && Inside(h, sizes[1]);
+          for (int k = 0; k < width.kernel; ++k, ++tap) {
+            const int w = Source<kTransposed>(width, at_w, k);
+            const bool inside = line_inside && Inside(w, sizes[2]);
+            const int other = inside ? (d * sizes[1] + h) * sizes[2] + w : 0;
+            if (kTransposed) {
+              const auto values = LoadIf<T, kCount>(
+                  inside, At(in + tap * int64_t{task.by_group.value}, other,
+                             column_bytes * task.taps));
 #pragma unroll
-    for (int i = 0; i < kRun<T>; ++i) run[i] = 0;
-    if (count == 0) return;
-    const int d = Source<kTransposed>(axes.axis[0], position.d, tap.i);
-    const int h = Source<kTransposed>(axes.axis[1], position.h, tap.j);
-    const int w = Source<kTransposed>(axes.axis[2], position.w, tap.k);
-    const int lines = kTransposed ? axes.axis[1].output : axes.axis[1].input;
-    const int columns = kTransposed ? axes.axis[2].output : axes.axis[2].input;
-    const int64_t pixel = (static_cast<int64_t>(d) * lines + h) * columns + w;
-    LoadRun(data + pixel * pixel_stride + tap.channel, d < 0 || h < 0 || w < 0 ? 0 : count,
-             aligned, run);
+              for (int n = 0; n < kCount; ++n) sum[n] += Widen(values.value[n]);
+            } else {
+              const auto values = LoadIf<T, kCount>(inside, At(in, other, task.pixel_bytes));
+              T* const to = out + (static_cast<int64_t>(row) * task.taps + tap) *
+                                      task.by_group.value;
+              *reinterpret_cast<Pack<T, kCount>*>(to) = values;
+            }
+          }
+        }
+      }
+      if (kTransposed) Store<T, kCount>(At(out, row, task.pixel_bytes), sum);
+    }
   }
-};
+}
 
+// Sizes of the products.
+template <typename T>
 struct Sizes {
-  Axes axes;
-  int64_t inputs;
-  int64_t outputs;
-  int64_t taps;
-  int64_t channels;  // of a group
-  int64_t filters;   // of a group
+  explicit Sizes(const PerExampleArgs<T>& args)
+      : channels(args.geometry.channels), width(channels / args.groups) {
+    for (const ConvAxis& axis : args.geometry.axis) {
+      inputs *= axis.input;
+      outputs *= axis.output;
+      taps *= axis.kernel;
+    }
+    x = inputs * channels;
+    y = outputs * args.filters;
+    columns = outputs * taps * channels;
+    filter = taps * width * args.filters;
+  }
+
+  int64_t channels;
+  int64_t width;  // channels of a group
+  int64_t inputs = 1;
+  int64_t outputs = 1;
+  int64_t taps = 1;
+  int64_t x;  // elements of an example
+  int64_t y;
+  int64_t columns;
+  int64_t filter;
 };
 
-template <typename T>
-bool MakeSizes(const PerExampleArgs<T>& args, Sizes* s) {
-  s->inputs = s->outputs = s->taps = 1;
-  for (const ConvAxis& axis : args.geometry.axis) {
-    s->inputs *= axis.input;
-    s->outputs *= axis.output;
-    s->taps *= axis.kernel;
-  }
-  s->channels = args.geometry.channels / args.groups;
-  s->filters = args.filters / args.groups;
+// x -> columns, or with kTransposed columns -> dx.
+template <bool kTransposed, typename T>
+int LaunchColumns(CudaStream stream, const PerExampleArgs<T>& args, T* columns) {
   constexpr int64_t kLimit = 1 << 30;
-  return args.geometry.channels < kLimit && args.filters < kLimit &&
-         MakeAxes(args.geometry, &s->axes);
-}
-
-template <typename T>
-PixelSource<T, false> PixelsOfX(const PerExampleArgs<T>& args, const Sizes& s) {
-  const Axis* axis = s.axes.axis;
-  const int64_t channels = args.geometry.channels;
-  return {args.x,
-          s.axes,
-          axis[0].output,
-          axis[1].output,
-          axis[2].output,
-          static_cast<int>(s.channels),
-          channels,
-          s.inputs * channels,
-          RunsAligned(args.x, {s.channels})};
-}
-
-template <typename T>
-PixelSource<T, true> PixelsOfDy(const PerExampleArgs<T>& args, const Sizes& s) {
-  const Axis* axis = s.axes.axis;
-  return {args.dy,
-          s.axes,
-          axis[0].input,
-          axis[1].input,
-          axis[2].input,
-          static_cast<int>(s.filters),
-          args.filters,
-          s.outputs * args.filters,
-          RunsAligned(args.dy, {s.filters})};
-}
-
-template <typename T>
-int64_t FilterSize(const PerExampleArgs<T>& args, const Sizes& s) {
-  return s.taps * s.channels * args.filters;
-}
-
-template <typename T>
-int Convolve(CudaStream stream, const PerExampleArgs<T>& args) {
-  Sizes s;
-  if (!MakeSizes(args, &s)) return cudaErrorInvalidValue;
-  Product<ColumnsLoader<PixelSource<T, false>, true>, MatrixLoader<T, false>, T> product = {};
-  product.a = PixelsOfX(args, s);
-  product.b = {args.filter, 1,         args.filters,
-               1,           FilterSize(args, s), s.filters,
-               RunsAligned(args.filter, {s.filters})};
-  product.result = {args.y,    args.filters, s.filters, 0, s.outputs * args.filters,
-                    s.filters, RunsAligned(args.y, {s.filters}), nullptr};
-  product.rows = s.outputs;
-  product.columns = s.filters;
-  product.depth = s.taps * s.channels;
-  product.examples = args.geometry.batch;
-  product.groups = args.groups;
-  return LaunchProduct(stream, product);
-}
-
-template <typename T>
-int BackwardInput(CudaStream stream, const PerExampleArgs<T>& args) {
-  Sizes s;
-  if (!MakeSizes(args, &s)) return cudaErrorInvalidValue;
-  Product<ColumnsLoader<PixelSource<T, true>, true>, MatrixLoader<T, true>, T> product = {};
-  product.a = PixelsOfDy(args, s);
-  product.b = {args.filter,         args.filters, s.channels * args.filters, s.filters,
-               FilterSize(args, s), s.filters,    RunsAligned(args.filter, {s.filters})};
-  product.result = {args.dx,    args.geometry.channels, s.channels,
-                    0,          s.inputs * args.geometry.channels,
-                    s.channels, RunsAligned(args.dx, {s.channels}), nullptr};
-  product.rows = s.inputs;
-  product.columns = s.channels;
-  product.depth = s.taps * s.filters;
-  product.examples = args.geometry.batch;
-  product.groups = args.groups;
-  return LaunchProduct(stream, product);
-}
-
-template <typename T>
-DepthParts FilterParts(const PerExampleArgs<T>& args, const Sizes& s) {
-  return MakeDepthParts(s.taps * s.channels, s.filters, s.outputs,
-                        args.geometry.batch * args.groups);
-}
-
-template <typename T>
-int BackwardFilter(CudaStream stream, const PerExampleArgs<T>& args, void* workspace) {
-  Sizes s;
-  if (!MakeSizes(args, &s)) return cudaErrorInvalidValue;
-  if (s.inputs == 0) {  // nothing is summed, not even where dy is infinite
-    return FillZeros(args.dfilter, args.geometry.batch * FilterSize(args, s), stream);
+  constexpr int64_t kMaxChannels = 1 << 27;  // so that a pixel's bytes fit
+  const Sizes<T> sizes(args);
+  const ConvAxis* axis = args.geometry.axis;
+  ColumnsTask<T> task = {};
+  if (!MakeAxes(args.geometry, &task.axes) || sizes.channels >= kMaxChannels ||
+      sizes.inputs >= kLimit || sizes.outputs >= kLimit || sizes.taps >= kLimit ||
+      sizes.taps * sizes.width >= kMaxChannels) {
+    return cudaErrorInvalidValue;
   }
-  Product<ColumnsLoader<PixelSource<T, false>, false>, MatrixLoader<T, false>, T> product = {};
-  product.a = PixelsOfX(args, s);
-  product.b = {args.dy,    1, args.filters, 1, s.outputs * args.filters,
-               s.filters,  RunsAligned(args.dy, {s.filters})};
-  product.result = {args.dfilter, args.filters, s.filters, 0, FilterSize(args, s),
-                    s.filters,    RunsAligned(args.dfilter, {s.filters}),
-                    static_cast<Accumulator<T>*>(workspace)};
-  product.rows = s.taps * s.channels;
-  product.columns = s.filters;
-  product.depth = s.outputs;
-  product.examples = args.geometry.batch;
-  product.groups = args.groups;
-  return LaunchProduct(stream, product, FilterParts(args, s));
+  const auto size = [axis](int i) { return kTransposed ? axis[i].input : axis[i].output; };
+  task.by_width = MakeDivisor(size(2));
+  task.by_height = MakeDivisor(size(1));
+  task.by_group = MakeDivisor(sizes.width);
+  task.channels = static_cast<int>(sizes.channels);
+  task.pixel_bytes = task.channels * static_cast<int>(sizeof(T));
+  task.taps = static_cast<int>(sizes.taps);
+  task.rows = static_cast<int>(kTransposed ? sizes.inputs : sizes.outputs);
+  task.positions = static_cast<int>(sizes.outputs);
+  task.pixels = static_cast<int>(sizes.inputs);
+  task.examples = args.geometry.batch;
+  task.in = kTransposed ? columns : args.x;
+  task.out = kTransposed ? args.dx : columns;
+  const bool wide =
+      sizes.width % kVector<T> == 0 && IsAligned(task.in) && IsAligned(task.out);
+  task.lanes = MakeLanes(sizes.channels / (wide ? kVector<T> : 1), 5);
+  const auto kernel = wide ? ColumnsKernel<T, kVector<T>, kTransposed>
+                           : ColumnsKernel<T, 1, kTransposed>;
+  return Launch(kernel, {task.lanes.Blocks(task.rows), task.examples, 1}, stream, task);
+}
+
+template <typename T>
+int Convolve(CudaStream stream, const PerExampleArgs<T>& args, const Multiplier<T>& multiply,
+             T* columns) {
+  const Sizes<T> s(args);
+  const ConvProducts<T> products = {multiply,     s.outputs,   s.taps * s.width,
+                                    args.filters, args.groups, args.geometry.batch};
+  if (args.dx != nullptr) {
+    if (int error = products.BackwardColumns(args.dy, args.filter, columns)) return error;
+    return LaunchColumns<true>(stream, args, columns);
+  }
+  if (int error = LaunchColumns<false>(stream, args, columns)) return error;
+  return args.y != nullptr ? products.Forward(columns, args.filter, args.y)
+                           : products.BackwardFilter(columns, args.dy, args.dfilter);
 }
 
 }  // namespace
 }  // namespace cuda
 
 template <typename T>
-int LaunchPerExample(CudaStream stream, const PerExampleArgs<T>& args) {
-  return cuda::Convolve(stream, args);
+int LaunchPerExample(CudaStream stream, const PerExampleArgs<T>& args,
+                     const Multiplier<T>& multiply, int64_t examples, void* workspace) {
+  const cuda::Sizes<T> s(args);
+  const int64_t batch = args.geometry.batch;
+  if (s.x == 0 || s.y == 0 || s.filter == 0) {  // nothing is summed
+    if (int error = cuda::FillZeros(args.y, batch * s.y, stream)) return error;
+    if (int error = cuda::FillZeros(args.dx, batch * s.x, stream)) return error;
+    return cuda::FillZeros(args.dfilter, batch * s.filter, stream);
+  }
+  for (int64_t first = 0; first < batch; first += examples) {
+    PerExampleArgs<T> some = args;
+    some.geometry.batch = cuda::Min(examples, batch - first);
+    const auto advance = [first](auto*& tensor, int64_t size) {
+      if (tensor != nullptr) tensor += first * size;
+    };
+    advance(some.x, s.x);
+    advance(some.dx, s.x);
+    advance(some.y, s.y);
+    advance(some.dy, s.y);
+    advance(some.filter, s.filter);
+    advance(some.dfilter, s.filter);
+    if (int error = cuda::Convolve(stream, some, multiply, static_cast<T*>(workspace))) {
+      return error;
+    }
+  }
+  return cudaSuccess;
 }
 
 template <typename T>
-int LaunchPerExampleBackwardInput(CudaStream stream, const PerExampleArgs<T>& args) {
-  return cuda::BackwardInput(stream, args);
+int64_t PerExampleWorkspace(const PerExampleArgs<T>& args, int64_t examples) {
+  return examples * cuda::Sizes<T>(args).columns * static_cast<int64_t>(sizeof(T));
 }
 
-template <typename T>
-int LaunchPerExampleBackwardFilter(CudaStream stream, const PerExampleArgs<T>& args,
-                                   void* workspace) {
-  return cuda::BackwardFilter(stream, args, workspace);
-}
-
-template <typename T>
-int64_t PerExampleBackwardFilterWorkspace(const PerExampleArgs<T>& args) {
-  cuda::Sizes s;
-  if (!cuda::MakeSizes(args, &s)) return 0;  // the launch fails
-  const int64_t parts = cuda::FilterParts(args, s).count;
-  const int64_t size = args.geometry.batch * cuda::FilterSize(args, s);
-  return parts == 1 ? 0 : parts * size * static_cast<int64_t>(sizeof(Accumulator<T>));
-}
-
-#define TFCONV_INSTANTIATE(T)                                                             \
-  template int LaunchPerExample(CudaStream, const PerExampleArgs<T>&);                     \
-  template int LaunchPerExampleBackwardInput(CudaStream, const PerExampleArgs<T>&);        \
-  template int LaunchPerExampleBackwardFilter(CudaStream, const PerExampleArgs<T>&, void*); \
-  template int64_t PerExampleBackwardFilterWorkspace(const PerExampleArgs<T>&);
+#define TFCONV_INSTANTIATE(T)                                                                  \
+  template int LaunchPerExample(CudaStream, const PerExampleArgs<T>&, const Multiplier<T>&,     \
+                                int64_t, void*);                                                \
+  template int64_t PerExampleWorkspace(const PerExampleArgs<T>&, int64_t);
 TFCONV_INSTANTIATE(float)
 TFCONV_INSTANTIATE(double)
 TFCONV_INSTANTIATE(Half)

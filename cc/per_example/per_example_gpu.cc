@@ -22,21 +22,13 @@ struct PerExampleGpuOp : PerExampleOp<kKind> {
     args.filters = sizes.filters;
     args.x = static_cast<const T*>(inputs[0].data);
     args.filter = static_cast<const T*>(inputs[1].data);
-    if (kKind == Kind::kConv) {
-      args.y = output;
-      return executor->Check(LaunchPerExample(executor->stream(), args));
-    }
-    args.dy = static_cast<const T*>(inputs.back().data);
-    if (kKind == Kind::kInputGrad) {
-      args.dx = output;
-      return executor->Check(LaunchPerExampleBackwardInput(executor->stream(), args));
-    }
-    args.dfilter = output;
-    tensorflow::Tensor keep;
-    void* workspace;
-    const int64_t bytes = PerExampleBackwardFilterWorkspace(args);
-    if (auto s = executor->Allocate(bytes, &keep, &workspace); !s.ok()) return s;
-    return executor->Check(LaunchPerExampleBackwardFilter(executor->stream(), args, workspace));
+    if (kKind != Kind::kConv) args.dy = static_cast<const T*>(inputs.back().data);
+    (kKind == Kind::kConv ? args.y : kKind == Kind::kInputGrad ? args.dx : args.dfilter) = output;
+    const auto bytes = [&args](int64_t count) { return PerExampleWorkspace(args, count); };
+    return executor->InSlices(args.geometry.batch, bytes, [&](int64_t count, void* workspace) {
+      return LaunchPerExample(executor->stream(), args, executor->template multiplier<T>(), count,
+                              workspace);
+    });
   }
 };
 

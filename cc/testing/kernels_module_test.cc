@@ -34,10 +34,11 @@
 #include "involution/involution_kernel.h"
 #include "per_example/per_example_kernel.h"
 #if TFCONV_CUDA_ON_CPU
+#include "common/cuda_device.h"
 #include "deformable/deformable_cuda.h"
 #include "involution/involution_cuda.h"
 #include "per_example/per_example_cuda.h"
-#include "testing/cuda_on_cpu.h"
+#include "testing/cuda_faults.h"
 #endif
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -69,8 +70,7 @@ struct Run {
   bool reversed;   // the last range first
   int threads;     // that the ranges are dealt out to
   int64_t offset;  // elements from the last 64-byte boundary to a tensor
-  bool cuda;           // the CUDA kernels, on the CPU; slices and threads are not for them
-  bool deterministic;  // which only CUDA kernels may not be
+  bool cuda;  // the CUDA kernels, on the CPU; slices shuffle their blocks, threads are not for them
   bool emulated;       // the products of avx512bf16, on any processor with AVX2
   // If there is a list, passes are planned and do not run: results are not written.
   std::shared_ptr<std::vector<Planned>> plans;
@@ -99,11 +99,11 @@ std::vector<std::string> Available(bool bfloat16) {
 }
 
 Run MakeRun(const std::string& isa, int64_t slices, bool reversed, int threads, int64_t offset,
-            bool deterministic, bool plans) {
+            bool plans) {
   if (slices < 1 || threads < 1 || offset < 0) {
     throw py::value_error("slices and threads must be positive, offset not negative");
   }
-  Run run = {Isa::kBase, slices, reversed, threads, offset, isa == "cuda", deterministic, false, {}};
+  Run run = {Isa::kBase, slices, reversed, threads, offset, isa == "cuda", false, {}};
   if (plans) run.plans = std::make_shared<std::vector<Planned>>();
   for (const Isa value : Isas()) {
     if (isa == NameOf(value)) {
@@ -371,11 +371,47 @@ template <typename Launch>
 void RunCuda(const Run& run, int64_t workspace_bytes, const Launch& launch) {
   py::gil_scoped_release release;
   Memory workspace("workspace", workspace_bytes, 0);
-  cuda_on_cpu::Gpu::Get().reversed = run.reversed;
+  cuda_on_cpu::Gpu::Get().seed =
+      static_cast<unsigned>(run.slices - 1) + (run.reversed ? 1u << 31 : 0);
   if (const int error = launch(workspace.data())) {
     throw std::runtime_error("CUDA error " + std::to_string(error));
   }
   workspace.Check();
+}
+
+// Examples at a time: all tests of more than one have a last slice, often a smaller one.
+int64_t ExamplesAtATime(int64_t batch) { return std::max<int64_t>(1, (batch + 1) / 2); }
+
+// As cuBLAS does, in loops.
+template <typename T>
+int Multiply(const MatrixProduct<T>& product) {
+  if (product.rows <= 0 || product.columns <= 0 || product.depth <= 0 || product.examples <= 0 ||
+      product.groups <= 0 || (product.examples > 1 && product.groups > 1)) {
+    throw std::runtime_error("a product that cuBLAS does not take");
+  }
+  const auto at = [](const auto& matrices, int64_t row, int64_t column) -> auto& {
+    return matrices.data[matrices.transposed ? column * matrices.row_stride + row
+                                             : row * matrices.row_stride + column];
+  };
+  for (int64_t i = 0; i < product.examples * product.groups; ++i) {
+    MatrixProduct<T> own = product;
+    const auto advance = [&](auto* m) {
+      m->data += i * (product.groups > 1 ? m->group_stride : m->example_stride);
+    };
+    advance(&own.a);
+    advance(&own.b);
+    advance(&own.c);
+    for (int64_t row = 0; row < own.rows; ++row) {
+      for (int64_t column = 0; column < own.columns; ++column) {
+        Accumulator<T> sum = 0;
+        for (int64_t d = 0; d < own.depth; ++d) {
+          sum += cuda::Widen(at(own.a, row, d)) * cuda::Widen(at(own.b, d, column));
+        }
+        at(own.c, row, column) = cuda::Narrow<T>(sum);
+      }
+    }
+  }
+  return 0;
 }
 #endif
 
@@ -529,7 +565,8 @@ struct Deformable {
     if (mask_) mask.reset(new Input<T>("mask", *mask_, mask_shape, run));
     args.geometry = sizes.geometry;
     args.offset_groups = offset_groups;
-    args.groups = args.filters = -1;
+    args.groups = run.cuda ? 1 : -1;
+    args.filters = -1;
     args.x = in->data();
     args.offset = offsets->data();
     args.mask = mask ? mask->data() : nullptr;
@@ -576,14 +613,10 @@ struct Deformable {
     args.dfilter = filter ? dfilter.data() : nullptr;
     if (run.cuda) {
 #if TFCONV_CUDA_ON_CPU
-      RunCuda(run, DeformableBackwardWorkspace<T>(args), [&](void* workspace) {
-        return LaunchDeformableBackward<T>(nullptr, args, run.deterministic, workspace);
+      const int64_t images = ExamplesAtATime(args.geometry.batch);
+      RunCuda(run, DeformableWorkspace<T>(args, images), [&](void* workspace) {
+        return LaunchDeformableBackward<T>(nullptr, args, Multiply<T>, images, workspace);
       });
-      if (filter) {
-        RunCuda(run, DeformableBackwardFilterWorkspace<T>(args), [&](void* workspace) {
-          return LaunchDeformableBackwardFilter<T>(nullptr, args, workspace);
-        });
-      }
 #endif
     } else if (doffset.size() == 0 || sizes.geometry.channels == 0 ||
                (filter && args.filters == 0)) {
@@ -688,7 +721,10 @@ py::object DeformableConv(const Run& run, const py::array& x, const py::array& o
     op.args.y = y.data();
     if (run.cuda) {
 #if TFCONV_CUDA_ON_CPU
-      RunCuda(run, 0, [&](void*) { return LaunchDeformableConv<T>(nullptr, op.args); });
+      const int64_t images = ExamplesAtATime(op.args.geometry.batch);
+      RunCuda(run, DeformableWorkspace<T>(op.args, images), [&](void* workspace) {
+        return LaunchDeformableConv<T>(nullptr, op.args, Multiply<T>, images, workspace);
+      });
 #endif
     } else if (op.sizes.geometry.channels == 0) {
       y.Clear();
@@ -756,6 +792,16 @@ struct PerExample {
   bool empty = false;
 };
 
+#if TFCONV_CUDA_ON_CPU
+template <typename T>
+void RunPerExample(const Run& run, const PerExampleArgs<T>& args) {
+  const int64_t examples = ExamplesAtATime(args.geometry.batch);
+  RunCuda(run, PerExampleWorkspace<T>(args, examples), [&](void* workspace) {
+    return LaunchPerExample<T>(nullptr, args, Multiply<T>, examples, workspace);
+  });
+}
+#endif
+
 py::object PerExampleConv(const Run& run, const py::array& x, const py::array& filter,
                           const Axes& axes) {
   return ByType(x, [&](auto type) -> py::object {
@@ -767,7 +813,7 @@ py::object PerExampleConv(const Run& run, const py::array& x, const py::array& f
     op.args.y = y.data();
     if (run.cuda) {
 #if TFCONV_CUDA_ON_CPU
-      RunCuda(run, 0, [&](void*) { return LaunchPerExample<T>(nullptr, op.args); });
+      RunPerExample(run, op.args);
 #endif
     } else if (op.empty) {
       y.Clear();
@@ -799,11 +845,8 @@ py::object PerExampleGradients(const Run& run, const py::array& x, const py::arr
     of_filter.dfilter = dfilter.data();
     if (run.cuda) {
 #if TFCONV_CUDA_ON_CPU
-      RunCuda(run, 0,
-              [&](void*) { return LaunchPerExampleBackwardInput<T>(nullptr, of_input); });
-      RunCuda(run, PerExampleBackwardFilterWorkspace<T>(of_filter), [&](void* workspace) {
-        return LaunchPerExampleBackwardFilter<T>(nullptr, of_filter, workspace);
-      });
+      RunPerExample(run, of_input);
+      RunPerExample(run, of_filter);
 #endif
     } else if (op.empty) {
       dx.Clear();
@@ -914,7 +957,7 @@ PYBIND11_MODULE(_kernels, module) {
              "bfloat16"_a = false);
   py::class_<Run>(module, "Run", "How the kernels are run.")
       .def(py::init(&MakeRun), "isa"_a, py::kw_only(), "slices"_a = 1, "reversed"_a = false,
-           "threads"_a = 1, "offset"_a = 0, "deterministic"_a = true, "plans"_a = false)
+           "threads"_a = 1, "offset"_a = 0, "plans"_a = false)
       .def_property_readonly("plans", [](const Run& run) {
         py::list plans;
         for (const Planned& planned : *run.plans) {
@@ -937,6 +980,9 @@ PYBIND11_MODULE(_kernels, module) {
   module.def("per_example_gradients", PerExampleGradients, "run"_a, "x"_a, "filter"_a, "dy"_a,
              "axes"_a);
   module.def("convert", Convert, "run"_a, "name"_a, "array"_a);
+#if TFCONV_CUDA_ON_CPU
+  module.def("faulty_cuda", cuda::RunFaulty, "fault"_a, "seed"_a);
+#endif
   module.def("faulty", Faulty, "run"_a, "fault"_a, "x"_a);
 }
 

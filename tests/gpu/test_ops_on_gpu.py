@@ -1,7 +1,4 @@
-"""The native ops on a GPU: against the same ops on the CPU, and bit by bit where that is asked."""
-
-import subprocess
-import sys
+"""The native ops on a GPU: against their portable twins, against the CPU, and bit by bit."""
 
 import numpy as np
 import pytest
@@ -59,6 +56,32 @@ def results(device, function, inputs):
     return found
 
 
+@pytest.fixture(autouse=True)
+def float32_as_such():
+    """By default, products on GPUs round float32 to 10 bits of the mantissa."""
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    yield
+    tf.config.experimental.enable_tensor_float_32_execution(True)
+
+
+def assert_near(results, expected, tolerance):
+    for mine, right in zip(results, expected):
+        mine, right = (np.asarray(tf.cast(t, tf.float64)) for t in (mine, right))
+        scale = max(1.0, np.abs(right).max(initial=0))
+        np.testing.assert_allclose(mine, right, rtol=0, atol=tolerance * scale)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=lambda t: t.name)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_matches_the_portable_twin(family, dtype, rng):
+    """First of all: where this fails, nothing else matters."""
+    function, shapes = family(*SIZES[0])
+    inputs = [tf.cast(rng.standard_normal(shape), dtype) for shape in shapes]
+    with tfconv.portable():
+        expected = results("GPU:0", function, inputs)
+    assert_near(results("GPU:0", function, inputs), expected, TOLERANCES[dtype])
+
+
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=lambda t: t.name)
 @pytest.mark.parametrize("family", FAMILIES)
@@ -66,10 +89,20 @@ def test_matches_the_cpu(family, dtype, sizes, rng):
     function, shapes = family(*sizes)
     inputs = [tf.cast(rng.standard_normal(shape), dtype) for shape in shapes]
     expected = results("CPU:0", function, inputs)
-    for mine, right in zip(results("GPU:0", function, inputs), expected):
-        mine, right = (np.asarray(tf.cast(t, tf.float64)) for t in (mine, right))
-        scale = max(1.0, np.abs(right).max(initial=0))
-        np.testing.assert_allclose(mine, right, rtol=0, atol=TOLERANCES[dtype] * scale)
+    assert_near(results("GPU:0", function, inputs), expected, TOLERANCES[dtype])
+
+
+@pytest.mark.parametrize("family", [deformable_conv, per_example])
+def test_in_slices(family, rng, monkeypatch):
+    """A workspace for some images at a time changes nothing but the order of a sum."""
+    function, shapes = family(7, 48, 2, 16)
+    inputs = [tf.constant(rng.standard_normal(shape), tf.float32) for shape in shapes]
+    expected = results("GPU:0", function, inputs)
+    monkeypatch.setenv("TFCONV_GPU_WORKSPACE", "8")
+    assert_near(results("GPU:0", function, inputs), expected, 1e-5)
+    monkeypatch.setenv("TFCONV_GPU_WORKSPACE", "8MB")
+    with pytest.raises(tf.errors.InvalidArgumentError, match="TFCONV_GPU_WORKSPACE.*8MB"):
+        results("GPU:0", function, inputs)
 
 
 def test_many_elements():
@@ -83,26 +116,9 @@ def test_many_elements():
         assert y[0, -1, -1].numpy().tolist() == [4] * channels
 
 
-DETERMINISTIC = """
-import hashlib
-import tensorflow as tf, tfconv
-tf.config.experimental.enable_op_determinism()
-tf.random.set_seed(0)
-with tf.device("GPU:0"):
-    x, offset = tf.random.normal([4, 40, 40, 64]), 4 * tf.random.normal([4, 40, 40, 18])
-    kernel = tf.random.normal([3, 3, 64, 32])
-    for _ in range(5):
-        with tf.GradientTape() as tape:
-            tape.watch([x, offset, kernel])
-            y = tfconv.ops.deformable_conv2d(x, offset, kernel)
-        found = [y, *tape.gradient(y, [x, offset, kernel], output_gradients=y)]
-        print(hashlib.sha256(b"".join(t.numpy().tobytes() for t in found)).hexdigest())
-"""
-
-
-def test_determinism():
-    """In a process of its own: it cannot be switched off again."""
-    done = subprocess.run(
-        [sys.executable, "-c", DETERMINISTIC], capture_output=True, text=True, check=True
-    )
-    assert len(set(done.stdout.split())) == 1
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_same_bits_every_time(family, rng):
+    function, shapes = family(4, 40, 1, 64)
+    inputs = [tf.constant(rng.standard_normal(shape), tf.float32) for shape in shapes]
+    runs = (results("GPU:0", function, inputs) for _ in range(5))
+    assert len({tuple(t.numpy().tobytes() for t in found) for found in runs}) == 1

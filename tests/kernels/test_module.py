@@ -79,6 +79,48 @@ def test_order_of_the_units_shows(kernels):
     assert (forward != backward).any()
 
 
+def faulty_cuda(kernels, fault, seed=0):
+    if not hasattr(kernels, "faulty_cuda"):
+        pytest.skip("the CUDA kernels are not compiled for this CPU or sanitizer")
+    return kernels.faulty_cuda(fault, seed)
+
+
+SEEDS = (0, 1, 2, 3)
+
+
+def test_cuda_without_fault(kernels):
+    """Halves of a warp go their own ways, in any order of blocks, warps and lanes."""
+    other = np.arange(64) ^ 1
+    lane = np.arange(64) % 32
+    right = np.where(lane < 16, other + (other ^ 3), other + 100 * (np.arange(64) // 32 * 32 + 17))
+    for seed in SEEDS:
+        assert faulty_cuda(kernels, "", seed) == 3 * right.tolist()
+
+
+@pytest.mark.parametrize("fault", ["no barrier", "no syncwarp", "blocks"])
+def test_cuda_orders_show(fault, kernels):
+    """Other results in another order: of warps, of lanes, of blocks."""
+    results = {tuple(faulty_cuda(kernels, fault, seed)) for seed in SEEDS}
+    assert len(results) > 1
+
+
+@pytest.mark.parametrize(
+    "fault, message",
+    [
+        ("barrier", "threads that do not come"),
+        ("mask", "threads that do not come"),
+        ("two functions", "threads that do not come"),
+        ("left out", "a lane that its mask leaves out"),
+        ("outside", "a value of a lane outside of the mask"),
+    ],
+)
+def test_cuda_faults_are_noticed(fault, message, kernels):
+    for seed in SEEDS:
+        with pytest.raises(RuntimeError, match=message):
+            faulty_cuda(kernels, fault, seed)
+    faulty_cuda(kernels, "")  # what is left of it disturbs nobody
+
+
 def test_sanitizer_is_the_one_asked_for(kernels):
     assert kernels.sanitizer == {"plain": "", "asan": "address", "tsan": "thread"}[VARIANT]
 
