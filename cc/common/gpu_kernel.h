@@ -45,7 +45,7 @@ class GpuExecutor {
   // where bytes(count) is what they need.
   template <typename Bytes, typename LaunchAll>
   absl::Status InSlices(int64_t batch, const Bytes& bytes, const LaunchAll& launch) {
-    int64_t limit;
+    int64_t limit = 0;
     if (auto s = GpuWorkspaceLimit(&limit); !s.ok()) return s;
     const int64_t count = CountWithin(limit, batch, bytes);
     tensorflow::Tensor workspace;
