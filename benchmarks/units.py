@@ -23,7 +23,7 @@ MOST = {2: 1.5, 8: 1.5, 16: 1.5, 64: 2.5}
 # Work that is over in 200 us needs no more threads; in cycles, at 3 GHz.
 SHORT = 600_000
 SHAPES_BATCH_1 = ((1, 64, 56), (1, 128, 28), (1, 256, 14), (1, 512, 7))
-FAMILIES = ("involution", "deformable", "per_example")
+FAMILIES = ("involution", "span_involution", "deformable", "per_example")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Row:
 def planned(kernels: ModuleType, isa: str, family: str, shape: tuple[int, int, int], dtype):
     """The plans of all passes of a family, forward and backward."""
     batch, channels, size = shape
-    kernel = 7 if family == "involution" else 3
+    kernel = 7 if "involution" in family else 3
     axes = [(size, kernel, 1, 1, kernel // 2)] * 2
     run = kernels.Run(isa, plans=True)
 
@@ -66,6 +66,16 @@ def planned(kernels: ModuleType, isa: str, family: str, shape: tuple[int, int, i
         inputs = (x, zeros(channels // 16 * taps))
         kernels.involution(run, *inputs, axes)
         kernels.involution_gradients(run, *inputs, x, axes)
+    elif family == "span_involution":
+        columns, features = channels // 16 * taps, channels // 4
+        inputs = (
+            x,
+            zeros(features),
+            np.zeros((features, columns), dtype),
+            np.zeros(columns, dtype),
+        )
+        kernels.span_involution(run, *inputs, axes)
+        kernels.span_involution_gradients(run, *inputs, x, axes)
     elif family == "per_example":
         inputs = (x, np.zeros((batch, *weights.shape), dtype))
         kernels.per_example_conv(run, *inputs, axes)

@@ -1,5 +1,4 @@
-// GPU kernels of Tfconv>Involution and Tfconv>InvolutionGrad. The numeric part is in
-// involution.cu.cc.
+// GPU kernels of Tfconv>Involution and its gradients. The numeric part is in involution.cu.cc.
 #include <vector>
 
 #include "common/gpu_kernel.h"
@@ -9,31 +8,37 @@
 namespace tfconv {
 namespace {
 
-template <bool kIsGrad>
-struct InvolutionGpuOp : InvolutionOp<kIsGrad> {
+template <InvolutionKind kKind>
+struct InvolutionGpuOp : InvolutionOp<kKind> {
   template <typename T>
   static absl::Status Run(GpuExecutor* executor, const InvolutionSizes& sizes,
                           const std::vector<Buffer>& inputs, const std::vector<Buffer>& outputs) {
+    using Kind = InvolutionKind;
     InvolutionArgs<T> args = {};
     args.geometry = sizes.geometry;
     args.groups = sizes.groups;
     args.x = static_cast<const T*>(inputs[0].data);
     args.kernel = static_cast<const T*>(inputs[1].data);
-    if (!kIsGrad) {
+    if (kKind == Kind::kInvolution) {
       args.y = static_cast<T*>(outputs[0].data);
       return executor->Check(LaunchInvolution(executor->stream(), args));
     }
     args.dy = static_cast<const T*>(inputs.back().data);
-    args.dx = static_cast<T*>(outputs[0].data);
+    if (kKind != Kind::kKernelGrad) {
+      args.dx = static_cast<T*>(outputs[0].data);
+      const int error = LaunchInvolutionBackwardInput(executor->stream(), args);
+      if (auto s = executor->Check(error); !s.ok()) return s;
+    }
+    if (kKind == Kind::kInputGrad) return absl::OkStatus();
     args.dkernel = static_cast<T*>(outputs.back().data);
-    const int error = LaunchInvolutionBackwardInput(executor->stream(), args);
-    if (auto s = executor->Check(error); !s.ok()) return s;
     return executor->Check(LaunchInvolutionBackwardKernel(executor->stream(), args));
   }
 };
 
-TFCONV_REGISTER_GPU("Tfconv>Involution", InvolutionGpuOp<false>)
-TFCONV_REGISTER_GPU("Tfconv>InvolutionGrad", InvolutionGpuOp<true>)
+TFCONV_REGISTER_GPU("Tfconv>Involution", InvolutionGpuOp<InvolutionKind::kInvolution>)
+TFCONV_REGISTER_GPU("Tfconv>InvolutionGrad", InvolutionGpuOp<InvolutionKind::kGrad>)
+TFCONV_REGISTER_GPU("Tfconv>InvolutionInputGrad", InvolutionGpuOp<InvolutionKind::kInputGrad>)
+TFCONV_REGISTER_GPU("Tfconv>InvolutionKernelGrad", InvolutionGpuOp<InvolutionKind::kKernelGrad>)
 
 }  // namespace
 }  // namespace tfconv

@@ -1,5 +1,5 @@
-// Tfconv>Involution and Tfconv>InvolutionGrad: interface, shapes and CPU kernels. The numeric part
-// is in involution_cpu.cc.
+// Tfconv>Involution, Tfconv>SpanInvolution and their gradients: interface, shapes and CPU kernels.
+// The numeric part is in involution_cpu.cc.
 #include "involution/involution_op.h"
 
 #include <cstdint>
@@ -15,6 +15,8 @@
 
 namespace tfconv {
 namespace {
+
+using Kind = InvolutionKind;
 
 // Numbers of groups are 32-bit.
 constexpr int64_t kMaxKernelChannels = std::numeric_limits<int32_t>::max();
@@ -102,56 +104,168 @@ absl::Status MakeShapes(const ConvAttributes& attributes, const Dims& x, const D
   return absl::OkStatus();
 }
 
-}  // namespace
+// What kernels are made from: [N, *output, R], [R, groups * taps], [groups * taps].
+struct SpanShapes {
+  Dims features;
+  Dims span;
+  Dims bias;
+};
 
-template <bool kIsGrad>
-absl::Status InvolutionOp<kIsGrad>::Infer(const std::function<Dims(int)>& input, Sizes* sizes,
-                                          std::vector<Dims>* outputs) const {
-  InvolutionShapes shapes;
-  if (auto status =
-          MakeShapes(attributes, input(0), input(1), kIsGrad ? input(2) : Dims(), sizes, &shapes);
-      !status.ok()) {
-    return status;
+// The shape of the kernels that are made.
+absl::Status MakeKernelShape(const std::string& name, int rank, const SpanShapes& in,
+                             InvolutionSizes* sizes, Dims* kernel) {
+  if (auto s = CheckRank(name, "features", in.features, rank + 2); !s.ok()) return s;
+  if (auto s = CheckRank(name, "span", in.span, 2); !s.ok()) return s;
+  if (auto s = CheckRank(name, "bias", in.bias, 1); !s.ok()) return s;
+  sizes->num_features = in.features[rank + 1];
+  int64_t kernel_channels = in.span[1];
+  if (!MergeSize(&sizes->num_features, in.span[0]) || !MergeSize(&kernel_channels, in.bias[0])) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        name, ": span of shape ", in.span.ToString(),
+        " must have a row for each of the features of shape ", in.features.ToString(),
+        " and a column for each element of bias of shape ", in.bias.ToString()));
   }
-  *outputs = kIsGrad ? std::vector<Dims>{shapes.x, shapes.kernel} : std::vector<Dims>{shapes.y};
+  std::vector<int64_t> kernel_sizes;
+  for (int i = 0; i <= rank; ++i) kernel_sizes.push_back(in.features[i]);
+  kernel_sizes.push_back(kernel_channels);
+  *kernel = Dims(std::move(kernel_sizes));
   return absl::OkStatus();
 }
 
-template <bool kIsGrad>
+}  // namespace
+
+const char* NameOf(Kind kind) {
+  switch (kind) {
+    case Kind::kInvolution:
+      return "Involution";
+    case Kind::kGrad:
+      return "InvolutionGrad";
+    case Kind::kInputGrad:
+      return "InvolutionInputGrad";
+    case Kind::kKernelGrad:
+      return "InvolutionKernelGrad";
+    case Kind::kSpan:
+      return "SpanInvolution";
+    case Kind::kSpanInputGrad:
+      return "SpanInvolutionInputGrad";
+    case Kind::kSpanGrad:
+      break;
+  }
+  return "SpanInvolutionSpanGrad";
+}
+
+template <Kind kKind>
+absl::Status InvolutionOp<kKind>::Infer(const std::function<Dims(int)>& input, Sizes* sizes,
+                                        std::vector<Dims>* outputs) const {
+  sizes->num_features = 0;
+  Dims kernel = input(1);
+  if constexpr (HasSpan(kKind)) {
+    const SpanShapes span = {input(1), input(2), input(3)};
+    if (auto status = MakeKernelShape(attributes.op_name, attributes.rank(), span, sizes, &kernel);
+        !status.ok()) {
+      return status;
+    }
+  }
+  InvolutionShapes shapes;
+  const Dims dy = IsGrad(kKind) ? input(DyInput(kKind)) : Dims();
+  if (auto status = MakeShapes(attributes, input(0), kernel, dy, sizes, &shapes); !status.ok()) {
+    return status;
+  }
+  if constexpr (!IsGrad(kKind)) *outputs = {shapes.y};
+  if constexpr (kKind == Kind::kGrad) *outputs = {shapes.x, shapes.kernel};
+  if constexpr (kKind == Kind::kInputGrad || kKind == Kind::kSpanInputGrad) *outputs = {shapes.x};
+  if constexpr (kKind == Kind::kKernelGrad) *outputs = {shapes.kernel};
+  if constexpr (kKind == Kind::kSpanGrad) {
+    std::vector<int64_t> features = shapes.kernel.sizes();
+    const int64_t kernel_channels = features.back();
+    features.back() = sizes->num_features;
+    *outputs = {Dims(std::move(features)), Dims({sizes->num_features, kernel_channels}),
+                Dims({kernel_channels})};
+  }
+  return absl::OkStatus();
+}
+
+template <Kind kKind>
 template <typename T>
-absl::Status InvolutionOp<kIsGrad>::Run(Executor* executor, const Sizes& sizes,
-                                        const std::vector<Buffer>& inputs,
-                                        const std::vector<Buffer>& outputs) {
+absl::Status InvolutionOp<kKind>::Run(Executor* executor, const Sizes& sizes,
+                                      const std::vector<Buffer>& inputs,
+                                      const std::vector<Buffer>& outputs) {
   using Element = typename ElementType<T>::Type;
+  const auto in = [&](int i) { return static_cast<const Element*>(inputs[i].data); };
+  const auto out = [&](int i) { return static_cast<Element*>(outputs[i].data); };
   const auto kernels = ActiveKernels<InvolutionKernels<Element>>();
   InvolutionArgs<Element> args = {};
   args.geometry = sizes.geometry;
   args.groups = sizes.groups;
-  args.x = static_cast<const Element*>(inputs[0].data);
-  args.kernel = static_cast<const Element*>(inputs[1].data);
-  if constexpr (kIsGrad) {
-    args.dy = static_cast<const Element*>(inputs[2].data);
-    args.dx = static_cast<Element*>(outputs[0].data);
-    args.dkernel = static_cast<Element*>(outputs[1].data);
-    if (auto s = RunPass(executor, args, kernels.backward_input); !s.ok()) return s;
-    return RunPass(executor, args, kernels.backward_kernel);
+  args.num_features = sizes.num_features;
+  args.x = in(0);
+  if constexpr (HasSpan(kKind)) {
+    args.features = in(1);
+    args.span = in(2);
+    args.bias = in(3);
   } else {
-    args.y = static_cast<Element*>(outputs[0].data);
-    return RunPass(executor, args, kernels.forward);
+    args.kernel = in(1);
   }
+  if constexpr (IsGrad(kKind)) args.dy = in(DyInput(kKind));
+  if constexpr (!IsGrad(kKind)) args.y = out(0);
+  if constexpr (kKind == Kind::kGrad || kKind == Kind::kInputGrad ||
+                kKind == Kind::kSpanInputGrad) {
+    args.dx = out(0);
+  }
+  if constexpr (kKind == Kind::kGrad || kKind == Kind::kKernelGrad) {
+    args.dkernel = out(static_cast<int>(outputs.size()) - 1);
+  }
+  if constexpr (kKind == Kind::kSpanGrad) {
+    args.dfeatures = out(0);
+    args.dspan = out(1);
+    args.dbias = out(2);
+  }
+
+  Temporary<Accumulator<Element>> packed, dspan, dfeatures;
+  if constexpr (HasSpan(kKind)) {
+    if (outputs[0].size == 0 && kKind != Kind::kSpanGrad) return absl::OkStatus();
+    const SpanSizes span = kernels.span_sizes(args);
+    if constexpr (kKind == Kind::kSpanGrad) {
+      if (auto s = packed.Allocate(executor, span.packed_span_transposed); !s.ok()) return s;
+      if (auto s = dspan.Allocate(executor, span.partial_dspan); !s.ok()) return s;
+      if (auto s = dfeatures.Allocate(executor, span.partial_dfeatures); !s.ok()) return s;
+      args.partial_dspan = dspan.data();
+      args.partial_dfeatures = dfeatures.data();
+    } else {
+      if (auto s = packed.Allocate(executor, span.packed_span); !s.ok()) return s;
+    }
+    args.packed_span = packed.data();
+  }
+  std::vector<Pass<InvolutionArgs<Element>>> passes;
+  if constexpr (kKind == Kind::kInvolution) passes = {kernels.forward};
+  if constexpr (kKind == Kind::kSpan) passes = {kernels.pack_span, kernels.forward};
+  if constexpr (kKind == Kind::kGrad) passes = {kernels.backward_input, kernels.backward_kernel};
+  if constexpr (kKind == Kind::kInputGrad) passes = {kernels.backward_input};
+  if constexpr (kKind == Kind::kSpanInputGrad) passes = {kernels.pack_span, kernels.backward_input};
+  if constexpr (kKind == Kind::kKernelGrad) passes = {kernels.backward_kernel};
+  if constexpr (kKind == Kind::kSpanGrad) {
+    passes = {kernels.pack_span_transposed, kernels.backward_span, kernels.sum_dspan,
+              kernels.sum_dfeatures};
+  }
+  for (const auto& pass : passes) {
+    if (auto s = RunPass(executor, args, pass); !s.ok()) return s;
+  }
+  return absl::OkStatus();
 }
+
+#define TFCONV_INVOLUTION_ATTRS                    \
+  Attr("T: {half, bfloat16, float, double}")       \
+      .Attr("kernel_size: list(int)")              \
+      .Attr("strides: list(int)")                  \
+      .Attr("dilations: list(int)")                \
+      .Attr("padding: {'SAME', 'VALID', 'EXPLICIT'}") \
+      .Attr("explicit_paddings: list(int) = []")
 
 REGISTER_OP("Tfconv>Involution")
     .Input("x: T")
     .Input("kernel: T")
     .Output("y: T")
-    .Attr("T: {half, bfloat16, float, double}")
-    .Attr("kernel_size: list(int)")
-    .Attr("strides: list(int)")
-    .Attr("dilations: list(int)")
-    .Attr("padding: {'SAME', 'VALID', 'EXPLICIT'}")
-    .Attr("explicit_paddings: list(int) = []")
-    .SetShapeFn(ShapeFunction<InvolutionOp<false>>)
+    .TFCONV_INVOLUTION_ATTRS.SetShapeFn(ShapeFunction<InvolutionOp<Kind::kInvolution>>)
     .Doc(R"doc(
 Convolution with a kernel per output position, shared by the channels of a group.
 
@@ -169,16 +283,73 @@ REGISTER_OP("Tfconv>InvolutionGrad")
     .Input("dy: T")
     .Output("dx: T")
     .Output("dkernel: T")
-    .Attr("T: {half, bfloat16, float, double}")
-    .Attr("kernel_size: list(int)")
-    .Attr("strides: list(int)")
-    .Attr("dilations: list(int)")
-    .Attr("padding: {'SAME', 'VALID', 'EXPLICIT'}")
-    .Attr("explicit_paddings: list(int) = []")
-    .SetShapeFn(ShapeFunction<InvolutionOp<true>>)
+    .TFCONV_INVOLUTION_ATTRS.SetShapeFn(ShapeFunction<InvolutionOp<Kind::kGrad>>)
     .Doc("Gradients of Tfconv>Involution for both inputs, given the gradient dy of its output.");
 
-TFCONV_REGISTER_CPU("Tfconv>Involution", InvolutionOp<false>)
-TFCONV_REGISTER_CPU("Tfconv>InvolutionGrad", InvolutionOp<true>)
+REGISTER_OP("Tfconv>InvolutionInputGrad")
+    .Input("x: T")
+    .Input("kernel: T")
+    .Input("dy: T")
+    .Output("dx: T")
+    .TFCONV_INVOLUTION_ATTRS.SetShapeFn(ShapeFunction<InvolutionOp<Kind::kInputGrad>>)
+    .Doc("Gradient of Tfconv>Involution for x, of which only the shape is used.");
+
+REGISTER_OP("Tfconv>InvolutionKernelGrad")
+    .Input("x: T")
+    .Input("kernel: T")
+    .Input("dy: T")
+    .Output("dkernel: T")
+    .TFCONV_INVOLUTION_ATTRS.SetShapeFn(ShapeFunction<InvolutionOp<Kind::kKernelGrad>>)
+    .Doc("Gradient of Tfconv>Involution for the kernel, of which only the shape is used.");
+
+REGISTER_OP("Tfconv>SpanInvolution")
+    .Input("x: T")
+    .Input("features: T")
+    .Input("span: T")
+    .Input("bias: T")
+    .Output("y: T")
+    .TFCONV_INVOLUTION_ATTRS.SetShapeFn(ShapeFunction<InvolutionOp<Kind::kSpan>>)
+    .Doc(R"doc(
+Involution with kernels that are made from features of the output positions, a few at a time.
+
+y = Tfconv>Involution(x, kernel) with
+kernel[n, p, k] = sum_r features[n, p, r] * span[r, k] + bias[k].
+
+x: [N, *spatial, C]
+features: [N, *output, R]
+span: [R, G * T]
+bias: [G * T]
+y: [N, *output, C]
+)doc");
+
+REGISTER_OP("Tfconv>SpanInvolutionInputGrad")
+    .Input("x: T")
+    .Input("features: T")
+    .Input("span: T")
+    .Input("bias: T")
+    .Input("dy: T")
+    .Output("dx: T")
+    .TFCONV_INVOLUTION_ATTRS.SetShapeFn(ShapeFunction<InvolutionOp<Kind::kSpanInputGrad>>)
+    .Doc("Gradient of Tfconv>SpanInvolution for x, of which only the shape is used.");
+
+REGISTER_OP("Tfconv>SpanInvolutionSpanGrad")
+    .Input("x: T")
+    .Input("features: T")
+    .Input("span: T")
+    .Input("bias: T")
+    .Input("dy: T")
+    .Output("dfeatures: T")
+    .Output("dspan: T")
+    .Output("dbias: T")
+    .TFCONV_INVOLUTION_ATTRS.SetShapeFn(ShapeFunction<InvolutionOp<Kind::kSpanGrad>>)
+    .Doc("Gradients of Tfconv>SpanInvolution for all inputs but x.");
+
+TFCONV_REGISTER_CPU("Tfconv>Involution", InvolutionOp<Kind::kInvolution>)
+TFCONV_REGISTER_CPU("Tfconv>InvolutionGrad", InvolutionOp<Kind::kGrad>)
+TFCONV_REGISTER_CPU("Tfconv>InvolutionInputGrad", InvolutionOp<Kind::kInputGrad>)
+TFCONV_REGISTER_CPU("Tfconv>InvolutionKernelGrad", InvolutionOp<Kind::kKernelGrad>)
+TFCONV_REGISTER_CPU("Tfconv>SpanInvolution", InvolutionOp<Kind::kSpan>)
+TFCONV_REGISTER_CPU("Tfconv>SpanInvolutionInputGrad", InvolutionOp<Kind::kSpanInputGrad>)
+TFCONV_REGISTER_CPU("Tfconv>SpanInvolutionSpanGrad", InvolutionOp<Kind::kSpanGrad>)
 
 }  // namespace tfconv

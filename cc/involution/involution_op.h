@@ -1,4 +1,5 @@
-// Descriptions of Tfconv>Involution and Tfconv>InvolutionGrad (see common/cpu_kernel.h).
+// Descriptions of Tfconv>Involution, Tfconv>SpanInvolution and their gradients (see
+// common/cpu_kernel.h).
 #ifndef TFCONV_INVOLUTION_INVOLUTION_OP_H_
 #define TFCONV_INVOLUTION_INVOLUTION_OP_H_
 
@@ -12,17 +13,43 @@
 
 namespace tfconv {
 
+// kGrad is both gradients of kInvolution in one op: graphs that were saved by earlier versions have
+// it.
+enum class InvolutionKind {
+  kInvolution,
+  kGrad,
+  kInputGrad,
+  kKernelGrad,
+  kSpan,
+  kSpanInputGrad,
+  kSpanGrad
+};
+
+// As in messages.
+const char* NameOf(InvolutionKind kind);
+
+// Whether kernels are made from features.
+constexpr bool HasSpan(InvolutionKind kind) { return kind >= InvolutionKind::kSpan; }
+
+constexpr bool IsGrad(InvolutionKind kind) {
+  return kind != InvolutionKind::kInvolution && kind != InvolutionKind::kSpan;
+}
+
+// The input that dy is.
+constexpr int DyInput(InvolutionKind kind) { return HasSpan(kind) ? 4 : 2; }
+
 struct InvolutionSizes {
   ConvGeometry geometry;  // complete if all sizes are known
   int64_t groups;
+  int64_t num_features;
 };
 
-// Inputs x, kernel and, for the gradient, dy.
-template <bool kIsGrad>
+// Inputs x, kernel or features, span and bias, and, for the gradients, dy.
+template <InvolutionKind kKind>
 struct InvolutionOp {
   using Sizes = InvolutionSizes;
 
-  static const char* Name() { return kIsGrad ? "InvolutionGrad" : "Involution"; }
+  static const char* Name() { return NameOf(kKind); }
 
   template <typename Context>
   absl::Status Read(Context* context) {

@@ -544,6 +544,101 @@ py::object InvolutionGradients(const Run& run, const py::array& x, const py::arr
   });
 }
 
+// Involution with kernels that are made from features. It has no CUDA kernels: for "cuda", those of
+// the CPU run.
+template <typename T>
+struct SpanInvolution {
+  SpanInvolution(const Run& run, const py::array& x, const py::array& features,
+                 const py::array& span, const py::array& bias, const Axes& axes)
+      : run(run), sizes(x, axes, 1, 3), kernels(KernelsOf<InvolutionKernels<T>>(run)) {
+    args.geometry = sizes.geometry;
+    args.groups = CountLast("bias", bias, sizes.taps);
+    CheckDivides("groups", args.groups, sizes.geometry.channels);
+    args.num_features = ShapeOf(features).back();
+    const int64_t columns = args.groups * sizes.taps;
+    in = std::make_unique<Input<T>>("x", x, sizes.x, run);
+    from = std::make_unique<Input<T>>("features", features, sizes.Outputs({args.num_features}),
+                                      run);
+    weights = std::make_unique<Input<T>>("span", span, Shape{args.num_features, columns}, run);
+    added = std::make_unique<Input<T>>("bias", bias, Shape{columns}, run);
+    args.x = in->data();
+    args.features = from->data();
+    args.span = weights->data();
+    args.bias = added->data();
+  }
+
+  std::unique_ptr<Output<Accumulator<T>>> Temporary(const char* name, int64_t size,
+                                                    Accumulator<T>** data) {
+    auto memory = std::make_unique<Output<Accumulator<T>>>(name, Shape{size}, Run{});
+    *data = memory->data();
+    return memory;
+  }
+
+  // A pass that reads what another has packed.
+  void RunPacked(const Pass<InvolutionArgs<T>>& pack, int64_t size, const char* name,
+                 const Pass<InvolutionArgs<T>>& pass) {
+    const auto packed = Temporary("packed_span", size, &args.packed_span);
+    RunPass("pack_span", args, pack, run);
+    RunPass(name, args, pass, run);
+    packed->CheckGuards();
+    for (Input<T>* input : {in.get(), from.get(), weights.get(), added.get()}) input->Check();
+  }
+
+  Run run;
+  Sizes sizes;
+  InvolutionKernels<T> kernels;
+  std::unique_ptr<Input<T>> in, from, weights, added;
+  InvolutionArgs<T> args = {};
+};
+
+py::object SpanInvolutionForward(const Run& run, const py::array& x, const py::array& features,
+                                 const py::array& span, const py::array& bias, const Axes& axes) {
+  return ByType(x, [&](auto type) -> py::object {
+    using T = decltype(type);
+    SpanInvolution<T> op(run, x, features, span, bias, axes);
+    Output<T> y("y", op.sizes.Outputs({op.sizes.geometry.channels}), run);
+    op.args.y = y.data();
+    op.RunPacked(op.kernels.pack_span, op.kernels.span_sizes(op.args).packed_span, "forward",
+                 op.kernels.forward);
+    return y.Take();
+  });
+}
+
+py::object SpanInvolutionGradients(const Run& run, const py::array& x, const py::array& features,
+                                   const py::array& span, const py::array& bias,
+                                   const py::array& dy, const Axes& axes) {
+  return ByType(x, [&](auto type) -> py::object {
+    using T = decltype(type);
+    SpanInvolution<T> op(run, x, features, span, bias, axes);
+    Input<T> upstream("dy", dy, op.sizes.Outputs({op.sizes.geometry.channels}), run);
+    op.args.dy = upstream.data();
+    Output<T> dx("dx", op.sizes.x, run);
+    op.args.dx = dx.data();
+    op.RunPacked(op.kernels.pack_span, op.kernels.span_sizes(op.args).packed_span,
+                 "backward_input", op.kernels.backward_input);
+    op.args.dx = nullptr;
+    Output<T> dfeatures("dfeatures", ShapeOf(features), run);
+    Output<T> dspan("dspan", ShapeOf(span), run);
+    Output<T> dbias("dbias", ShapeOf(bias), run);
+    op.args.dfeatures = dfeatures.data();
+    op.args.dspan = dspan.data();
+    op.args.dbias = dbias.data();
+    const SpanSizes temporary = op.kernels.span_sizes(op.args);
+    const auto spans =
+        op.Temporary("partial_dspan", temporary.partial_dspan, &op.args.partial_dspan);
+    const auto parts =
+        op.Temporary("partial_dfeatures", temporary.partial_dfeatures, &op.args.partial_dfeatures);
+    op.RunPacked(op.kernels.pack_span_transposed, temporary.packed_span_transposed,
+                 "backward_span", op.kernels.backward_span);
+    RunPass("sum_dspan", op.args, op.kernels.sum_dspan, run);
+    RunPass("sum_dfeatures", op.args, op.kernels.sum_dfeatures, run);
+    spans->CheckGuards();
+    parts->CheckGuards();
+    upstream.Check();
+    return py::make_tuple(dx.Take(), dfeatures.Take(), dspan.Take(), dbias.Take());
+  });
+}
+
 // Deformable sampling and convolution.
 
 template <typename T>
@@ -967,6 +1062,10 @@ PYBIND11_MODULE(_kernels, module) {
         return plans;
       });
   module.def("involution", Involution, "run"_a, "x"_a, "kernel"_a, "axes"_a);
+  module.def("span_involution", SpanInvolutionForward, "run"_a, "x"_a, "features"_a, "span"_a,
+             "bias"_a, "axes"_a);
+  module.def("span_involution_gradients", SpanInvolutionGradients, "run"_a, "x"_a, "features"_a,
+             "span"_a, "bias"_a, "dy"_a, "axes"_a);
   module.def("involution_gradients", InvolutionGradients, "run"_a, "x"_a, "kernel"_a, "dy"_a,
              "axes"_a);
   module.def("deformable_sample", DeformableSample, "run"_a, "x"_a, "offset"_a, "mask"_a, "axes"_a);

@@ -157,30 +157,55 @@ class TapWindows {
   int64_t positions_ = 1;
 };
 
-template <bool kIsGrad>
-Operands Lower(const InvolutionOp<kIsGrad>&, const InvolutionSizes& sizes, const Operands& in) {
+template <InvolutionKind kKind>
+Operands Lower(const InvolutionOp<kKind>&, const InvolutionSizes& sizes, const Operands& in) {
+  using Kind = InvolutionKind;
+  constexpr bool kToInput =
+      kKind == Kind::kGrad || kKind == Kind::kInputGrad || kKind == Kind::kSpanInputGrad;
+  constexpr bool kToKernel =
+      kKind == Kind::kGrad || kKind == Kind::kKernelGrad || kKind == Kind::kSpanGrad;
   const TapWindows windows(sizes.geometry);
   const int64_t batch = sizes.geometry.batch, positions = windows.positions();
+  const int64_t rows = batch * positions, columns = sizes.groups * windows.taps();
   const std::vector<int64_t> grouped = {batch, positions, sizes.groups,
                                         sizes.geometry.channels / sizes.groups};
   const xla::XlaOp x = windows.Padded(in[0]);
-  const xla::XlaOp kernel = xla::Reshape(in[1], {batch, positions, sizes.groups, windows.taps()});
+  xla::XlaOp kernel = in[1];
+  const xla::XlaOp features = xla::Reshape(in[1], {rows, HasSpan(kKind) ? sizes.num_features
+                                                                        : columns});
+  if constexpr (HasSpan(kKind)) {
+    kernel = xla::Add(Product(features, in[2], {}, {}, {1}, {0}), in[3], {1});
+  }
+  kernel = xla::Reshape(kernel, {batch, positions, sizes.groups, windows.taps()});
   std::optional<xla::XlaOp> y, dx;
-  Operands dkernel;
+  Operands taps;
   for (int64_t tap = 0; tap < windows.taps(); ++tap) {
     const xla::XlaOp pixels = xla::Reshape(windows.Read(x, tap), grouped);
     const xla::XlaOp weight = At(kernel, tap, 3);
-    if constexpr (kIsGrad) {
-      const xla::XlaOp dy = xla::Reshape(in[2], grouped);
-      dx = AddTo(dx, windows.Spread(xla::Mul(dy, weight, {0, 1, 2}), tap));
-      dkernel.push_back(
-          xla::Reshape(SumOver(xla::Mul(pixels, dy), 3), {batch, positions, sizes.groups, 1}));
-    } else {
+    if constexpr (!IsGrad(kKind)) {
       y = AddTo(y, xla::Mul(pixels, weight, {0, 1, 2}));
+    } else {
+      const xla::XlaOp dy = xla::Reshape(in[DyInput(kKind)], grouped);
+      if (kToInput) dx = AddTo(dx, windows.Spread(xla::Mul(dy, weight, {0, 1, 2}), tap));
+      if (kToKernel) {
+        taps.push_back(
+            xla::Reshape(SumOver(xla::Mul(pixels, dy), 3), {batch, positions, sizes.groups, 1}));
+      }
     }
   }
-  if constexpr (!kIsGrad) return {*y};
-  return {windows.Cropped(*dx), xla::ConcatInDim(x.builder(), dkernel, 3)};
+  Operands results;
+  if (y) results.push_back(*y);
+  if (dx) results.push_back(windows.Cropped(*dx));
+  if constexpr (kToKernel) {
+    const xla::XlaOp dkernel = xla::ConcatInDim(x.builder(), taps, 3);
+    if constexpr (HasSpan(kKind)) {
+      const xla::XlaOp flat = xla::Reshape(dkernel, {rows, columns});
+      return {Product(flat, in[2], {}, {}, {1}, {1}), Product(features, flat, {}, {}, {0}, {0}),
+              SumOver(flat, 0)};
+    }
+    results.push_back(dkernel);
+  }
+  return results;
 }
 
 template <PerExampleKind kKind>

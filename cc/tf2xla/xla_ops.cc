@@ -142,7 +142,11 @@ absl::Status RunCall(Executor* executor, absl::string_view text, const Input& in
   std::vector<Buffer> inputs, outputs;
   for (size_t i = 0; i < call.inputs.size(); ++i) inputs.push_back({input(i), call.inputs[i]});
   for (size_t i = 0; i < call.outputs.size(); ++i) outputs.push_back({output(i), call.outputs[i]});
-  return RunOneOf<InvolutionOp<false>, InvolutionOp<true>,
+  return RunOneOf<InvolutionOp<InvolutionKind::kInvolution>, InvolutionOp<InvolutionKind::kGrad>,
+                  InvolutionOp<InvolutionKind::kInputGrad>,
+                  InvolutionOp<InvolutionKind::kKernelGrad>, InvolutionOp<InvolutionKind::kSpan>,
+                  InvolutionOp<InvolutionKind::kSpanInputGrad>,
+                  InvolutionOp<InvolutionKind::kSpanGrad>,
                   DeformableOp<DeformableKind::kSample>, DeformableOp<DeformableKind::kSampleGrad>,
                   DeformableOp<DeformableKind::kConv>, DeformableOp<DeformableKind::kConvInputGrad>,
                   DeformableOp<DeformableKind::kConvFilterGrad>,
@@ -327,8 +331,13 @@ class XlaKernel : public tensorflow::XlaOpKernel {
                               "T", {tensorflow::DT_HALF, tensorflow::DT_BFLOAT16,             \
                                     tensorflow::DT_FLOAT, tensorflow::DT_DOUBLE}),            \
                           __VA_ARGS__);
-TFCONV_REGISTER_XLA("Tfconv>Involution", InvolutionOp<false>)
-TFCONV_REGISTER_XLA("Tfconv>InvolutionGrad", InvolutionOp<true>)
+TFCONV_REGISTER_XLA("Tfconv>Involution", InvolutionOp<InvolutionKind::kInvolution>)
+TFCONV_REGISTER_XLA("Tfconv>InvolutionGrad", InvolutionOp<InvolutionKind::kGrad>)
+TFCONV_REGISTER_XLA("Tfconv>InvolutionInputGrad", InvolutionOp<InvolutionKind::kInputGrad>)
+TFCONV_REGISTER_XLA("Tfconv>InvolutionKernelGrad", InvolutionOp<InvolutionKind::kKernelGrad>)
+TFCONV_REGISTER_XLA("Tfconv>SpanInvolution", InvolutionOp<InvolutionKind::kSpan>)
+TFCONV_REGISTER_XLA("Tfconv>SpanInvolutionInputGrad", InvolutionOp<InvolutionKind::kSpanInputGrad>)
+TFCONV_REGISTER_XLA("Tfconv>SpanInvolutionSpanGrad", InvolutionOp<InvolutionKind::kSpanGrad>)
 TFCONV_REGISTER_XLA("Tfconv>DeformableSample", DeformableOp<DeformableKind::kSample>)
 TFCONV_REGISTER_XLA("Tfconv>DeformableSampleGrad", DeformableOp<DeformableKind::kSampleGrad>)
 TFCONV_REGISTER_XLA("Tfconv>DeformableConv", DeformableOp<DeformableKind::kConv>)

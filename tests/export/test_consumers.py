@@ -245,7 +245,7 @@ def test_exporters_that_trace(small, monkeypatch):
 
     for exporter in ("tf2onnx.convert", "openvino.tools.ovc", "keras.src.export.onnx"):
         assert not any(op.startswith("Tfconv>") for op in ops(exporter))
-    assert "Tfconv>Involution" in ops("somewhere.else")
+    assert "Tfconv>SpanInvolution" in ops("somewhere.else")
 
 
 @pytest.mark.skipif(not KERAS_3, reason="Keras 2 exports SavedModels only")

@@ -75,6 +75,42 @@ class Involution:
         return {"y": reference.involution(x, kernel, w), "dx": dx, "dkernel": dkernel}
 
 
+class SpanInvolution:
+    """`Case.filters` are the features."""
+
+    ranks = (1, 2, 3)
+
+    @staticmethod
+    def draw(rng, case: Case) -> Arrays:
+        columns = case.groups * case.taps
+        return {
+            "x": rng.standard_normal(case.inputs),
+            "features": rng.standard_normal(case.outputs(case.filters)),
+            "span": rng.standard_normal((case.filters, columns)) / max(1, case.filters) ** 0.5,
+            "bias": rng.standard_normal(columns),
+            "dy": rng.standard_normal(case.outputs(case.channels)),
+        }
+
+    @staticmethod
+    def run(kernels, run, case: Case, dy, **inputs) -> Arrays:
+        y = kernels.span_involution(run, **inputs, axes=case.axes)
+        results = kernels.span_involution_gradients(run, **inputs, dy=dy, axes=case.axes)
+        return {"y": y, **dict(zip(("dx", "dfeatures", "dspan", "dbias"), results))}
+
+    @staticmethod
+    def expected(case: Case, x, features, span, bias, dy) -> Arrays:
+        features, span = features.astype(np.float64), span.astype(np.float64)
+        results = Involution.expected(case, x, features @ span + bias, dy)
+        dkernel = results.pop("dkernel")
+        positions = tuple(range(features.ndim - 1))
+        return {
+            **results,
+            "dfeatures": dkernel @ span.T,
+            "dspan": np.tensordot(features, dkernel, (positions, positions)),
+            "dbias": dkernel.sum(positions),
+        }
+
+
 class PerExample:
     ranks = (1, 2, 3)
 
@@ -176,6 +212,7 @@ class DeformableConv:
 
 FAMILIES = {
     "involution": Involution,
+    "span_involution": SpanInvolution,
     "per_example": PerExample,
     "deformable_sample": DeformableSample,
     "deformable_conv": DeformableConv,

@@ -46,6 +46,15 @@ BLOCKS = {
         Case(Geometry((40, 3), 5, 2, "full"), 1, 2, 20),  # bands of the gradient for x
         Case(Geometry((3, 20), (2, 9)), 2, 1, 65),
     ],
+    "span_involution": [
+        Case(Geometry((150,), 7), 1, 2, 16, 5),  # rows in several segments
+        Case(Geometry((7, 7), 7), 5, 12, 16, 20),  # tiles of several rows, blocks of groups
+        Case(Geometry((10, 9), 7, 2, "full"), 2, 9, 3, 8),
+        Case(Geometry((3, 4), 3), 2, 2, 5, 600),  # more features than a tile has columns
+        Case(Geometry((30,), 29 * 19), 1, 3, 4, 3),  # more taps than a tile has columns
+        Case(Geometry((29, 31), 3), 3, 1, 16, 4),  # slices of several tiles
+        Case(Geometry((5, 4), 1, 10**9, "same", 10**9), 2, 2, 4),
+    ],
     "per_example": [
         Case(Geometry((31, 33), 3), 1, 1, 20, 18),  # tiles of rows
         Case(Geometry((9, 8), 3, 2), 2, 1, 420, 40),  # channels of a tap in blocks
@@ -207,6 +216,11 @@ def test_cuda_refuses_what_32_bits_do_not_reach(kernels):
 
 # Of every family, sizes with enough units to be cut in many ways.
 DIVIDED = {
+    "span_involution": [
+        Case(Geometry((5, 70), 3), 2, 2, 5, 3),
+        Case(Geometry((9, 8), 7), 2, 9, 16, 7),
+        Case(Geometry((9, 8), 4, 2), 1, 1, 24, 40),
+    ],
     "involution": [Case(Geometry((5, 70), 3), 2, 2, 5), Case(Geometry((9, 8), 4, 2), 1, 1, 24)],
     "per_example": [
         Case(Geometry((30, 29), 3), 2, 2, 3, 4),

@@ -75,6 +75,67 @@ def test_by_hand(sizes, arguments, rng, implementation):
     np.testing.assert_allclose(layer(x), expected, rtol=1e-10, atol=1e-10)
 
 
+def step(layer, x, **arguments):
+    """The layer's output in training, and the gradients of all that it depends on."""
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = layer(x, training=True, **arguments)
+        y = y[0] if arguments else y
+        loss = tf.reduce_sum(y * tf.sin(tf.reshape(tf.range(tf.size(y), dtype=y.dtype), y.shape)))
+    return [y, *tape.gradient(loss, [x, *layer.trainable_variables])]
+
+
+@pytest.mark.parametrize(
+    "sizes, arguments",
+    [
+        ((9,), {"kernel_size": 3, "padding": "causal"}),
+        ((6, 7), {"kernel_size": 3, "strides": 2}),
+        ((6, 7), {"kernel_size": 3, "data_format": "channels_first"}),
+        ((6, 7), {"kernel_size": (3, 2), "padding": "valid", "activation": "tanh"}),
+        ((3, 4, 4), {"kernel_size": 2, "dilation_rate": (1, 2, 2)}),
+    ],
+)
+def test_kernels_that_are_never_written(sizes, arguments, rng, native_module, monkeypatch):
+    """What the layer gives does not depend on whether the tensor of all kernels is made."""
+    layer = LAYERS[len(sizes)](**arguments, groups=2, dtype="float64")
+    shape = (*sizes, 6) if layer.data_format == "channels_last" else (6, *sizes)
+    x = tf.constant(rng.standard_normal((2, *shape)))
+    layer(x)
+    randomize(layer)
+    expected = step(layer, x, return_kernels=True)
+    monkeypatch.setattr(native_module, "tfconv_involution", None)
+    for actual, other in zip(step(layer, x), expected, strict=True):
+        np.testing.assert_allclose(actual, other, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(layer(x[:0]), tf.zeros([0, *expected[0].shape[1:]]))
+
+
+@pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision(dtype, rng, implementation):
+    x = rng.standard_normal((2, 6, 7, 32)).astype(np.float32)
+    layer, exact = (tfconv.Involution2D(3, groups=2, dtype=d) for d in (dtype, "float32"))
+    for made in (layer, exact):
+        made(x)
+    randomize(exact)
+    layer.set_weights(exact.get_weights())
+    expected = exact(x)
+    tolerance = {"mixed_float16": 0.01, "mixed_bfloat16": 0.05}[dtype]
+    np.testing.assert_allclose(
+        tf.cast(layer(x), tf.float32), expected, atol=tolerance * np.abs(expected).max()
+    )
+
+
+def test_span_that_was_changed_makes_the_kernels(rng, native_module):
+    """Another layer, or one with adapters or in integers, is called as it is."""
+    layer = tfconv.Involution2D(3, groups=2)
+    x = tf.constant(rng.standard_normal((2, 6, 7, 8)), tf.float32)
+    layer(x)
+    randomize(layer)
+    layer.span.activation = tf.nn.relu
+    y, kernels = layer(x, return_kernels=True)
+    assert np.min(kernels) == 0
+    np.testing.assert_allclose(layer(x), y, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("rank", [1, 2, 3])
 @pytest.mark.parametrize("padding, crop", [("valid", 1), (0, 1), (2, -1), ("full", -1)])
 def test_kernels_come_from_the_centres_of_the_windows(rank, padding, crop, rng):

@@ -18,6 +18,8 @@ from tests.ops.geometries import (
     table,
 )
 from tfconv.ops import involution
+from tfconv.ops.geometry import Geometry as OpGeometry
+from tfconv.ops.involution import span_involution
 
 GROUPS = [(1, 1), (3, 1), (1, 5), (2, 8), (4, 5), (3, 11)]  # groups, channels in each
 
@@ -148,6 +150,126 @@ def test_second_gradients(rank, rng, native_module):
     for actual, other in zip(results, expected):
         assert np.abs(other).max() > 1e-3
         assert_close(actual, other)
+
+
+@pytest.mark.parametrize("wanted", ["x", "kernel"])
+@pytest.mark.parametrize("mode", ["eager", "graph", "compiled"])
+def test_only_what_is_asked_for(mode, wanted, rng, native_module, monkeypatch):
+    """The gradient of the other input is not computed: its op does not run."""
+    geometry = Geometry((5, 6), 3)
+    inputs = dict(zip(("x", "kernel"), map(tf.constant, draw(rng, geometry, 2, 2, 3))))
+
+    def gradient(x, kernel):
+        source = {"x": x, "kernel": kernel}[wanted]
+        with tf.GradientTape() as tape:
+            tape.watch(source)
+            y = apply(geometry)(x, kernel)
+        return tape.gradient(y, source)
+
+    other = {"x": "kernel", "kernel": "input"}[wanted]
+    if mode == "eager":
+        monkeypatch.setattr(native_module, f"tfconv_involution_{other}_grad", None)
+        actual = gradient(**inputs)
+        with pytest.raises(TypeError):  # whoever asks for both needs it
+            gradients(apply(geometry), list(inputs.values()))
+        monkeypatch.undo()
+    else:
+        function = tf.function(gradient, jit_compile=mode == "compiled")
+        actual = function(**inputs)
+        graph = function.get_concrete_function(**inputs).graph
+        kept = {"x": "Input", "kernel": "Kernel"}[wanted]
+        pruned = tf.compat.v1.graph_util.extract_sub_graph(
+            graph.as_graph_def(), [graph.outputs[0].op.name]
+        )
+        ran = {node.op for node in pruned.node if node.op.endswith("Grad")}
+        assert ran == {f"Tfconv>Involution{kept}Grad"}
+    both = gradients(apply(geometry), list(inputs.values()), tf.ones(inputs["x"].shape, tf.float64))
+    np.testing.assert_array_equal(actual, both[{"x": 1, "kernel": 2}[wanted]])
+
+
+def test_gradient_op_of_earlier_versions(rng, native_module):
+    """Graphs that were saved have both gradients in one op."""
+    geometry = Geometry((5, 6), 3, 2)
+    x, kernel = draw(rng, geometry, 2, 2, 3)
+    y, dx, dkernel = gradients(apply(geometry), [x, kernel], tf.ones([2, 3, 3, 6], tf.float64))
+    attributes = OpGeometry.of(3, 2, "same", 1, 2).attributes()
+    old = native_module.tfconv_involution_grad(x=x, kernel=kernel, dy=tf.ones_like(y), **attributes)
+    np.testing.assert_array_equal(old[0], dx)
+    np.testing.assert_array_equal(old[1], dkernel)
+
+
+def draw_span(rng, geometry, batch, groups, width, features=3):
+    """An input, features, a span and a bias."""
+    columns = groups * len(geometry.window.taps)
+    x, _ = draw(rng, geometry, batch, groups, width)
+    made_from = rng.standard_normal((batch, *geometry.outputs, features))
+    return x, made_from, rng.standard_normal((features, columns)), rng.standard_normal(columns)
+
+
+def apply_span(geometry):
+    arguments = {k: v for k, v in geometry.arguments.items() if k != "data_format"}
+    return lambda *inputs: span_involution(*inputs, geometry.kernel_size, **arguments)
+
+
+def by_kernels(geometry):
+    """What `apply_span` gives, by the tensor of all kernels."""
+    return lambda x, features, span, bias: apply(geometry)(
+        x, tf.tensordot(features, span, 1) + bias
+    )
+
+
+@pytest.mark.parametrize("geometry, groups, batch", table([1, 2, 3], GROUPS, [2, 1, 0]))
+def test_span(geometry, groups, batch, rng, implementation):
+    inputs = draw_span(rng, geometry, batch, *groups)
+    results = gradients(apply_span(geometry), inputs)
+    for actual, expected in zip(results, gradients(by_kernels(geometry), inputs)):
+        assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16, tf.float32])
+def test_data_types_of_span(dtype, rng, implementation):
+    geometry = Geometry((6, 5), 3)
+    inputs = [tf.cast(t, dtype) for t in draw_span(rng, geometry, 2, 2, 9)]
+    upstream = tf.cast(rng.standard_normal((2, 6, 5, 18)), dtype)
+    results = gradients(apply_span(geometry), inputs, upstream)
+    exact = [tf.cast(t, tf.float64) for t in (*inputs, upstream)]
+    expected = gradients(by_kernels(geometry), exact[:-1], exact[-1])
+    for actual, value in zip(results, expected):
+        assert actual.dtype == dtype
+        assert_close(actual, value, dtype)
+
+
+@pytest.mark.parametrize(
+    "geometry", [Geometry((5,), 3, 1, "causal", 2), Geometry((3, 2, 2), 2, (1, 2, 1))], ids=str
+)
+def test_numeric_gradients_of_span(geometry, rng, native_module):
+    assert_numeric_gradients(apply_span(geometry), draw_span(rng, geometry, 1, 2, 2, 2))
+
+
+def test_second_gradients_of_span(rng, native_module):
+    geometry = Geometry((4, 3), 2, (2, 1), "same", (1, 2))
+    inputs = draw_span(rng, geometry, 2, 2, 2)
+    results = second_gradients(apply_span(geometry), inputs)
+    with tfconv.portable():
+        expected = second_gradients(by_kernels(geometry), inputs)
+    for actual, other in zip(results, expected):
+        assert_close(actual, other)
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        ([2, 4, 4, 6], [2, 4, 4, 3], [2, 9], [9]),  # other features
+        ([2, 4, 4, 6], [2, 4, 4, 3], [3, 9], [18]),
+        ([2, 4, 4, 6], [2, 4, 4, 3], [3, 10], [10]),  # not a multiple of the taps
+        ([2, 4, 4, 6], [2, 4, 3, 3], [3, 9], [9]),  # another output size
+        ([2, 4, 4, 6], [2, 4, 4, 3], [3, 36], [36]),  # four groups of six channels
+        ([2, 4, 4, 6], [2, 4, 4, 3], [27], [9]),
+    ],
+)
+def test_bad_shapes_of_span(shapes, implementation):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="involution"):
+        span_involution(*map(tf.ones, shapes), 3)
 
 
 def test_constant_kernel_is_depthwise_convolution(rng, implementation):

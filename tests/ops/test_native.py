@@ -38,6 +38,9 @@ BAD_KERNEL_SIZES = [
 SHAPES = {
     "x": [2, 4, 5, 6],
     "kernel": [2, 4, 5, 9],
+    "features": [2, 4, 5, 7],
+    "span": [7, 9],
+    "bias": [9],
     "offset": [2, 4, 5, 18],
     "filter": [3, 3, 6, 2],
     "mask": [2, 4, 5, 9],
@@ -47,7 +50,18 @@ PER_EXAMPLE = {"filter": [2, 3, 3, 6, 2]}
 # The inputs of every op, and the shape of the gradient that its gradient op takes.
 OPS = {
     "involution": (["x", "kernel"], {}),
-    "involution_grad": (["x", "kernel", "dy"], {"dy": [2, 4, 5, 6]}),
+    **{
+        f"involution_{gradient}": (["x", "kernel", "dy"], {"dy": [2, 4, 5, 6]})
+        for gradient in ("grad", "input_grad", "kernel_grad")
+    },
+    "span_involution": (["x", "features", "span", "bias"], {}),
+    **{
+        f"span_involution_{gradient}": (
+            ["x", "features", "span", "bias", "dy"],
+            {"dy": [2, 4, 5, 6]},
+        )
+        for gradient in ("input_grad", "span_grad")
+    },
     "deformable_sample": (["x", "offset", "mask"], {}),
     "deformable_sample_grad": (["x", "offset", "dcolumns", "mask"], {}),
     "deformable_conv": (["x", "offset", "filter", "mask"], {}),
@@ -149,6 +163,7 @@ def wrong(shape):
 # Sizes that may change alone: (input, axis, at least).
 FREE = {
     "involution": [("x", 3, 0)],
+    "span_involution": [("x", 3, 0)],
     "deformable_sample": [("x", 3, 0)],
     "deformable_conv": [("filter", 3, 0)],
     "per_example_conv": [

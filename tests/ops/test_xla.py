@@ -13,6 +13,7 @@ from tests.ops.fingerprint import hashes, results
 from tests.ops.geometries import GEOMETRIES, Geometry, assert_close, gradients, second_gradients
 from tfconv._compat import keras
 from tfconv.ops import deformable_conv2d, deformable_sample, involution, per_example_conv
+from tfconv.ops.involution import span_involution
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -37,6 +38,16 @@ def involution_case(rng, geometry):
     kernel = rng.standard_normal((2, *geometry.outputs, 2 * len(geometry.window.taps)))
     kernel_size = geometry.window.kernel_size
     return of_geometry(involution, geometry, kernel_size=kernel_size), [x, kernel]
+
+
+def span_case(rng, geometry):
+    x = rng.standard_normal((2, *geometry.sizes, 6))
+    features = rng.standard_normal((2, *geometry.outputs, 3))
+    columns = 2 * len(geometry.window.taps)
+    span, bias = rng.standard_normal((3, columns)), rng.standard_normal(columns)
+    kernel_size = geometry.window.kernel_size
+    function = of_geometry(span_involution, geometry, kernel_size=kernel_size)
+    return function, [x, features, span, bias]
 
 
 def per_example_case(rng, geometry):
@@ -65,8 +76,10 @@ def deformable_case(rng, geometry, masked=True):
     return of_geometry(deformable_conv2d, geometry), [x, offset, kernel, *mask]
 
 
+ALL = [involution_case, span_case, per_example_case, sample_case, deformable_case]
 CASES = [
     *((involution_case, geometry) for rank in (1, 2, 3) for geometry in GEOMETRIES[rank][::3]),
+    *((span_case, geometry) for rank in (1, 2, 3) for geometry in GEOMETRIES[rank][::5]),
     *((per_example_case, geometry) for rank in (1, 2, 3) for geometry in GEOMETRIES[rank][1::3]),
     *((sample_case, geometry) for geometry in GEOMETRIES[2][2::4]),
     *((deformable_case, geometry) for geometry in GEOMETRIES[2][::3]),
@@ -89,7 +102,7 @@ def test_geometries(case, geometry, compiled_to, rng, native_module):
 
 
 @pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16, tf.float32])
-@pytest.mark.parametrize("case", [involution_case, per_example_case, sample_case, deformable_case])
+@pytest.mark.parametrize("case", ALL)
 def test_dtypes(case, dtype, compiled_to, rng, native_module):
     function, inputs = case(rng, Geometry((7, 6), 3))
     inputs = [tf.cast(t, dtype) for t in inputs]
@@ -127,11 +140,11 @@ def test_odd_offsets(value, compiled_to, rng, native_module):
         assert_close(a, e)
 
 
-@pytest.mark.parametrize("case", [involution_case, per_example_case, sample_case, deformable_case])
+@pytest.mark.parametrize("case", ALL)
 def test_nothing_to_do(case, compiled_to, rng, native_module):
     """An empty batch: gradients of what belongs to no example are zero."""
     function, inputs = case(rng, Geometry((5, 4), 3))
-    inputs = [t if case is deformable_case and t.shape[0] == 3 else t[:0] for t in inputs]
+    inputs = [t[:0] if len(t) == len(inputs[0]) else t for t in inputs]
     expected = gradients(function, inputs)
     for a, e in zip(
         compiled(lambda *t: gradients(function, t))(*map(tf.constant, inputs)), expected
@@ -140,7 +153,7 @@ def test_nothing_to_do(case, compiled_to, rng, native_module):
         np.testing.assert_array_equal(a, e)
 
 
-@pytest.mark.parametrize("case", [involution_case, per_example_case, deformable_case])
+@pytest.mark.parametrize("case", [involution_case, span_case, per_example_case, deformable_case])
 def test_second_gradients(case, compiled_to, rng, native_module):
     function, inputs = case(rng, Geometry((4, 3), 2))
     expected = second_gradients(function, inputs)

@@ -17,8 +17,9 @@ from tfconv.layers.kernels import KernelArguments
 from tfconv.layers.masking import without_mask
 from tfconv.layers.spatial import SpatialLayer
 from tfconv.ops.checks import fitting
-from tfconv.ops.dispatch import with_an_example
+from tfconv.ops.dispatch import runs_on_cpu, with_an_example
 from tfconv.ops.geometry import Padding, spatial_sizes
+from tfconv.ops.involution import span_involution
 
 
 class Involution(KernelArguments, SecondOutput, SpatialLayer):
@@ -125,6 +126,8 @@ class Involution(KernelArguments, SecondOutput, SpatialLayer):
 
     def call(self, inputs, training=None, return_kernels=False):
         x = without_mask(self.fitting(inputs))
+        if runs_on_cpu(x) and not return_kernels and self._has_plain_span:
+            return self.finish(self._with_span(x, self._features(x, training)))
         kernel = self._generated(x, training)
         y = ops.involution(self.padded(x), kernel, self.kernel_size, **self.geometry_arguments)
         y = self.finish(y)
@@ -141,11 +144,39 @@ class Involution(KernelArguments, SecondOutput, SpatialLayer):
         return self.restored(self._generated(self.fitting(inputs), training))
 
     def _generated(self, x: tf.Tensor, training: bool | None) -> tf.Tensor:
+        return self.weight(with_an_example(self.span, self._features(x, training)))
+
+    def _features(self, x: tf.Tensor, training: bool | None) -> tf.Tensor:
+        """What ``span`` makes kernels from."""
         # What is too small must not reach the normalization's moving averages.
         x = fitting(x, self.geometry, type(self).__name__)
         reduced = with_an_example(lambda x: self.reduce(self._pooled(x)), x)
-        normalized = tf.nn.relu(self.normalization(reduced, training=training))
-        return self.weight(with_an_example(self.span, normalized))
+        return tf.nn.relu(self.normalization(reduced, training=training))
+
+    @property
+    def _has_plain_span(self) -> bool:
+        """Whether ``span`` is the convolution that was built: not adapted, quantized, replaced."""
+        span = self.span
+        return (
+            type(span) is getattr(keras.layers, f"Conv{self.rank}D")
+            and span.activation in (None, keras.activations.linear)
+            and span.compute_dtype == self.compute_dtype
+            and not _compat.has_adapters(span)
+            and not _compat.quantization_of(span)
+        )
+
+    def _with_span(self, x: tf.Tensor, features: tf.Tensor) -> tf.Tensor:
+        """The involution by the kernels that ``span`` would make."""
+        arguments = self.geometry_arguments
+        del arguments["data_format"]
+        return span_involution(
+            self.padded(x),
+            self.weight(features),
+            tf.reshape(self.weight(self.span.kernel), self.span.kernel.shape[-2:]),
+            self.weight(self.span.bias),
+            self.kernel_size,
+            **arguments,
+        )
 
     def _pooled(self, x: tf.Tensor) -> tf.Tensor:
         """What the kernels are made from: one position for every output."""

@@ -152,6 +152,16 @@ def dispatch(
     return native_call(library.module)
 
 
+def runs_on_cpu(x: tf.Tensor) -> bool:
+    """True when `dispatch` gives ``x`` to kernels for the CPU, here and now.
+
+    For ops that they alone have, which are in no file: it may come to a GPU, or to TFLite.
+    """
+    if x.dtype not in _NATIVE_DTYPES or _on_gpu(x) or _compat.tracing_for_export():
+        return False
+    return _why_portable() is None
+
+
 def widened(x: tf.Tensor | None) -> tf.Tensor | None:
     """``x`` in float32 if it is in float16 or bfloat16."""
     return x if x is None or x.dtype not in _HALF_DTYPES else tf.cast(x, tf.float32)

@@ -9,7 +9,13 @@ import tensorflow as tf
 from tfconv.ops import native
 from tfconv.ops.channels import in_channels_last
 from tfconv.ops.checks import fitting, of_sizes
-from tfconv.ops.dispatch import dispatch, in_float32, invalid_argument
+from tfconv.ops.dispatch import (
+    dispatch,
+    in_float32,
+    invalid_argument,
+    is_wanted,
+    runs_on_cpu,
+)
 from tfconv.ops.geometry import Geometry, Padding, output_sizes
 from tfconv.ops.windows import Windows, product
 
@@ -65,7 +71,7 @@ def involution(
     geometry = Geometry.of(kernel_size, strides, padding, dilation_rate, x.shape.rank - 2)
 
     def channels_last(x, kernel):
-        _check(x, kernel, geometry)
+        _check(x, kernel.shape, geometry)
         x = fitting(x, geometry, "involution")
         return dispatch(
             lambda module: module.tfconv_involution(x=x, kernel=kernel, **geometry.attributes()),
@@ -76,7 +82,80 @@ def involution(
     return in_channels_last(channels_last, data_format, x, kernel)
 
 
-def _check(x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry) -> None:
+@tf.autograph.experimental.do_not_convert
+def span_involution(
+    x: tf.Tensor,
+    features: tf.Tensor,
+    span: tf.Tensor,
+    bias: tf.Tensor,
+    kernel_size: int | Sequence[int],
+    strides: int | Sequence[int] = 1,
+    padding: Padding = "same",
+    dilation_rate: int | Sequence[int] = 1,
+) -> tf.Tensor:
+    """Involution whose kernels are made from features of the output positions.
+
+    ``involution(x, kernel)`` with ``kernel[n, p] = features[n, p] @ span + bias``. The native op
+    makes the kernels of a few positions at a time, in its gradients once more, so that the tensor
+    of all kernels is never in memory.
+
+    Args:
+        x: [N, *spatial, C] tensor, one to three spatial axes; float16, bfloat16, float32 or
+            float64.
+        features: [N, *output spatial, R] tensor.
+        span: [R, G * T] tensor, T the number of taps; G must divide C.
+        bias: [G * T] tensor.
+        kernel_size, strides, padding, dilation_rate: As for `involution`.
+
+    Returns:
+        [N, *output spatial, C] tensor of ``x``'s type.
+
+    Raises:
+        ValueError: If an argument is not what is described above.
+        tf.errors.InvalidArgumentError: If the shapes do not fit each other.
+
+    Source: Li et al., Involution: Inverting the Inherence of Convolution for Visual
+    Recognition, arXiv:2103.06255, equations 4 and 6.
+
+    Example:
+        >>> x, features = tf.ones([1, 5, 5, 4]), tf.ones([1, 5, 5, 3])
+        >>> span, bias = tf.ones([3, 2 * 9]), tf.zeros([2 * 9])
+        >>> span_involution(x, features, span, bias, kernel_size=3)[0, 2, 2].numpy()
+        array([27., 27., 27., 27.], dtype=float32)
+    """
+    x = tf.convert_to_tensor(x)
+    inputs = [x, *(tf.convert_to_tensor(t, dtype=x.dtype) for t in (features, span, bias))]
+    geometry = Geometry.of(kernel_size, strides, padding, dilation_rate, x.shape.rank - 2)
+    _check(x, _kernel_shape(*inputs[1:]), geometry)
+    inputs[0] = fitting(x, geometry, "involution")
+    names = ("x", "features", "span", "bias")
+    if not runs_on_cpu(x):
+        return _portable_span(*inputs, geometry)
+    return dispatch(
+        lambda module: module.tfconv_span_involution(
+            **dict(zip(names, inputs)), **geometry.attributes()
+        ),
+        lambda: _portable_span(*inputs, geometry),
+        x,
+    )
+
+
+def _kernel_shape(features: tf.Tensor, span: tf.Tensor, bias: tf.Tensor) -> tf.TensorShape:
+    """The shape of the kernels that are made; raises when what is known of the shapes differs."""
+    fits = span.shape.rank == 2 and features.shape.rank is not None and bias.shape.rank == 1
+    if (
+        not fits
+        or not features.shape[-1:].is_compatible_with(span.shape[:1])
+        or not bias.shape.is_compatible_with(span.shape[1:])
+    ):
+        raise invalid_argument(
+            f"involution: span of shape {span.shape} must have a row for each of the features of "
+            f"shape {features.shape} and a column for each element of bias of shape {bias.shape}"
+        )
+    return features.shape[:-1].concatenate(span.shape[1:])
+
+
+def _check(x: tf.Tensor, kernel: tf.TensorShape, geometry: Geometry) -> None:
     """Raises when what is known of the shapes does not fit."""
     channels = x.shape[-1]
     if not channels:
@@ -84,15 +163,15 @@ def _check(x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry) -> None:
             f"involution needs a known number of channels. Received: x of shape {x.shape}"
         )
     expected = [x.shape[0], *geometry.output_shape(x.shape.as_list()[1:-1]), None]
-    width = kernel.shape[-1] if kernel.shape.rank == x.shape.rank else None
-    if width is None or not kernel.shape.is_compatible_with(expected):
+    width = kernel[-1] if kernel.rank == x.shape.rank else None
+    if width is None or not kernel.is_compatible_with(expected):
         fits = False
     else:
         groups, rest = divmod(width, geometry.taps)
         fits = rest == 0 and groups > 0 and channels % groups == 0
     if not fits:
         raise invalid_argument(
-            f"involution: kernel of shape {kernel.shape} does not fit x of shape {x.shape}: "
+            f"involution: kernel of shape {kernel} does not fit x of shape {x.shape}: "
             f"expected {tf.TensorShape(expected)} with G * {geometry.taps} in the last place, G a "
             f"divisor of the {channels} channels (kernel_size={geometry.kernel_size}, "
             f"strides={geometry.strides}, dilation_rate={geometry.dilation_rate}, "
@@ -125,21 +204,99 @@ def _portable(x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry) -> tf.Tensor:
     return tf.reshape(total, [-1, *output, channels])
 
 
+def _portable_span(x, features, span, bias, geometry: Geometry) -> tf.Tensor:
+    def twin(x, features, span, bias):
+        rows = tf.matmul(tf.reshape(features, [-1, span.shape[0]]), span) + bias
+        shape = tf.concat([tf.shape(features)[:-1], tf.shape(bias)], 0)
+        kernel = tf.reshape(rows, shape)
+        kernel.set_shape(_kernel_shape(features, span, bias))
+        return _portable(x, kernel, geometry)
+
+    return in_float32(twin, x, features, span, bias)
+
+
 @tf.RegisterGradient("Tfconv>Involution")
 def _gradient(op, upstream):
     x, kernel = op.inputs
-    return native.library().module.tfconv_involution_grad(
-        x=x, kernel=kernel, dy=upstream, **Geometry.of_op(op).attributes()
-    )
+    module = native.library().module
+    given = {"x": x, "kernel": kernel, "dy": upstream, **Geometry.of_op(op).attributes()}
+    gradients = (module.tfconv_involution_input_grad, module.tfconv_involution_kernel_grad)
+    return [
+        gradient(**given) if is_wanted(op, index) else None
+        for index, gradient in enumerate(gradients)
+    ]
+
+
+# The involution B is linear in both of its inputs: the gradient of dy * B(x, kernel) for x, times
+# a, is dy * B(a, kernel), of which these are the gradients; that for the kernel alike.
+
+
+@tf.RegisterGradient("Tfconv>InvolutionInputGrad")
+def _input_second_gradient(op, by_dx):
+    _, kernel, dy = op.inputs
+    module, attributes = native.library().module, Geometry.of_op(op).attributes()
+    by_kernel = module.tfconv_involution_kernel_grad(x=by_dx, kernel=kernel, dy=dy, **attributes)
+    return [None, by_kernel, module.tfconv_involution(x=by_dx, kernel=kernel, **attributes)]
+
+
+@tf.RegisterGradient("Tfconv>InvolutionKernelGrad")
+def _kernel_second_gradient(op, by_dkernel):
+    x, _, dy = op.inputs
+    module, attributes = native.library().module, Geometry.of_op(op).attributes()
+    by_x = module.tfconv_involution_input_grad(x=x, kernel=by_dkernel, dy=dy, **attributes)
+    return [by_x, None, module.tfconv_involution(x=x, kernel=by_dkernel, **attributes)]
 
 
 @tf.RegisterGradient("Tfconv>InvolutionGrad")
 def _second_gradient(op, by_dx, by_dkernel):
-    # The involution B is linear in both of its inputs: the upstream gradients a and b of dx and
-    # dkernel make the sum of dy * (B(a, kernel) + B(x, b)), of which these are the gradients.
+    # Both at once: graphs that were saved by earlier versions have this op.
     x, kernel, dy = op.inputs
     module, attributes = native.library().module, Geometry.of_op(op).attributes()
     by_x, by_kernel = module.tfconv_involution_grad(x=by_dx, kernel=by_dkernel, dy=dy, **attributes)
     by_dy = module.tfconv_involution(x=by_dx, kernel=kernel, **attributes)
     by_dy += module.tfconv_involution(x=x, kernel=by_dkernel, **attributes)
     return [by_x, by_kernel, by_dy]
+
+
+@tf.RegisterGradient("Tfconv>SpanInvolution")
+def _span_gradient(op, upstream):
+    module, given = native.library().module, _span_inputs(op, dy=upstream)
+    dx, others = None, [None] * 3
+    if is_wanted(op, 0):
+        dx = module.tfconv_span_involution_input_grad(**given)
+    if any(is_wanted(op, index) for index in (1, 2, 3)):
+        others = module.tfconv_span_involution_span_grad(**given)
+    return [dx, *others]
+
+
+def _span_inputs(op, **others):
+    names = ("x", "features", "span", "bias", "dy")
+    return {**dict(zip(names, op.inputs)), **others, **Geometry.of_op(op).attributes()}
+
+
+@tf.RegisterGradient("Tfconv>SpanInvolutionInputGrad")
+def _span_input_second_gradient(op, by_dx):
+    module, given = native.library().module, _span_inputs(op, x=by_dx)
+    others = module.tfconv_span_involution_span_grad(**given)
+    del given["dy"]
+    return [None, *others, module.tfconv_span_involution(**given)]
+
+
+@tf.RegisterGradient("Tfconv>SpanInvolutionSpanGrad")
+def _span_span_second_gradient(op, by_dfeatures, by_dspan, by_dbias):
+    # With the kernel's gradient K, which is linear in x and dy, the outputs are K @ span^T,
+    # features^T @ K and the sum of K. Times what flows into them they make the product of K with
+    # [by_dfeatures, features] @ [span, by_dspan] + by_dbias, the kernel of another involution.
+    _, features, span, _, _ = op.inputs
+    module = native.library().module
+    given = _span_inputs(
+        op,
+        features=tf.concat([by_dfeatures, features], -1),
+        span=tf.concat([span, by_dspan], 0),
+        bias=by_dbias,
+    )
+    by_x = module.tfconv_span_involution_input_grad(**given)
+    by_features, by_span, _ = module.tfconv_span_involution_span_grad(**given)
+    del given["dy"]
+    by_dy = module.tfconv_span_involution(**given)
+    return [by_x, tf.split(by_features, 2, -1)[1], tf.split(by_span, 2, 0)[0], None, by_dy]
