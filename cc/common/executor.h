@@ -64,7 +64,8 @@ absl::Status RunPass(Executor* executor, const Args& args, const Pass<Args>& pas
   if (auto s = executor->Allocate(most * bytes, &scratch); !s.ok()) return s;
   std::mutex mutex;
   std::vector<char*> unused;
-  for (int64_t i = 0; i < most; ++i) unused.push_back(static_cast<char*>(scratch.get()) + i * bytes);
+  char* const memory = static_cast<char*>(scratch.get());
+  for (int64_t i = 0; i < most; ++i) unused.push_back(memory + i * bytes);
   executor->ForEachUnit(plan.units, plan.cycles_per_unit, [&](int64_t begin, int64_t end) {
     char* own;
     {

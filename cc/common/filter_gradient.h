@@ -20,9 +20,9 @@ struct GradientPanels {
   int64_t row;
 };
 
-// Filters [examples, taps, channels, groups * filters], each from so many positions. Units are blocks
-// of rows and columns and, where these are few, slices of the positions, whose sums are added up at
-// last: `partial` has the slices then, [slices, all of the filters].
+// Filters [examples, taps, channels, groups * filters], each from so many positions. Units are
+// blocks of rows and columns and, where these are few, slices of the positions, whose sums are added
+// up at last: `partial` has the slices then, [slices, all of the filters].
 template <typename T>
 class FilterGradient {
  public:
@@ -40,10 +40,11 @@ class FilterGradient {
         positions_(positions),
         cycles_(static_cast<double>(examples) *
                 (ProductCycles<F>(positions, taps * channels, groups * filters) + more_cycles)),
-        blocks_(groups, taps, channels, BlockRows(), BlockRows(), 1),
+        has_small_groups_(SmallGroups<F>::Exist(groups, channels, filters)),
+        blocks_(MakeBlocks()),
         columns_(MakeParts(filters, 1, G::kPanel, kMaxColumns)),
-        slices_(MakeParts(positions, CeilDiv(WantedUnits(cycles_), BlocksAndColumns()),
-                          G::kTileRows, RoundUp(positions, G::kTileRows))) {}
+        slices_(MakeParts(positions, WantedSlices(), G::kTileRows,
+                          RoundUp(positions, G::kTileRows))) {}
 
   PassPlan Plan(const Arena& arena) const {
     const int64_t units = BlocksAndColumns() * slices_.count;
@@ -54,7 +55,9 @@ class FilterGradient {
     Scratch(const FilterGradient& gradient, bool packs, Arena* arena)
         : tile(arena->Take<F>(G::kTileSize)),
           pairs(arena->Take<F>(G::kPair == 2 ? G::kTileSize : 0)),
-          packed(arena->Take<F>(packs ? G::PackedSize(G::kTileRows, gradient.columns_.size) : 0)),
+          packed(arena->Take<F>(packs && !gradient.has_small_groups()
+                                    ? G::PackedSize(G::kTileRows, gradient.columns_.size)
+                                    : 0)),
           sums(arena->Take<Number>(gradient.IsApart() ? gradient.BlockSize() : 0)) {}
 
     F* tile;
@@ -62,6 +65,9 @@ class FilterGradient {
     F* packed;  // dy of a tile, where that packs it
     Number* sums;
   };
+
+  // Whether sides need not pack: Rows(row) of theirs is asked for, where all groups' dy lie.
+  bool has_small_groups() const { return has_small_groups_; }
 
   // Computes a unit. source(example) gives rows; side(example, column, columns).Pack(row, row_end,
   // group) gives panels of a group's dy.
@@ -106,8 +112,8 @@ class FilterGradient {
   }
 
  private:
-  // Fewest rows of the filter worth a unit of their own, which packs dy.
-  static constexpr int64_t kMinRows = 64;
+  // Fewest rows of the filter worth a unit of their own, which reads or packs all of dy.
+  static constexpr int64_t kMinRows = 128;
 
   int64_t size() const { return examples_ * taps_ * channels_ * groups_ * filters_; }
   bool IsApart() const { return kIsHalf<T> && slices_.count == 1; }
@@ -118,6 +124,21 @@ class FilterGradient {
     const int64_t wanted = CeilDiv(WantedUnits(cycles_), examples_);
     return Min<int64_t>(G::kTileColumns,
                         Max(CeilDiv(groups_ * taps_ * channels_, wanted), kMinRows));
+  }
+
+  DepthBlocks MakeBlocks() const {
+    if (has_small_groups_) {
+      return DepthBlocks::OfSmallGroups(groups_, taps_, channels_, G::kTileColumns,
+                                        SmallGroups<F>::InVector(filters_));
+    }
+    return DepthBlocks(groups_, taps_, channels_, BlockRows(), BlockRows(), 1);
+  }
+
+  // Blocks need not be alike: there are some more slices than would suffice if they were.
+  int64_t WantedSlices() const {
+    const int64_t wanted = WantedUnits(cycles_);
+    if (5 * BlocksAndColumns() >= 4 * wanted) return 1;
+    return CeilDiv(5 * wanted / 4, BlocksAndColumns());
   }
 
   // Element (tap and channel, column) of `sums` becomes the sum over rows [row, row_end) of
@@ -132,6 +153,14 @@ class FilterGradient {
       const int64_t tile_end = Min<int64_t>(row_end, tile + G::kTileRows);
       const int64_t depth = tile_end - tile;
       rows.Fill(tile, tile_end, block, s.tile);
+      if (has_small_groups_) {
+        SmallGroups<F>(channels_, filters_)
+            .MultiplyColumns(s.tile, depth, block.groups(), block.taps(),
+                             block.groups() * channels_, side.Rows(tile) + block.group * filters_,
+                             groups_ * filters_, tile > row,
+                             sums.rows + block.group * sums.group_stride, sums.stride);
+        continue;
+      }
       const F* factors = s.tile;
       if constexpr (G::kPair == 2) {
         for (int64_t r = 0; r < depth; r += 2) {
@@ -167,6 +196,7 @@ class FilterGradient {
   int64_t filters_;   // of a group
   int64_t positions_;
   double cycles_;
+  bool has_small_groups_;
   DepthBlocks blocks_;
   Parts columns_;
   Parts slices_;

@@ -2,8 +2,8 @@
 //
 // A source of rows has
 //   void Fill(int64_t row, int64_t row_end, const DepthBlock& block, F* tile);
-// which writes a tile of rows, with what lies in the block: [group, tap, channel] if it has a single
-// group, else [tap, group and channel]. A packed side has panels for them.
+// which writes a tile of rows, with what lies in the block: [tap, group, channel]. A packed side has
+// panels for them.
 #ifndef TFCONV_COMMON_PRODUCT_H_
 #define TFCONV_COMMON_PRODUCT_H_
 
@@ -13,6 +13,7 @@
 #include "common/arena.h"
 #include "common/gemm.h"
 #include "common/pass.h"
+#include "common/small_groups.h"
 #include "common/vec.h"
 
 namespace tfconv {
@@ -73,8 +74,9 @@ struct DepthBlock {
   bool is_first() const { return tap == 0 && channel == 0; }
 };
 
-// How the depth of products, groups by taps by channels of a group, is cut: a block has some groups,
-// or some taps of one, or a part of the channels of one tap.
+// How the depth of products, groups by taps by channels of a group, is cut: a block has some
+// groups, or some taps of one, or a part of the channels of one tap. Where groups are small, a block
+// has as many of them as fit, and of these as many taps.
 class DepthBlocks {
  public:
   enum Order { kTapsOutside, kChannelsOutside };
@@ -100,12 +102,31 @@ class DepthBlocks {
     tap_blocks_ = CeilDiv(taps, block_taps_);
   }
 
+  // Of small groups, which all have `step` of them together but the last ones.
+  static DepthBlocks OfSmallGroups(int64_t groups, int64_t taps, int64_t channels,
+                                   int64_t most_columns, int64_t step) {
+    DepthBlocks blocks(groups, taps, channels, channels, most_columns, 1);
+    blocks.block_groups_ =
+        groups * channels <= most_columns ? groups : most_columns / channels / step * step;
+    const int64_t fit = Max<int64_t>(1, most_columns / (blocks.block_groups_ * channels));
+    blocks.block_taps_ = Max<int64_t>(1, Min(taps, fit));
+    blocks.tap_blocks_ = CeilDiv(taps, blocks.block_taps_);
+    return blocks;
+  }
+
   int64_t count() const {
     return CeilDiv(groups_, block_groups_) * channel_blocks_ * tap_blocks_;
   }
   // The largest block's.
   int64_t groups() const { return block_groups_; }
   int64_t depth() const { return block_taps_ * block_channels_; }
+
+  // Elements that the weights of small groups with so many columns take: of any block, also of
+  // fewer taps.
+  template <typename Number>
+  int64_t WeightsSize(int64_t columns) const {
+    return depth() * RoundUp(groups() * columns, Simd<Number>::kLanes);
+  }
 
   DepthBlock At(int64_t index) const {
     const int64_t of_groups = index % (channel_blocks_ * tap_blocks_);
@@ -161,8 +182,8 @@ struct Cut {
   int64_t count() const { return rows.count * columns.count; }
 };
 
-// Into about `wanted` parts. Each part of the rows packs the columns once more, and each part of the
-// columns gathers the rows once more: the costs of one of them say which is cut.
+// Into about `wanted` parts. Each part of the rows packs the columns once more, and each part of
+// the columns gathers the rows once more: the costs of one of them say which is cut.
 template <typename F>
 Cut MakeCut(int64_t wanted, int64_t rows, int64_t most_rows, double row_cost, int64_t columns,
             int64_t column_step, double column_cost) {
@@ -244,15 +265,18 @@ struct RowProducts {
 
 template <typename T>
 struct RowScratch {
-  RowScratch(const RowProducts<T>& products, bool in_place, int64_t packed_size, Arena* arena)
+  RowScratch(const RowProducts<T>& products, bool in_place, int64_t packed_size,
+             int64_t weights_size, Arena* arena)
       : tile(arena->Take<Factor<T>>(Gemm<Factor<T>>::kTileSize)),
         packed(arena->Take<Factor<T>>(packed_size)),
+        weights(arena->Take<Accumulator<T>>(weights_size)),
         sums(arena->Take<Accumulator<T>>(
             in_place ? 0
                      : products.cut.rows.size * products.groups * products.cut.columns.size)) {}
 
   Factor<T>* tile;
   Factor<T>* packed;
+  Accumulator<T>* weights;
   Accumulator<T>* sums;  // of rows that are no neighbours, or of another type, in their tensor
 };
 
@@ -283,6 +307,16 @@ struct FilterSide {
   }
 
   const F* Pack(const DepthBlock& block, int64_t index) const {
+    if (small_groups != nullptr) {
+      const int64_t stride = small_groups->WeightStride(block.groups());
+      const int64_t count = block.groups() * group_filters;
+      const T* row = filter + block.tap * channels * filters + block.group * group_filters;
+      for (int64_t i = 0; i < block.depth(); ++i) {
+        CopyElements(row + i * filters, weights + i * stride, count);
+        for (int64_t j = count; j < stride; ++j) weights[i * stride + j] = 0;
+      }
+      return nullptr;
+    }
     if (all != nullptr) {
       return all + index * block_size + column * G::PackedDepth(block.depth());
     }
@@ -300,6 +334,8 @@ struct FilterSide {
   F* packed;
   const F* all;        // of all columns and blocks, if they were packed before
   int64_t block_size;  // from block to block there
+  const SmallGroups<F>* small_groups;  // null where groups have panels
+  Accumulator<T>* weights;             // of small groups
 };
 
 // The rows of `sums`, of which the first is the unit's, become
@@ -316,12 +352,21 @@ void MultiplyRows(const DepthBlocks& blocks, const RowUnit& unit, const Rows& ro
     for (int64_t row = unit.row; row < unit.row_end; row += G::kTileRows) {
       const int64_t row_end = Min<int64_t>(unit.row_end, row + G::kTileRows);
       rows.Fill(row, row_end, block, tile);
+      Accumulator<F>* c = sums.rows + (row - unit.row) * sums.stride;
+      if (side.small_groups != nullptr) {
+        side.small_groups->MultiplyRows(tile, row_end - row, block.groups(), block.taps(),
+                                        block.groups() * block.channels(), side.weights,
+                                        side.small_groups->WeightStride(block.groups()),
+                                        !block.is_first(), c + block.group * sums.group_stride,
+                                        sums.stride);
+        continue;
+      }
       if (depth < G::PackedDepth(depth)) {
         for (int64_t r = 0; r < row_end - row; ++r) tile[r * G::kTileStride + depth] = F{};
       }
       for (int64_t g = block.group; g < block.group_end; ++g) {
         Product<F> product = GroupProduct(block, g, tile);
-        product.c = sums.rows + (row - unit.row) * sums.stride + g * sums.group_stride;
+        product.c = c + g * sums.group_stride;
         product.c_stride = sums.stride;
         product.accumulate = !block.is_first();
         Multiply<F, false>(product, row_end - row, packed + (g - block.group) * side.group_size,

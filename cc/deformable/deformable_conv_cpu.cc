@@ -47,7 +47,7 @@ RowProducts<T> ProductsOf(const DeformableArgs<T>& args) {
                           NumTaps(args.geometry) * GroupChannels(args), GroupFilters(args));
   products.cycles += AllSampleCycles(args);
   // Units pack nothing, or each all of its columns' filters for all rows.
-  const bool once = IsPackedOnce(args);
+  const bool once = IsPackedOnce(args) || HasSmallGroups(args);
   products.Divide(G::kTileRows, 1, once ? G::kPanel : RowProducts<T>::kColumnStep, once ? 0 : 100);
   return products;
 }
@@ -57,7 +57,11 @@ struct ConvolveScratch : RowScratch<T> {
   ConvolveScratch(const DeformableArgs<T>& args, const RowProducts<T>& products,
                   const DepthBlocks& blocks, Arena* arena)
       : RowScratch<T>(products, !kIsHalf<T>,
-                      IsPackedOnce(args) ? 0 : blocks.groups() * products.GroupSize(blocks.depth()),
+                      IsPackedOnce(args) || HasSmallGroups(args)
+                          ? 0
+                          : blocks.groups() * products.GroupSize(blocks.depth()),
+                      HasSmallGroups(args) ? blocks.WeightsSize<Accumulator<T>>(GroupFilters(args))
+                                           : 0,
                       arena),
         sampler(args, arena) {}
 
@@ -81,8 +85,12 @@ void Convolve(const DeformableArgs<T>& args, int64_t begin, int64_t end, void* m
   s.sampler.Clear();
   const SampledRows<T> rows = {&s.sampler, GroupChannels(args)};
   const int64_t filters = GroupFilters(args);
+  const SmallGroups<Factor<T>> small_groups(GroupChannels(args), filters);
   FilterSide<T> side = WholeFilter(args, blocks);
-  if (!IsPackedOnce(args)) {
+  if (HasSmallGroups(args)) {
+    side.small_groups = &small_groups;
+    side.weights = s.weights;
+  } else if (!IsPackedOnce(args)) {
     side.group_size = products.GroupSize(blocks.depth());
     side.packed = s.packed;
     side.all = nullptr;
@@ -130,13 +138,15 @@ PassPlan PlanConvolveBackward(const DeformableArgs<T>& args) {
                       static_cast<double>(GroupFilters(args)) * sizeof(Factor<T>) / kVecBytes);
 }
 
-// Copies rows of dy into blocks of tile columns, each group's filters in whole pairs.
+// Copies rows of dy into blocks of tile columns, each group's filters in whole pairs or, of small
+// groups, as they lie.
 template <typename T>
 void CopyGroups(const DeformableArgs<T>& args, const T* dy, int64_t rows, int64_t groups,
                 Factor<T>* blocks) {
   using G = Gemm<Factor<T>>;
   const int64_t filters = GroupFilters(args);
-  const bool adjacent = G::PackedDepth(filters) == filters;
+  const bool adjacent =
+      G::PackedDepth(filters) == filters || HasSmallTransposedGroups(args);
   const int64_t size = adjacent ? groups * filters : filters;
   for (int64_t g = 0; g < (adjacent ? 1 : groups); ++g) {
     const int64_t first = g * G::PackedDepth(filters);
@@ -180,6 +190,24 @@ void MultiplyTransposedFilter(const DeformableArgs<T>& args, const Factor<T>* dy
   }
 }
 
+// The same for channels [begin, end), which begin with a whole vector, of small groups.
+template <typename T>
+void MultiplySmallGroups(const DeformableArgs<T>& args, const SmallGroups<Factor<T>>& small_groups,
+                         const Factor<T>* dy, int64_t rows, int64_t tap, int64_t begin, int64_t end,
+                         Accumulator<T>* c, int64_t c_stride) {
+  using G = Gemm<Factor<T>>;
+  const auto* weights = static_cast<const Accumulator<T>*>(args.packed_filter);
+  weights += tap * TapWeights(args);
+  for (int64_t first = begin, last; first < end; first = last) {
+    const int64_t in_block = first % G::kTileColumns;
+    last = Min(end, first + G::kTileColumns - in_block);
+    small_groups.MultiplyRows(dy + first / G::kTileColumns * G::kTileSize + in_block, rows,
+                              CeilDiv(last - first, GroupChannels(args)), 1, 0, weights + first,
+                              TapWeights(args) / GroupFilters(args), false, c + (first - begin),
+                              c_stride);
+  }
+}
+
 template <typename T>
 void ConvolveBackward(const DeformableArgs<T>& args, int64_t begin, int64_t end, void* memory) {
   using G = Gemm<Factor<T>>;
@@ -190,10 +218,12 @@ void ConvolveBackward(const DeformableArgs<T>& args, int64_t begin, int64_t end,
   const int64_t channels = GroupChannels(args);
   constexpr int64_t kStride = ConvolveBackwardScratch<T>::kStride;
   const SpreadUnits units = MakeSpreadUnits(args);
+  const bool small = HasSmallTransposedGroups(args);
+  const SmallGroups<Factor<T>> small_groups(GroupFilters(args), channels);
   for (int64_t number = begin; number < end; ++number) {
     const SpreadUnit unit = GetSpreadUnit(args, units, number);
     s.spreader.StartUnit(units, unit);
-    const int64_t first_group = unit.begin / channels;
+    const int64_t first_group = small ? 0 : unit.begin / channels;
     const int64_t groups = CeilDiv(unit.end, channels) - first_group;
     for (int64_t row = unit.row; row < unit.row_end; row += G::kTileRows) {
       const int64_t rows = Min<int64_t>(G::kTileRows, unit.row_end - row);
@@ -203,6 +233,13 @@ void ConvolveBackward(const DeformableArgs<T>& args, int64_t begin, int64_t end,
       for (int64_t tap = 0; tap < taps; ++tap) {
         for (int64_t c = unit.begin; c < unit.end; c += kGradientChannels) {
           const int64_t c_end = Min(unit.end, c + kGradientChannels);
+          if (small) {
+            const int64_t base = c / G::kLanes * G::kLanes;
+            MultiplySmallGroups(args, small_groups, s.dy, rows, tap, base, c_end, s.dcolumns,
+                                kStride);
+            s.spreader.Spread(tap, c, c_end, s.dcolumns + (c - base), kStride);
+            continue;
+          }
           // Whole panels that cover [c, c_end); `base` is the channel at dcolumns[0].
           const int64_t base = c - c % channels % G::kPanel;
           for (int64_t g = c / channels; g * channels < c_end; ++g) {

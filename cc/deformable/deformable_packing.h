@@ -23,10 +23,26 @@ int64_t GroupFilters(const DeformableArgs<T>& args) {
   return args.filters / args.groups;
 }
 
+template <typename T>
+bool HasSmallGroups(const DeformableArgs<T>& args) {
+  return SmallGroups<Factor<T>>::Exist(args.groups, GroupChannels(args), GroupFilters(args));
+}
+
+// For the gradient of the columns; there channels and filters are counted alike.
+template <typename T>
+bool HasSmallTransposedGroups(const DeformableArgs<T>& args) {
+  return HasSmallGroups(args) && GroupChannels(args) == GroupFilters(args);
+}
+
 // The blocks of columns that are sampled and multiplied at a time.
 template <typename T>
 DepthBlocks ColumnBlocks(const DeformableArgs<T>& args) {
   using G = Gemm<Factor<T>>;
+  if (HasSmallGroups(args)) {
+    return DepthBlocks::OfSmallGroups(args.groups, NumTaps(args.geometry), GroupChannels(args),
+                                      G::kTileColumns,
+                                      SmallGroups<Factor<T>>::InVector(GroupFilters(args)));
+  }
   return DepthBlocks(args.groups, NumTaps(args.geometry), GroupChannels(args), G::kDepth,
                      G::kTileColumns, G::kPair, G::kLanes, DepthBlocks::kChannelsOutside);
 }
@@ -36,10 +52,11 @@ int64_t Bytes(int64_t factors) {
   return factors * static_cast<int64_t>(sizeof(Factor<T>));
 }
 
-// The filter block by block; nothing for a single tile of rows, whose units pack what is theirs.
+// The filter block by block; nothing for a single tile of rows, whose units pack what is theirs,
+// and for small groups.
 template <typename T>
 bool IsPackedOnce(const DeformableArgs<T>& args) {
-  return Positions(args) > Gemm<Factor<T>>::kTileRows;
+  return Positions(args) > Gemm<Factor<T>>::kTileRows && !HasSmallGroups(args);
 }
 
 template <typename T>
@@ -47,7 +64,8 @@ FilterSide<T> WholeFilter(const DeformableArgs<T>& args, const DepthBlocks& bloc
   const int64_t filters = GroupFilters(args);
   const int64_t group_size = Gemm<Factor<T>>::PackedSize(blocks.depth(), filters);
   return {args.filter, GroupChannels(args), args.filters, filters, 0, filters, group_size, nullptr,
-          static_cast<const Factor<T>*>(args.packed_filter), blocks.groups() * group_size};
+          static_cast<const Factor<T>*>(args.packed_filter), blocks.groups() * group_size, nullptr,
+          nullptr};
 }
 
 template <typename T>
@@ -81,8 +99,18 @@ int64_t TransposedSize(const DeformableArgs<T>& args) {
   return Gemm<Factor<T>>::PackedSize(GroupFilters(args), GroupChannels(args));
 }
 
+// That of small groups: weights for each tap.
+template <typename T>
+int64_t TapWeights(const DeformableArgs<T>& args) {
+  return GroupFilters(args) * RoundUp(args.geometry.channels, Simd<Accumulator<T>>::kLanes);
+}
+
 template <typename T>
 int64_t PackedFilterTransposedBytes(const DeformableArgs<T>& args) {
+  if (HasSmallTransposedGroups(args)) {
+    return NumTaps(args.geometry) * TapWeights(args) *
+           static_cast<int64_t>(sizeof(Accumulator<T>));
+  }
   return Bytes<T>(NumTaps(args.geometry) * args.groups * TransposedSize(args));
 }
 
@@ -90,6 +118,9 @@ int64_t PackedFilterTransposedBytes(const DeformableArgs<T>& args) {
 template <typename T>
 PassPlan PlanPackFilterTransposed(const DeformableArgs<T>& args) {
   using G = Gemm<Factor<T>>;
+  if (HasSmallTransposedGroups(args)) {
+    return {NumTaps(args.geometry), 1 + 4 * TapWeights(args), 0};
+  }
   return {NumTaps(args.geometry) * args.groups * G::NumPanels(GroupChannels(args)),
           1 + GroupFilters(args) * G::kPanel, 0};
 }
@@ -100,6 +131,14 @@ void PackFilterTransposed(const DeformableArgs<T>& args, int64_t begin, int64_t 
   const int64_t channels = GroupChannels(args);
   const int64_t filters = GroupFilters(args);
   const int64_t panels = G::NumPanels(channels);
+  if (HasSmallTransposedGroups(args)) {
+    for (int64_t tap = begin; tap < end; ++tap) {
+      TransposeGroups(args.filter + tap * channels * args.filters, args.filters, args.groups,
+                      channels, filters, TapWeights(args) / filters,
+                      static_cast<Accumulator<T>*>(args.packed_filter) + tap * TapWeights(args));
+    }
+    return;
+  }
   Factor<T>* packed = static_cast<Factor<T>*>(args.packed_filter);
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t tap = unit / panels / args.groups;
@@ -113,7 +152,7 @@ void PackFilterTransposed(const DeformableArgs<T>& args, int64_t begin, int64_t 
   }
 }
 
-// dy: for each group a matrix [N * P, F / groups].
+// dy: for each group a matrix [N * P, F / groups]; nothing for small groups.
 template <typename T>
 int64_t PackedDySize(const DeformableArgs<T>& args) {
   return Gemm<Factor<T>>::PackedSize(Positions(args), GroupFilters(args));
@@ -121,14 +160,15 @@ int64_t PackedDySize(const DeformableArgs<T>& args) {
 
 template <typename T>
 int64_t PackedDyBytes(const DeformableArgs<T>& args) {
-  return Bytes<T>(args.groups * PackedDySize(args));
+  return HasSmallGroups(args) ? 0 : Bytes<T>(args.groups * PackedDySize(args));
 }
 
 constexpr int64_t kPackRows = 256;
 
 template <typename T>
 PassPlan PlanPackDy(const DeformableArgs<T>& args) {
-  return {CeilDiv(Positions(args), kPackRows), 1 + kPackRows * args.filters / 4, 0};
+  return {HasSmallGroups(args) ? 0 : CeilDiv(Positions(args), kPackRows),
+          1 + kPackRows * args.filters / 4, 0};
 }
 
 template <typename T>
@@ -153,6 +193,8 @@ void PackDy(const DeformableArgs<T>& args, int64_t begin, int64_t end, void*) {
 template <typename T>
 struct PackedDySide {
   using F = Factor<T>;
+
+  const T* Rows(int64_t row) const { return args.dy + row * args.filters; }
 
   GradientPanels<F> Pack(int64_t row, int64_t, int64_t group) const {
     const int64_t positions = Positions(args);

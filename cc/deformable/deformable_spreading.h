@@ -190,8 +190,8 @@ int64_t PartialSize(const DeformableArgs<T>& args) {
   return parts * Positions(args) * per_position;
 }
 
-// dx of every slice, in the type that is computed in, and for every unit which lines of its image it
-// has written: the others are not.
+// dx of every slice, in the type that is computed in, and for every unit which lines of its image
+// it has written: only those count.
 template <typename T>
 struct DxParts {
   using Number = Accumulator<T>;

@@ -70,8 +70,18 @@ GridRows<T> RowsOfOutputs(const PerExampleArgs<T>& args, int64_t example) {
 }
 
 template <typename T>
+bool HasSmallGroups(const PerExampleArgs<T>& args) {
+  return SmallGroups<Factor<T>>::Exist(args.groups, GroupChannels(args), GroupFilters(args));
+}
+
+template <typename T>
 DepthBlocks BlocksOfOutputs(const PerExampleArgs<T>& args) {
   using G = Gemm<Factor<T>>;
+  if (HasSmallGroups(args)) {
+    return DepthBlocks::OfSmallGroups(args.groups, NumTaps(args), GroupChannels(args),
+                                      G::kTileColumns,
+                                      SmallGroups<Factor<T>>::InVector(GroupFilters(args)));
+  }
   return DepthBlocks(args.groups, NumTaps(args), GroupChannels(args), G::kDepth, G::kTileColumns,
                      G::kPair);
 }
@@ -84,16 +94,20 @@ RowProducts<T> ProductsOfOutputs(const PerExampleArgs<T>& args) {
 
 template <typename T>
 struct ConvolveScratch : RowScratch<T> {
-  ConvolveScratch(const RowProducts<T>& products, const DepthBlocks& blocks, Arena* arena)
-      : RowScratch<T>(products, !kIsHalf<T>, blocks.groups() * products.GroupSize(blocks.depth()),
-                      arena) {}
+  ConvolveScratch(const PerExampleArgs<T>& args, const RowProducts<T>& products,
+                  const DepthBlocks& blocks, Arena* arena)
+      : RowScratch<T>(
+            products, !kIsHalf<T>,
+            HasSmallGroups(args) ? 0 : blocks.groups() * products.GroupSize(blocks.depth()),
+            HasSmallGroups(args) ? blocks.WeightsSize<Accumulator<T>>(GroupFilters(args)) : 0,
+            arena) {}
 };
 
 template <typename T>
 PassPlan PlanConvolve(const PerExampleArgs<T>& args) {
   Arena arena(nullptr);
   const RowProducts<T> products = ProductsOfOutputs(args);
-  ConvolveScratch<T> scratch(products, BlocksOfOutputs(args), &arena);
+  ConvolveScratch<T> scratch(args, products, BlocksOfOutputs(args), &arena);
   return products.Plan(arena);
 }
 
@@ -102,8 +116,9 @@ void Convolve(const PerExampleArgs<T>& args, int64_t begin, int64_t end, void* m
   Arena arena(memory);
   const DepthBlocks blocks = BlocksOfOutputs(args);
   const RowProducts<T> products = ProductsOfOutputs(args);
-  const ConvolveScratch<T> s(products, blocks, &arena);
+  const ConvolveScratch<T> s(args, products, blocks, &arena);
   const int64_t filters = GroupFilters(args);
+  const SmallGroups<Factor<T>> small_groups(GroupChannels(args), filters);
   for (int64_t number = begin; number < end; ++number) {
     const RowUnit unit = products.At(number);
     T* y = args.y + (unit.other * OutputPositions(args) + unit.row) * args.filters + unit.column;
@@ -118,7 +133,9 @@ void Convolve(const PerExampleArgs<T>& args, int64_t begin, int64_t end, void* m
                                 products.GroupSize(blocks.depth()),
                                 s.packed,
                                 nullptr,
-                                0};
+                                0,
+                                HasSmallGroups(args) ? &small_groups : nullptr,
+                                s.weights};
     MultiplyRows(blocks, unit, RowsOfOutputs(args, unit.other), side, s.tile, sums);
     if constexpr (kIsHalf<T>) {
       StoreRows<T>(sums, unit.rows(), args.groups, unit.columns, filters,
@@ -147,11 +164,20 @@ bool IsInPlace(const PerExampleArgs<T>& args) {
   return NumPhases(args) == 1 && !kIsHalf<T>;
 }
 
+template <typename T>
+bool HasSmallTransposedGroups(const PerExampleArgs<T>& args) {
+  return SmallGroups<Factor<T>>::Exist(args.groups, GroupFilters(args), GroupChannels(args));
+}
+
 // Each tap's filters are packed by themselves, hence in whole pairs.
 template <typename T>
 DepthBlocks BlocksOfPhases(const PerExampleArgs<T>& args, int64_t taps) {
   using G = Gemm<Factor<T>>;
   const int64_t filters = GroupFilters(args);
+  if (HasSmallTransposedGroups(args)) {
+    return DepthBlocks::OfSmallGroups(args.groups, taps, filters, G::kTileColumns,
+                                      SmallGroups<Factor<T>>::InVector(GroupChannels(args)));
+  }
   const int64_t depth = filters % G::kPair == 0 ? G::kDepth : Min<int64_t>(G::kDepth, filters);
   return DepthBlocks(args.groups, taps, filters, depth, G::kTileColumns, G::kPair);
 }
@@ -169,6 +195,10 @@ struct InputScratch : RowScratch<T> {
 
   InputScratch(const PerExampleArgs<T>& args, const RowProducts<T>& products, Arena* arena)
       : RowScratch<T>(products, IsInPlace(args), MaxGroups(args) * GroupSize(args, products),
+                      HasSmallTransposedGroups(args)
+                          ? BlocksOfPhases(args, NumTaps(args))
+                                .template WeightsSize<Accumulator<T>>(GroupChannels(args))
+                          : 0,
                       arena) {}
 
   // Of any phase.
@@ -239,6 +269,18 @@ struct TransposedFilterSide {
   using G = Gemm<F>;
 
   const F* Pack(const DepthBlock& block, int64_t) const {
+    if (small_groups != nullptr) {
+      const int64_t stride = small_groups->WeightStride(block.groups());
+      memset(weights, 0, static_cast<size_t>(block.depth() * stride) * sizeof(*weights));
+      for (int64_t tap = block.tap; tap < block.tap_end; ++tap) {
+        const int64_t row = TapOfPhases(args, phases, tap) * GroupChannels(args);
+        TransposeGroups(filter + row * args.filters + block.group * GroupFilters(args),
+                        args.filters, block.groups(),
+                        GroupChannels(args), GroupFilters(args), stride,
+                        weights + (tap - block.tap) * block.channels() * stride);
+      }
+      return nullptr;
+    }
     const int64_t depth = G::PackedDepth(block.depth());
     for (int64_t g = block.group; g < block.group_end; ++g) {
       for (int64_t tap = block.tap; tap < block.tap_end; ++tap) {
@@ -264,6 +306,8 @@ struct TransposedFilterSide {
   int64_t columns;
   int64_t group_size;
   F* packed;
+  const SmallGroups<F>* small_groups;  // null where groups have panels
+  Accumulator<T>* weights;             // of small groups
 };
 
 template <typename T>
@@ -276,6 +320,7 @@ void BackwardInput(const PerExampleArgs<T>& args, int64_t begin, int64_t end, vo
   const int64_t all_channels = args.geometry.channels;
   const int64_t num_phases = NumPhases(args);
   const ConvAxis* axis = args.geometry.axis;
+  const SmallGroups<Factor<T>> small_groups(GroupFilters(args), channels);
   for (int64_t number = begin; number < end; ++number) {
     RowUnit unit = products.At(number);
     const int64_t example = unit.other / num_phases;
@@ -293,7 +338,8 @@ void BackwardInput(const PerExampleArgs<T>& args, int64_t begin, int64_t end, vo
     const TransposedFilterSide<T> side = {
         args,        phases,       FilterOf(args, example),
         unit.column, unit.columns, InputScratch<T>::GroupSize(args, products),
-        s.packed};
+        s.packed,    HasSmallTransposedGroups(args) ? &small_groups : nullptr,
+        s.weights};
     const DepthBlocks blocks = BlocksOfPhases(args, NumGridTaps(rows.grid));
     if (blocks.count() == 0) {  // no tap meets these pixels
       for (int64_t i = 0; i < unit.rows() * args.groups; ++i) {
@@ -328,6 +374,8 @@ PassPlan PlanBackwardFilter(const PerExampleArgs<T>& args) {
 template <typename T>
 struct GradientSide {
   using F = Factor<T>;
+
+  const T* Rows(int64_t row) const { return dy + row * args.filters; }
 
   GradientPanels<F> Pack(int64_t row, int64_t row_end, int64_t group) const {
     const int64_t first = group * GroupFilters(args) + column;

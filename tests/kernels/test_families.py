@@ -62,6 +62,11 @@ BLOCKS = {
         Case(Geometry((6, 5), 3, (3, 2)), 2, 1, 1100, 8),
         Case(Geometry((11,), 2, 4, "valid"), 2, 1, 4, 4),  # pixels that no tap meets
         Case(Geometry((6, 6), 3), 3, 40, 2, 2),
+        Case(Geometry((12, 11), 3), 2, 37, 1, 1),  # groups narrower than a vector
+        Case(Geometry((5, 7), 3, 2), 2, 11, 4, 4),
+        Case(Geometry((6, 5), (2, 3)), 1, 9, 1, 4),
+        Case(Geometry((4, 5), 3), 1, 300, 2, 2),  # not all of a tap in one block
+        Case(Geometry((4, 4), 2), 2, 5, 8, 8),
         Case(Geometry((5, 4), 1, 10**9, "same", 10**9), 2, 2, 4, 4),
     ],
     "deformable_sample": [
@@ -76,6 +81,11 @@ BLOCKS = {
         Case(Geometry((3, 4), 2), 2, 2, 60, 300, offset_groups=3),  # groups in blocks
         Case(Geometry((3, 3), 2), 1, 3, 100, 5, offset_groups=2),  # blocks across both groups
         Case(Geometry((3, 3), 2), 1, 40, 4, 2, offset_groups=5),
+        Case(Geometry((12, 11), 3), 1, 36, 1, 1, offset_groups=4),  # groups narrower than a vector
+        Case(Geometry((5, 4), 3), 2, 12, 4, 4, offset_groups=3, masked=False),
+        Case(Geometry((4, 5), 2), 1, 9, 1, 4),
+        Case(Geometry((3, 4), 3), 1, 300, 2, 2),  # not all of a tap in one block
+        Case(Geometry((3, 3), 2), 2, 5, 8, 8),
         Case(Geometry((2, 3), 1), 1, 1, 6, 1100),
         Case(Geometry((28, 28), 1), 1, 1, 260, 1030),  # a filter that is packed by blocks
         Case(Geometry((2, 3), 1), 1, 1, 400, 700),  # the same for few rows

@@ -76,3 +76,41 @@ def assert_close(actual, expected, dtype=None):
         np.asarray(tf.cast(expected, tf.float64)),
         **TOLERANCES[dtype],
     )
+
+
+def check_only_wanted_gradients(function, inputs, wanted, module, name, called, monkeypatch):
+    """Of the ops for a convolution's gradients, eagerly those run that ``called`` names ("input",
+    "filter"); in graphs the wanted gradients depend on no others."""
+    inputs = [tf.convert_to_tensor(t) for t in inputs]
+
+    def some(*inputs):
+        with tf.GradientTape() as tape:
+            tape.watch([inputs[i] for i in wanted])
+            y = function(*inputs)
+        return tape.gradient(y, [inputs[i] for i in wanted])
+
+    native_ops = {kind: f"tfconv_{name}_{kind}_grad" for kind in ("input", "filter")}
+    todo, reached = [t.op for t in tf.function(some).get_concrete_function(*inputs).outputs], set()
+    while todo:
+        op = todo.pop()
+        if op not in reached:
+            reached.add(op)
+            todo.extend(t.op for t in op.inputs)
+    types = [op.type.replace("Tfconv>", "").lower() for op in reached]
+    for kind, native_op in native_ops.items():
+        type_ = native_op.removeprefix("tfconv_").replace("_", "")
+        assert (type_ in types) == (kind in called.split()), kind
+
+    ran = []
+
+    def recorded(kind, native_op):
+        return lambda **arguments: ran.append(kind) or native_op(**arguments)
+
+    for kind, native_op in native_ops.items():
+        monkeypatch.setattr(module, native_op, recorded(kind, getattr(module, native_op)))
+    every = gradients(function, inputs, tf.ones_like(function(*inputs)))[1:]
+    assert sorted(ran) == ["filter", "input"]
+    ran.clear()
+    for actual, i in zip(some(*inputs), wanted):
+        np.testing.assert_array_equal(actual, every[i])
+    assert sorted(ran) == sorted(called.split())

@@ -11,6 +11,7 @@ from tests.ops.geometries import (
     as_function,
     assert_close,
     assert_numeric_gradients,
+    check_only_wanted_gradients,
     gradients,
     in_format,
     random_geometry,
@@ -154,6 +155,22 @@ def test_second_gradients(geometry, sizes, rng, native_module):
     for actual, other in zip(results, expected):
         assert np.abs(other).max() > 1e-3
         assert_close(actual, other)
+
+
+@pytest.mark.parametrize(
+    "wanted, called", [([0], "input"), ([1], "filter"), ([0, 1], "input filter")]
+)
+def test_only_what_is_asked_for(wanted, called, rng, native_module, monkeypatch):
+    geometry = Geometry((4, 5), 2)
+    check_only_wanted_gradients(
+        apply(geometry),
+        draw(rng, geometry, 2, (1, 3, 2)),
+        wanted,
+        native_module,
+        "per_example_conv",
+        called,
+        monkeypatch,
+    )
 
 
 @pytest.mark.parametrize("groups", [1, 2])
