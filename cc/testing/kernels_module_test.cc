@@ -685,7 +685,9 @@ struct Deformable {
   template <typename Data>
   auto Temporary(const char* name, int64_t size, Data** data) const {
     using Element = std::conditional_t<std::is_void_v<Data>, uint8_t, Data>;
-    auto result = std::make_unique<Output<Element>>(name, Shape{size}, run);
+    Run aligned = run;  // bytes as numbers, which they hold
+    if (std::is_void_v<Data>) aligned.offset *= static_cast<int64_t>(sizeof(Number));
+    auto result = std::make_unique<Output<Element>>(name, Shape{size}, aligned);
     *data = result->data();
     return result;
   }
