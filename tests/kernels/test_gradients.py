@@ -11,12 +11,16 @@ STEP = 1e-5
 G2 = Geometry((3, 4), 2, (2, 1), "same", (1, 2))
 CASES = {
     "involution": Case(Geometry((5,), 3, 2, "causal", 2), 2, 2, 2),
+    "span_involution": Case(Geometry((5,), 3, 2, "causal", 2), 2, 2, 2, 3),
     "per_example": Case(G2, 2, 2, 2, 3),
     "deformable_sample": Case(G2, 1, 1, 4, offset_groups=2),
     "deformable_conv": Case(G2, 1, 2, 2, 3, offset_groups=2),
 }
 FORWARD = {
     "involution": lambda w, x, kernel: reference.involution(x, kernel, w),
+    "span_involution": lambda w, x, features, span, bias: reference.involution(
+        x, features @ span + bias, w
+    ),
     "per_example": lambda w, x, filter: reference.per_example_conv(x, filter, w),
     "deformable_sample": lambda w, x, offset, mask: reference.deformable_sample(x, offset, mask, w),
     "deformable_conv": lambda w, x, offset, mask, filter: reference.deformable_conv2d(

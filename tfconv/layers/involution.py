@@ -21,6 +21,9 @@ from tfconv.ops.dispatch import runs_on_cpu, with_an_example
 from tfconv.ops.geometry import Padding, spatial_sizes
 from tfconv.ops.involution import span_involution
 
+# With more features, training makes kernels again for longer than it takes to read them.
+MOST_SPANNED_FEATURES = 48
+
 
 class Involution(KernelArguments, SecondOutput, SpatialLayer):
     """Involution of any rank: a kernel for every position, shared by the channels of a group.
@@ -155,7 +158,7 @@ class Involution(KernelArguments, SecondOutput, SpatialLayer):
 
     @property
     def _has_plain_span(self) -> bool:
-        """Whether ``span`` is the convolution that was built: not adapted, quantized, replaced."""
+        """Whether ``span`` is small, and as it was built: not adapted, quantized, replaced."""
         span = self.span
         return (
             type(span) is getattr(keras.layers, f"Conv{self.rank}D")
@@ -163,6 +166,7 @@ class Involution(KernelArguments, SecondOutput, SpatialLayer):
             and span.compute_dtype == self.compute_dtype
             and not _compat.has_adapters(span)
             and not _compat.quantization_of(span)
+            and span.kernel.shape[-2] <= MOST_SPANNED_FEATURES
         )
 
     def _with_span(self, x: tf.Tensor, features: tf.Tensor) -> tf.Tensor:
