@@ -401,13 +401,22 @@ int Multiply(const MatrixProduct<T>& product) {
     advance(&own.a);
     advance(&own.b);
     advance(&own.c);
-    for (int64_t row = 0; row < own.rows; ++row) {
+    std::vector<Accumulator<T>> b(own.depth * own.columns);
+    for (int64_t d = 0; d < own.depth; ++d) {
       for (int64_t column = 0; column < own.columns; ++column) {
-        Accumulator<T> sum = 0;
-        for (int64_t d = 0; d < own.depth; ++d) {
-          sum += cuda::Widen(at(own.a, row, d)) * cuda::Widen(at(own.b, d, column));
+        b[d * own.columns + column] = cuda::Widen(at(own.b, d, column));
+      }
+    }
+    for (int64_t row = 0; row < own.rows; ++row) {
+      std::vector<Accumulator<T>> sums(own.columns);
+      for (int64_t d = 0; d < own.depth; ++d) {
+        const Accumulator<T> a = cuda::Widen(at(own.a, row, d));
+        for (int64_t column = 0; column < own.columns; ++column) {
+          sums[column] += a * b[d * own.columns + column];
         }
-        at(own.c, row, column) = cuda::Narrow<T>(sum);
+      }
+      for (int64_t column = 0; column < own.columns; ++column) {
+        at(own.c, row, column) = cuda::Narrow<T>(sums[column]);
       }
     }
   }
