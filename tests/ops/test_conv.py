@@ -18,8 +18,10 @@ from tests.ops.geometries import (
     assert_numeric_gradients,
     gradients,
     in_format,
+    second_gradients,
     table,
 )
+from tfconv import portable
 from tfconv.ops import conv, per_example_conv
 
 GROUPS = [(1, 1, 1), (1, 3, 5), (5, 1, 2), (2, 8, 1), (4, 5, 1), (3, 11, 2)]  # g, C / g, F / g
@@ -149,7 +151,7 @@ def test_numeric_gradients(geometry, sizes, rng):
 
 FORMS = [
     (geometry, sizes)
-    for sizes in [(1, 3, 2), (2, 3, 2), (3, 1, 2), (33, 2, 1)]
+    for sizes in [(1, 3, 2), (2, 3, 2), (3, 1, 2), (33, 2, 1), (3, 2, 2)]
     for geometry in [
         Geometry((7,), 3, 2),
         Geometry((7,), 3, 1, "causal", 2),
@@ -175,12 +177,82 @@ def form_results(forms=FORMS, jit_compile=False, dtype="float32"):
     return [np.asarray(t) for t in results]
 
 
-def test_forms_match_reference():
+def test_forms_match_reference(implementation):
     rng, results = np.random.default_rng(0), form_results(dtype="float64")
     for (geometry, sizes), y in zip(FORMS, results[::3]):
         x, kernel = draw(rng, geometry, 2, sizes)
         expected = reference.conv(x, kernel, geometry.window, sizes[0])
         np.testing.assert_allclose(y, expected, rtol=1e-11, atol=1e-11, err_msg=str(geometry))
+
+
+# Strides and dilations that have steps in common, of all axes or of some; volumes along one axis.
+STEPS = [
+    Geometry((9,), 2, 4, "same", 6),
+    Geometry((5, 6), (2, 3), 2, "same", 2),
+    Geometry((6, 7), 2, (4, 3), ((1, 2), (0, 3)), (2, 3)),
+    Geometry((5, 4, 5), 2, (2, 2, 1), "full", (2, 4, 2)),
+    Geometry((5, 2, 3), (3, 1, 1), (2, 1, 1), "same"),
+    Geometry((6, 2, 2), (2, 1, 1), 1, ((2, 0), (0, 0), (0, 0)), (3, 1, 1)),
+    Geometry((7, 1, 2), (3, 1, 1), (3, 1, 1), ((1, 0), (0, 1), (0, 0)), (2, 1, 1)),
+    Geometry((7, 3, 2), (3, 2, 2), (3, 1, 1), "same"),
+]
+
+
+@pytest.mark.parametrize("sizes", [(1, 2, 3), (2, 2, 1), (3, 1, 2), (2, 2, 2)], ids=str)
+@pytest.mark.parametrize("geometry", STEPS, ids=str)
+def test_steps(geometry, sizes, rng, implementation):
+    """With sizes that are known and with sizes that are not."""
+    inputs = draw(rng, geometry, 2, sizes)
+    function = plain(geometry, sizes[0])
+    results = gradients(function, inputs)
+    assert_close(results[0], reference.conv(*inputs, geometry.window, sizes[0]))
+    kernel = tf.TensorSpec(inputs[1].shape, tf.float64)
+    x = tf.TensorSpec([None] * (inputs[0].ndim - 1) + [inputs[0].shape[-1]], tf.float64)
+    traced = tf.function(lambda *given: gradients(function, given), input_signature=[x, kernel])
+    for actual, expected in zip(traced(*map(tf.constant, inputs)), results):
+        assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("geometry", [STEPS[0], STEPS[2], STEPS[3], STEPS[6]], ids=str)
+def test_numeric_gradients_of_steps(geometry, rng):
+    for sizes in [(1, 2, 1), (2, 1, 2), (2, 2, 2)]:
+        assert_numeric_gradients(plain(geometry, sizes[0]), draw(rng, geometry, 1, sizes))
+
+
+@pytest.mark.parametrize("geometry", MODES, ids=str)
+def test_native_groups_are_portable_ones(geometry, rng, native_module):
+    """First and second gradients."""
+    inputs = draw(rng, geometry, 2, (2, 3, 2))
+    for of in (gradients, second_gradients):
+        results = of(plain(geometry, 2), inputs)
+        with portable():
+            expected = of(plain(geometry, 2), inputs)
+        for actual, other in zip(results, expected):
+            assert np.abs(other).max() > 1e-3
+            assert_close(actual, other)
+
+
+@pytest.mark.parametrize("sizes", [(2, 2, 1), (3, 1, 2), (2, 2, 2)], ids=str)
+def test_tapes_and_hessians(sizes, rng, implementation):
+    """A tape that is asked twice, and a graph's second derivatives."""
+    geometry = Geometry((3, 4), 2, (1, 2))
+    x, kernel = map(tf.constant, draw(rng, geometry, 1, sizes))
+    function = plain(geometry, sizes[0])
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch([x, kernel])
+        y = tf.reduce_sum(function(x, kernel) ** 2)
+    for value, other in ((x, kernel), (kernel, x)):
+        again = tape.gradient(y, value), tape.gradient(y, [value, other])[0]
+        np.testing.assert_array_equal(*again)
+
+    @tf.function
+    def hessian(kernel):
+        (found,) = tf.hessians(tf.reduce_sum(function(x, kernel) ** 2), [kernel])
+        return tf.reshape(found, [tf.size(kernel)] * 2)
+
+    # Of a sum of squares of linear functions: y is half of kernel * hessian * kernel.
+    flat = tf.reshape(kernel, [1, -1])
+    assert_close(2 * y, tf.reshape(flat @ hessian(kernel) @ tf.transpose(flat), []))
 
 
 def test_trains_under_xla():
@@ -241,6 +313,15 @@ def test_groups_see_only_their_channels(rng):
     x, kernel = draw(rng, Geometry((5, 4), 3), 1, (2, 3, 2))
     parts = [conv(x[..., 3 * g :][..., :3], kernel[..., 2 * g :][..., :2]) for g in range(2)]
     assert_close(conv(x, kernel, groups=2), tf.concat(parts, axis=-1))
+
+
+def test_nan_stays_in_its_group(rng, implementation):
+    for sizes in [(3, 2, 2), (3, 3, 2), (6, 1, 1)]:
+        x, kernel = draw(rng, Geometry((5, 4), 3), 1, sizes)
+        x[..., 0], kernel[..., -1] = np.nan, np.inf
+        y = conv(x, kernel, padding="same", groups=sizes[0]).numpy()
+        assert np.isnan(y[..., 0]).all() and not np.isfinite(y[..., -1]).any()
+        assert np.isfinite(y[..., sizes[2] : -sizes[2]]).all()
 
 
 # Shapes.

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tfconv import _compat
 from tfconv.ops.channels import in_channels_last
 from tfconv.ops.checks import fitting
-from tfconv.ops.dispatch import in_float32, invalid_argument, with_an_example
+from tfconv.ops.dispatch import dispatch, in_float32, invalid_argument, with_an_example
 from tfconv.ops.geometry import Geometry, Padding, spatial_sizes
-from tfconv.ops.windows import columns
+from tfconv.ops.windows import columns, product
 
 
 @tf.autograph.experimental.do_not_convert  # nothing to convert, and tracing stays fast
@@ -72,10 +75,18 @@ def conv(
                 f"{groups} groups"
             )
         output = geometry.output_shape(x.shape.as_list()[1:-1])
-        form = _form(geometry, width, groups)
+
+        def form(x, kernel):
+            x, among = _without_common_steps(x, geometry)
+            return _form(among, width, filters, groups)(x, kernel, among, groups)
 
         def convolved(x):
-            return accumulated_in_float32(lambda x, k: form(x, k, geometry, groups), x, kernel)
+            def portable():
+                return accumulated_in_float32(form, x, kernel)
+
+            if not _has_native_form(width, filters, groups):
+                return portable()
+            return dispatch(lambda module: _natively(module, x, kernel, geometry), portable, x)
 
         y = with_an_example(convolved, fitting(x, geometry, "conv"))
         y.set_shape([x.shape[0], *output, filters])
@@ -87,7 +98,7 @@ def conv(
 _Form = Callable[[tf.Tensor, tf.Tensor, Geometry, int], tf.Tensor]
 
 
-def _form(geometry: Geometry, width: int, groups: int) -> _Form:
+def _form(geometry: Geometry, width: int, filters: int, groups: int) -> _Form:
     """The fastest formulation that has gradients on every device and converts everywhere.
 
     TensorFlow's convolution refuses strides together with dilation; on CPU, what it has for
@@ -97,11 +108,52 @@ def _form(geometry: Geometry, width: int, groups: int) -> _Form:
     exported = _compat.tracing_for_export()
     if width == 1 and groups > 1:
         return _depthwise
+    if _in_pairs(width, filters, groups):
+        return _by_partners
     if strided and dilated or (exported and dilated and geometry.rank == 3):
         return _by_columns
     if groups == 1 or (exported and geometry.rank < 3):  # nobody trains what is exported
         return _stock
     return _by_groups if groups <= MOST_GROUPS_APART else _by_columns
+
+
+def _in_pairs(width: int, filters: int, groups: int) -> bool:
+    """Whether groups are two channels and two filters, and two depthwise convolutions win.
+
+    Exports have one grouped convolution.
+    """
+    pairs = width == 2 and groups > 1 and filters == 2 * groups
+    return pairs and not _compat.tracing_for_export()
+
+
+def _has_native_form(width: int, filters: int, groups: int) -> bool:
+    """Whether the native op serves: on CPU, what TensorFlow has for groups is slow.
+
+    What is exported would need the library for a stock operation, even with native ops kept.
+    """
+    grouped = groups > 1 and width > 1 and not _in_pairs(width, filters, groups)
+    on_cpu = not tf.config.list_logical_devices("GPU")
+    return grouped and on_cpu and not _compat.tracing_for_export()
+
+
+def _natively(module: Any, x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry) -> tf.Tensor:
+    """The native op for kernels of their own, of one example: the batch is a spatial axis.
+
+    Of volumes, which have as many axes as the op takes, the kernel is repeated.
+    """
+    if geometry.rank == 3:
+        kernels = tf.tile(kernel[tf.newaxis], [tf.shape(x)[0], 1, 1, 1, 1, 1])
+        return module.tfconv_per_example_conv(x=x, filter=kernels, **geometry.op_attributes())
+    pads = geometry.pads and ((0, 0), *geometry.pads)
+    over_examples = Geometry(
+        (1, *geometry.kernel_size), (1, *geometry.strides), (1, *geometry.dilation_rate), pads
+    )
+    y = module.tfconv_per_example_conv(
+        x=tf.expand_dims(x, 0),
+        filter=tf.reshape(kernel, [1, 1, *kernel.shape]),
+        **over_examples.op_attributes(),
+    )
+    return tf.squeeze(y, 0)
 
 
 TENSORFLOW_FORMATS = {1: "NWC", 2: "NHWC", 3: "NDHWC"}
@@ -126,7 +178,7 @@ def _stock(x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry, groups: int = 1)
     """TensorFlow's own convolution, which infers the groups from the shapes."""
     (x, padding), strides = _padded(x, geometry), geometry.strides
     if _corrupts_memory(x, geometry):
-        x, strides = tf.nn.avg_pool2d(x, 1, strides, "VALID"), 1  # faster than a strided slice
+        x, strides = _thinned(x, strides), 1
     return tf.nn.convolution(
         x,
         kernel,
@@ -173,15 +225,20 @@ def depthwise(x: tf.Tensor, weights: tf.Tensor, geometry: Geometry) -> tf.Tensor
         weights: [*kernel_size, C, multiplier] tensor.
         geometry: Where the taps fall.
     """
+    x, geometry = _without_common_steps(x, geometry)
+    if geometry.rank == 3 and _along_first_axis(geometry):
+        return _of_rows(x, weights, geometry)
     strides, dilations = geometry.strides[-2:], geometry.dilation_rate[-2:]
     plain = len(set(strides)) == 1 and (max(strides) == 1 or max(dilations) == 1)
     output = [geometry.output_size(n, axis) for axis, n in enumerate(spatial_sizes(x))]
-    if geometry.pads is None and not (plain and geometry.rank < 3):
+    pads = geometry.pads
+    padding = "SAME" if pads is None and plain else "VALID"
+    if pads is None:
         pads = geometry.pad_amounts(spatial_sizes(x))
+        if plain:  # TensorFlow pads images itself
+            pads = (*pads[:-2], *((0, 0),) * 2) if geometry.rank == 3 else ((0, 0),) * 2
+    if any(not isinstance(v, int) or v for pair in pads for v in pair):
         x = tf.pad(x, [[0, 0], *[list(pair) for pair in pads], [0, 0]])
-        padding = "VALID"
-    else:
-        x, padding = _padded(x, geometry)
     if not x.shape[0] and not _compat.tracing_for_export():
         # For no examples, TensorFlow leaves the gradient of the weights uninitialised.
         weights = tf.where(tf.shape(x)[0] > 0, weights, tf.zeros_like(weights))
@@ -192,21 +249,98 @@ def depthwise(x: tf.Tensor, weights: tf.Tensor, geometry: Geometry) -> tf.Tensor
     def of_images(x: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
         stride = strides[0] if plain else 1
         y = tf.nn.depthwise_conv2d(x, weights, [1, stride, stride, 1], padding, dilations=dilations)
-        return y if plain else y[:, :: strides[0], :: strides[1]]
+        return y if plain else _thinned(y, strides)
 
     if geometry.rank == 1:
         return tf.squeeze(of_images(x, weights), 1)
     if geometry.rank == 2:
         return of_images(x, weights)
     (_, *sizes), (channels, multiplier) = spatial_sizes(x), weights.shape[-2:]
-    stride, dilation = geometry.strides[0], geometry.dilation_rate[0]
     total = None
-    for tap in range(geometry.kernel_size[0]):
-        first = tap * dilation
-        frames = x[:, first : first + (output[0] - 1) * stride + 1 : stride]
-        y = of_images(tf.reshape(frames, [-1, *sizes, channels]), weights[tap])
+    for frames, own in zip(_frames(x, geometry, output[0]), tf.unstack(weights)):
+        y = of_images(tf.reshape(frames, [-1, *sizes, channels]), own)
         total = y if total is None else total + y
     return tf.reshape(total, [-1, *output, channels * multiplier])
+
+
+def _by_partners(x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry, groups: int) -> tf.Tensor:
+    """A depthwise convolution of the channels, and one of each channel's partner in its group.
+
+    Numbers are chosen, never multiplied by zero: what is not finite stays in its group.
+    """
+    first = np.arange(2 * groups) % 2 == 0
+    partners = tf.where(first, tf.roll(x, -1, axis=-1), tf.roll(x, 1, axis=-1))
+    of_first, of_second = tf.unstack(kernel, axis=-2)
+    own = depthwise(x, tf.where(first, of_first, of_second)[..., tf.newaxis], geometry)
+    others = tf.where(first, of_second, of_first)[..., tf.newaxis]
+    return own + depthwise(partners, others, geometry)
+
+
+def _along_first_axis(geometry: Geometry) -> bool:
+    """Whether the pixels of a frame are left alone."""
+    padded = any(map(any, (geometry.pads or ())[1:]))
+    return max(geometry.kernel_size[1:]) == max(geometry.strides[1:]) == 1 and not padded
+
+
+def _of_rows(x: tf.Tensor, weights: tf.Tensor, geometry: Geometry) -> tf.Tensor:
+    """`depthwise` of a volume along its first axis: each frame is a row of an image."""
+    (depth, *sizes), (channels, multiplier) = spatial_sizes(x), weights.shape[-2:]
+    rows = tf.reshape(x, [-1, depth, product(sizes), channels])
+    pads = geometry.pads and geometry.pads[:2]
+    of_rows = Geometry(
+        geometry.kernel_size[:2], geometry.strides[:2], geometry.dilation_rate[:2], pads
+    )
+    y = depthwise(rows, tf.squeeze(weights, 2), of_rows)
+    return tf.reshape(y, [-1, spatial_sizes(y)[0], *sizes, channels * multiplier])
+
+
+def _frames(x: tf.Tensor, geometry: Geometry, count: Any) -> Iterator[tf.Tensor]:
+    """For each tap of the first axis of a padded volume, the ``count`` frames that it sees.
+
+    Slices of few dimensions, without strides: the gradients of others are many times slower.
+    """
+    (depth, *sizes), stride = spatial_sizes(x), geometry.strides[0]
+    size = product([*sizes, x.shape[-1]])
+    taps = [tap * geometry.dilation_rate[0] for tap in range(geometry.kernel_size[0])]
+    x = tf.reshape(x, [-1, depth, size])
+    if stride > 1:  # as many frames side by side
+        rows = -(-taps[-1] // stride) + count
+        x = tf.pad(x, [[0, 0], [0, rows * stride - depth], [0, 0]])
+        x = tf.reshape(x, [-1, rows, stride * size])
+    for first in taps:
+        yield tf.slice(x, [0, first // stride, first % stride * size], [-1, count, size])
+
+
+def _thinned(x: tf.Tensor, strides: Sequence[int]) -> tf.Tensor:
+    """Every stride-th pixel along each spatial axis."""
+    if _compat.tracing_for_export():
+        return x[(slice(None), *(slice(None, None, s) for s in strides))]
+
+    def of_images(x: tf.Tensor, strides: Sequence[int]) -> tf.Tensor:
+        return tf.nn.avg_pool2d(x, 1, strides, "VALID")  # faster than a strided slice
+
+    if len(strides) == 1:
+        return tf.squeeze(of_images(tf.expand_dims(x, 2), (*strides, 1)), 2)
+    if len(strides) == 2:
+        return of_images(x, strides)
+    (depth, *sizes), channels = spatial_sizes(x), x.shape[-1]
+    x = of_images(tf.reshape(x, [-1, *sizes, channels]), strides[1:])
+    sizes = spatial_sizes(x)
+    x = of_images(tf.reshape(x, [-1, depth, product(sizes), channels]), (strides[0], 1))
+    return tf.reshape(x, [-1, spatial_sizes(x)[0], *sizes, channels])
+
+
+def _without_common_steps(x: tf.Tensor, geometry: Geometry) -> tuple[tf.Tensor, Geometry]:
+    """Only the pixels that strides and dilation step on, and the geometry among them."""
+    pairs = list(zip(geometry.strides, geometry.dilation_rate))
+    steps = [math.gcd(*pair) for pair in pairs]
+    if max(steps) == 1 or _compat.tracing_for_export():
+        return x, geometry
+    pads = geometry.pad_amounts(spatial_sizes(x))
+    x = _thinned(tf.pad(x, [[0, 0], *[list(pair) for pair in pads], [0, 0]]), steps)
+    strides, dilations = zip(*((s // step, d // step) for (s, d), step in zip(pairs, steps)))
+    nothing = ((0, 0),) * geometry.rank
+    return x, Geometry(geometry.kernel_size, strides, dilations, nothing)
 
 
 def _by_columns(x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry, groups: int) -> tf.Tensor:

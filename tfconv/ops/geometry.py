@@ -208,8 +208,11 @@ class Geometry:
 
     def attributes(self) -> dict[str, Any]:
         """The geometry as the native ops' attributes."""
+        return {"kernel_size": list(self.kernel_size), **self.op_attributes()}
+
+    def op_attributes(self) -> dict[str, Any]:
+        """Those of the native ops that take the kernel's size from the kernel."""
         return {
-            "kernel_size": list(self.kernel_size),
             "strides": list(self.strides),
             "dilations": list(self.dilation_rate),
             "padding": "SAME" if self.pads is None else "EXPLICIT",

@@ -101,7 +101,7 @@ def per_example_conv(
             return in_float32(lambda x, k: form(x, k, geometry), x, given)
 
         def call(module):
-            return module.tfconv_per_example_conv(x=x, filter=kernels, **_attributes(geometry))
+            return module.tfconv_per_example_conv(x=x, filter=kernels, **geometry.op_attributes())
 
         # The other forms are TensorFlow's own operations, which the native op does not beat.
         y = dispatch(call, portable, x) if form is _by_columns else portable()
@@ -229,13 +229,6 @@ def _depthwise_folded(x: tf.Tensor, kernels: tf.Tensor, geometry: Geometry) -> t
     y = tf.reshape(y, [-1])[: product(sizes) * count * filters]
     y = tf.reshape(y, [*sizes, count, filters])
     return tf.transpose(y, [geometry.rank, *range(geometry.rank), rest[0]])
-
-
-def _attributes(geometry: Geometry) -> dict[str, Any]:
-    """The attributes of the native ops, which take the kernel's size from the kernel."""
-    attributes = geometry.attributes()
-    del attributes["kernel_size"]
-    return attributes
 
 
 def _of_op(op) -> dict[str, Any]:
