@@ -207,7 +207,7 @@ STAYING = {
     ),
     "own layer": (
         lambda x: norm()(Doubling(4, 3, name="c")(x)),
-        "c before it has no kernel for it",
+        "c's class Doubling may compute something else",
     ),
     "another dtype": (
         lambda x: norm(dtype="float32")(conv(dtype="mixed_float16")(x)),

@@ -138,6 +138,8 @@ class _Graph:
             return layer, "it is called with training=True"
         if not is_known(norm):
             return layer, f"its class {type(norm).__name__} may compute something else"
+        if layer is not None and not is_known(layer):
+            return layer, f"{name}'s class {type(layer).__name__} may compute something else"
         if kind(layer) is None:
             return layer, f"{name} before it has no kernel for it"
         if norm.compute_dtype != layer.compute_dtype:
