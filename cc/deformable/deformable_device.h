@@ -59,9 +59,9 @@ struct Sampling {
 
   TFCONV_DEVICE Sample<Acc> Find(const T* moved, const T* own_mask, int y_start,
                                  int x_start) const {
-    const Pack<T, 2> by = *reinterpret_cast<const Pack<T, 2>*>(moved);
-    const Acc y = static_cast<Acc>(y_start) + Widen(by.value[0]);
-    const Acc x_ = static_cast<Acc>(x_start) + Widen(by.value[1]);
+    // Two loads: a tensor may begin at any element.
+    const Acc y = static_cast<Acc>(y_start) + Widen(moved[0]);
+    const Acc x_ = static_cast<Acc>(x_start) + Widen(moved[1]);
     // What touches no pixel, NaN and infinity included, is moved nearby before it becomes an integer.
     const Acc near_y = fmax(fmin(y, y_limit), Acc(-2));
     const Acc near_x = fmax(fmin(x_, x_limit), Acc(-2));
