@@ -39,8 +39,13 @@ class BatchNormalization(keras.layers.BatchNormalization):
     """
 
     def call(self, inputs, training=None, mask=None):
-        if training and self.trainable and mask is None and not inputs.shape[0]:
-            return self._of_any_number(inputs)
+        if mask is None and not inputs.shape[0]:
+            if training and self.trainable:
+                return self._of_any_number(inputs)
+            if not _compat.KERAS_3 and inputs.shape.rank == 5:
+                # TensorFlow's fused op gives a gradient of four axes for volumes of no examples.
+                normalized = super().call
+                return with_an_example(lambda x: normalized(x, training=training), inputs)
         if not self._is_fusible(inputs) or (training and self.trainable) or mask is not None:
             return super().call(inputs, training=training, mask=mask)
         channels = inputs.shape[-1]
