@@ -18,6 +18,12 @@ FAMILIES = {
     "LowRank": {"kernel_rank": 4},
     "Tucker": {"ranks": (2, 4)},
 }
+# Of one axis, two, and three.
+CLASSES = {
+    "Flattened": [tfconv.FlattenedConv1D, tfconv.FlattenedConv2D, tfconv.FlattenedConv3D],
+    "LowRank": [tfconv.LowRankConv1D, tfconv.LowRankConv2D, tfconv.LowRankConv3D],
+    "Tucker": [tfconv.TuckerConv1D, tfconv.TuckerConv2D, tfconv.TuckerConv3D],
+}
 GEOMETRIES = [
     Geometry((7,), 3, 2, "causal", 2),
     Geometry((5, 6), (3, 2), (2, 1), "same", (1, 2)),
@@ -29,7 +35,7 @@ GEOMETRIES = [
 
 def layer_of(family, geometry, filters=6, groups=1, channels=4, **arguments):
     """A built layer in float64 with the given geometry."""
-    layer = getattr(tfconv, f"{family}Conv{len(geometry.sizes)}D")(
+    layer = CLASSES[family][len(geometry.sizes) - 1](
         filters,
         geometry.kernel_size,
         groups=groups,
@@ -97,7 +103,7 @@ def test_parameter_counts(kernel_size, groups, use_bias):
     dense = filters * channels // groups * taps
     arguments = {"LowRank": {"kernel_rank": kernel_rank}, "Tucker": {"ranks": ranks}}
     for family, count in counts.items():
-        layer = getattr(tfconv, f"{family}Conv{rank}D")(
+        layer = CLASSES[family][rank - 1](
             filters, kernel_size, groups=groups, use_bias=use_bias, **arguments.get(family, {})
         )
         count += filters * use_bias
@@ -110,7 +116,7 @@ def test_parameter_counts(kernel_size, groups, use_bias):
 @pytest.mark.parametrize("channels", [0, 3, "a", 2.5])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_channels_that_parameters_cannot_be_counted_for(family, channels):
-    layer = getattr(tfconv, f"{family}Conv2D")(4, 3, groups=2, **FAMILIES[family])
+    layer = CLASSES[family][1](4, 3, groups=2, **FAMILIES[family])
     with pytest.raises(ValueError, match="`channels` must be .*Received: channels="):
         layer.parameter_count(channels)
 
@@ -181,6 +187,6 @@ def test_numeric_gradients(family, rng):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_data_types(family, dtype):
     arguments = {"strides": 2, "padding": "same", "dtype": dtype, **FAMILIES[family]}
-    layer = getattr(tfconv, f"{family}Conv2D")(6, 3, **arguments)
+    layer = CLASSES[family][1](6, 3, **arguments)
     assert layer(tf.ones([2, 6, 6, 4], dtype)).dtype == tf.as_dtype(dtype)
     assert layer.effective_kernel().dtype == tf.as_dtype(dtype)
