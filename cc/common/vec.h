@@ -240,7 +240,7 @@ struct Simd {
           _mm256_permutevar8x32_ps(BitCast<__m256>(v), BitCast<__m256i>(indices)));
     }
 #endif
-    Vec result;
+    Vec result = v;  // Every lane is written below; GCC does not see it at -O1.
     for (int i = 0; i < kLanes; ++i) result[i] = v[indices[i]];
     return result;
   }
