@@ -5,6 +5,7 @@ They share no code with tfconv. `tests/test_reference.py` holds them against the
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -87,6 +88,89 @@ def involution(x: np.ndarray, kernel: np.ndarray, w: Window) -> np.ndarray:
         weights = kernel[(slice(None), *position, slice(tap, None, taps))]  # [N, groups]
         y[(slice(None), *position)] += np.repeat(weights, width, axis=1) * pixel
     return y
+
+
+class Neighbourhood(NamedTuple):
+    """The arguments of `local_attention` for one axis."""
+
+    size: int
+    queries: int
+    kernel_size: int
+    stride: int = 1
+    dilation: int = 1
+    shifted: bool = False
+    causal: bool = False
+
+    @property
+    def pixels(self) -> list[list[tuple[int, int]]]:
+        """For each query (tap, pixel) of all that it sees."""
+        size, queries, k, s, d, shifted, causal = self
+        middle = s - 1 if causal else s // 2
+        seen = []
+        for query in range(queries):
+            if queries == size:
+                alike = list(range(query % d, size, d))  # those of the same phase
+                first_of_block = alike.index(query) // s * s
+                centre = alike[min(first_of_block + middle, len(alike) - 1)]
+            else:
+                query = centre = min(query * s + middle, size - 1)
+            if causal:
+                pixels = [(t, centre - (k - 1 - t) * d) for t in range(k)]
+                seen.append([(t, pixel) for t, pixel in pixels if 0 <= pixel <= query])
+            elif shifted:
+                alike = list(range(centre % d, size, d))
+                before = min(max(alike.index(centre) - k // 2, 0), len(alike) - k)
+                seen.append(list(enumerate(alike[before : before + k])))
+            else:
+                pixels = [(t, centre - (k - 1) * d // 2 + t * d) for t in range(k)]
+                seen.append([(t, pixel) for t, pixel in pixels if 0 <= pixel < size])
+        return seen
+
+
+def neighbours(axes: Sequence[Neighbourhood]) -> Iterator[tuple[Ints, list[tuple[int, Ints]]]]:
+    """For each query's position the (number of the tap, pixel) of all that it sees."""
+    sizes = [axis.kernel_size for axis in axes]
+    for position in np.ndindex(*[axis.queries for axis in axes]):
+        seen = [axis.pixels[p] for axis, p in zip(axes, position)]
+        yield (
+            position,
+            [
+                (int(np.ravel_multi_index([t for t, _ in taps], sizes)), tuple(i for _, i in taps))
+                for taps in itertools.product(*seen)
+            ],
+        )
+
+
+def local_attention(
+    query: np.ndarray,
+    key: np.ndarray,
+    value: np.ndarray,
+    bias: np.ndarray | None,
+    axes: Sequence[Neighbourhood],
+    heads: int,
+    scale: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """``y[p] = sum_t softmax_t(scale * query[p] . key[pixel(p, t)] + bias[t]) value[pixel(p, t)]``
+    for each head, and the softmax [N, *queries, heads * taps]."""
+    query, key, value = (t.astype(np.float64) for t in (query, key, value))
+    taps = math.prod(axis.kernel_size for axis in axes)
+    y = np.zeros((*query.shape[:-1], value.shape[-1]))
+    weights = np.zeros((*query.shape[:-1], heads * taps))
+    width, depth = query.shape[-1] // heads, value.shape[-1] // heads
+    for (position, seen), n in itertools.product(list(neighbours(axes)), range(len(query))):
+        for h in range(heads if seen else 0):
+            own, mine = slice(h * width, (h + 1) * width), slice(h * depth, (h + 1) * depth)
+            logits = [
+                scale * np.dot(query[(n, *position, own)], key[(n, *p, own)]) for _, p in seen
+            ]
+            if bias is not None:
+                row = bias[h] if bias.ndim == 2 else bias[(n, *position)].reshape(heads, taps)[h]
+                logits = [logit + np.float64(row[t]) for logit, (t, _) in zip(logits, seen)]
+            terms = np.exp(np.array(logits) - np.max(logits))
+            for share, (tap, pixel) in zip(terms / terms.sum(), seen):
+                weights[(n, *position, h * taps + tap)] = share
+                y[(n, *position, mine)] += share * value[(n, *pixel, mine)]
+    return y, weights
 
 
 def conv(x: np.ndarray, kernel: np.ndarray, w: Window, groups: int = 1) -> np.ndarray:

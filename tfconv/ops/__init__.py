@@ -6,6 +6,7 @@ from tfconv.ops.conv_matrix import conv_matrix
 from tfconv.ops.conv_transpose import conv_transpose
 from tfconv.ops.deformable import deformable_conv2d, deformable_sample
 from tfconv.ops.involution import involution
+from tfconv.ops.local_attention import local_attention
 from tfconv.ops.per_example_conv import per_example_conv
 
 __all__ = [
@@ -16,5 +17,6 @@ __all__ = [
     "deformable_conv2d",
     "deformable_sample",
     "involution",
+    "local_attention",
     "per_example_conv",
 ]
