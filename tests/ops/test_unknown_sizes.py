@@ -11,6 +11,7 @@ from tfconv.ops import (
     deformable_conv2d,
     deformable_sample,
     involution,
+    local_attention,
     per_example_conv,
 )
 from tfconv.ops.checks import checked
@@ -32,6 +33,10 @@ def deformed(**arguments):
 
 def sampled(**arguments):
     return lambda x, offset, mask: deformable_sample(x, offset, mask, kernel_size=3, **arguments)
+
+
+def attended(**arguments):
+    return lambda *inputs: local_attention(*inputs, 3, num_heads=2, **arguments)
 
 
 def convolved(*kernel, **arguments):
@@ -56,6 +61,12 @@ CASES = {
     "deformable conv": (deformed(strides=2), [(2, 8, 8, 4), (2, 4, 4, 18), (2, 4, 4, 9)]),
     "deformable conv valid": (deformed(padding="valid"), [(2, 5, 5, 4), (2, 3, 3, 36)]),
     "deformable sample": (sampled(**FIRST), [(2, 4, 4, 8), (2, 18, 4, 8), (2, 9, 4, 8)]),
+    "attention": (attended(), [(2, 4, 5, 4)] * 3),
+    "attention in blocks": (
+        attended(strides=2, edges="shifted"),
+        [(2, 6, 4), (2, 6, 4), (2, 6, 6)],
+    ),
+    "attention causal": (attended(causal=True, dilation_rate=2), [(2, 4, 4)] * 3),
     "conv": (convolved(3, 3, 4, 4), [(2, 5, 5, 4)]),
     "conv in groups": (convolved(3, 2, 4, groups=2), [(2, 5, 4)]),
     "conv depthwise": (convolved(2, 3, 3, 1, 4, groups=4), [(2, 3, 3, 3, 4)]),

@@ -123,7 +123,8 @@ def local_attention(
     _check(query, key, value, bias, num_heads, places)
     if scale is None:
         scale = 1.0 / math.sqrt(max(1, query.shape[-1] // num_heads))
-    results = _portable_in_float32(query, key, value, bias, int(num_heads), float(scale), places)
+    tensors, arguments = (query, key, value, bias), (int(num_heads), float(scale), places)
+    results = _portable_in_float32(*tensors, *arguments)
     results = [to_first(t) for t in results] if first else results
     return tuple(results) if return_weights else results[0]
 
@@ -197,7 +198,9 @@ class Neighbourhoods:
         causal = self.causal[axis]
         known = isinstance(size, int) and isinstance(queries, int)
         xp: Any = np if known else tf
-        position = np.arange(queries, dtype=np.int32) if known else tf.range(queries)
+        # Distances may go beyond 32 bits; positions do not.
+        step: Any = np.arange(k, dtype=np.int64 if known else np.int32)
+        position = np.arange(queries) if known else tf.range(queries)
         own = centre = position
         if s > 1:
             middle = s - 1 if causal else s // 2
@@ -216,9 +219,10 @@ class Neighbourhoods:
             place, phase = centre // d, centre % d
             count = (size - 1 - phase) // d + 1
             first = xp.maximum(xp.minimum(place - k // 2, count - k), 0) * d + phase
-        pixel = first[:, None] + np.arange(k, dtype=np.int32) * np.int32(d)
+        pixel = first[:, None] + step * d
         inside = (pixel >= 0) & (pixel <= (own[:, None] if causal else size - 1))
-        return xp.maximum(xp.minimum(pixel, size - 1), 0), inside
+        pixel = xp.maximum(xp.minimum(pixel, size - 1), 0)
+        return pixel.astype(np.int32) if known else pixel, inside
 
 
 def _check(query, key, value, bias, heads: int, places: Neighbourhoods) -> None:
