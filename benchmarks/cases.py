@@ -16,10 +16,10 @@ class Case:
     """One pass of one kind of convolution, channels last, with padding "same".
 
     Attributes:
-        family: "involution", "deformable", "per_example" or "condconv".
+        family: "involution", "attention", "deformable", "per_example" or "condconv".
         batch, channels, size: Shape of the input: [batch, size, size, channels].
         kernel: Taps per axis.
-        group_channels: Channels that share a kernel (involution).
+        group_channels: Channels that share a kernel (involution), of a head (attention).
         stride: Pixels between neighbouring outputs.
         dtype: Type of all tensors.
         backward: Whether the gradients of all inputs are computed after the output.
@@ -50,6 +50,8 @@ class Case:
         image = (n, self.outputs, self.outputs)
         shapes = {
             "x": (n, self.size, self.size, c),
+            "query": (*image, c),
+            "key": (n, self.size, self.size, c),
             "position_kernels": (*image, c // self.group_channels, k * k),
             "depthwise_kernel": (k, k, c, 1),
             "offset": (*image, 2 * k * k),
@@ -77,6 +79,7 @@ class Case:
         matrix = positions * taps * self.channels**2
         count = {
             "involution": positions * taps * self.channels,
+            "attention": 2 * positions * taps * self.channels,
             "deformable": matrix + positions * taps * self.channels * 4,
             "per_example": matrix,
             "condconv": matrix + self.batch * EXPERTS * taps * self.channels**2,
@@ -104,6 +107,7 @@ class Case:
 # Inputs of tfconv's functions, in their order.
 INPUTS = {
     "involution": ("x", "position_kernels"),
+    "attention": ("query", "key", "x"),
     "deformable": ("x", "offset", "kernel", "mask"),
     "per_example": ("x", "kernels"),
     "condconv": ("x", "experts", "routing"),

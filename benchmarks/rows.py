@@ -10,15 +10,17 @@ from benchmarks.cases import Case, Rival
 
 SHAPES = ((8, 64, 56), (8, 128, 28), (8, 256, 14))
 SHAPES_PER_EXAMPLE = ((8, 64, 28), (32, 64, 28), (32, 128, 14))
-KERNEL = {"involution": 7, "deformable": 3, "per_example": 3, "condconv": 3}
+KERNEL = {"involution": 7, "attention": 7, "deformable": 3, "per_example": 3, "condconv": 3}
 STOCK = {
     "involution": "tf.nn.depthwise_conv2d",
+    "attention": "involution",
     "deformable": "tf.nn.conv2d",
     "per_example": "tf.nn.conv2d",
     "condconv": "tf.nn.conv2d",
 }
 WORK = {
     "involution": "involution",
+    "attention": "local attention",
     "deformable": "deformable v2",
     "per_example": "per example",
     "condconv": "8 experts mixed",
@@ -29,6 +31,11 @@ PEERS = {
         "tf.nn.depthwise_conv2d": (1.2, 1.0),
         "tf.image.extract_patches": (1 / 25, 1 / 8),
         "torch unfold": None,
+        "portable twin": None,
+    },
+    "attention": {
+        "involution": (3.0, 4.0),
+        "torch, windows unfolded": None,
         "portable twin": None,
     },
     "deformable": {
@@ -111,7 +118,7 @@ def have_torch() -> bool:
 
 
 def shapes_of(family: str) -> tuple[tuple[int, int, int], ...]:
-    return SHAPES if family in ("involution", "deformable") else SHAPES_PER_EXAMPLE
+    return SHAPES if family in ("involution", "attention", "deformable") else SHAPES_PER_EXAMPLE
 
 
 def work_of(case: Case) -> str:
@@ -154,7 +161,12 @@ def _against_peers() -> Iterator[Group]:
 
 def _shapes() -> Iterator[Group]:
     """A shape of which one size grows; the targets are for involution and for batches."""
-    middle = {"involution": (8, 128, 28), "deformable": (8, 128, 28), "per_example": (32, 64, 28)}
+    middle = {
+        "involution": (8, 128, 28),
+        "attention": (8, 128, 28),
+        "deformable": (8, 128, 28),
+        "per_example": (32, 64, 28),
+    }
     sweeps = {
         "batch": (1, 4, 16, 64),
         "size": (14, 28, 56),
@@ -166,7 +178,9 @@ def _shapes() -> Iterator[Group]:
         for backward in (False, True):
             case = Case(family, batch, channels, size, KERNEL[family], backward=backward)
             for field, values in sweeps.items():
-                strict = field in ("batch", "stride") or (field, family) == ("kernel", "involution")
+                strict = field in ("batch", "stride") or (
+                    field == "kernel" and family in ("involution", "attention")
+                )
                 yield _sweep(case, field, values, NO_CLIFF if strict else None)
             if family == "involution":
                 divisible = dataclasses.replace(case, channels=192)
@@ -224,7 +238,7 @@ def _threads() -> Iterator[Group]:
 
 
 def _memory() -> Iterator[Group]:
-    for family in ("involution", "deformable", "per_example"):
+    for family in ("involution", "attention", "deformable", "per_example"):
         for case in _cases(family):
             bound = EXTRA_MEMORY[case.backward] if family == "deformable" else None
             yield [

@@ -17,6 +17,13 @@ def _involution(case: Case, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     return tfconv.ops.involution(x, flat, case.kernel, case.stride)
 
 
+def _attention(case: Case, query: tf.Tensor, key: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    heads = case.channels // case.group_channels
+    return tfconv.ops.local_attention(
+        query, key, x, case.kernel, num_heads=heads, strides=case.stride
+    )
+
+
 def _depthwise(case: Case, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     return tf.nn.depthwise_conv2d(x, kernel, [1, 1, 1, 1], "SAME")
 
@@ -95,6 +102,7 @@ class Peer:
 
 _OURS = {
     "involution": _involution,
+    "attention": _attention,
     "deformable": _deformable,
     "per_example": _per_example,
     "condconv": _condconv,
@@ -107,6 +115,7 @@ PEERS = {
         for family, f in _OURS.items()
     },
     ("tf.nn.depthwise_conv2d", "involution"): Peer(_depthwise, ["x", "depthwise_kernel"]),
+    ("involution", "attention"): Peer(_involution, INPUTS["involution"]),
     ("tf.image.extract_patches", "involution"): Peer(
         _patches, INPUTS["involution"], {"position_kernels": (0, 1, 2, 4, 3)}
     ),

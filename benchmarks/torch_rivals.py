@@ -24,6 +24,22 @@ def _unfold(case: Case, x: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
     return y.view(n, case.channels, height, width)
 
 
+def _attention(case: Case, query: torch.Tensor, key: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Windows of keys and values side by side, as those write it who have no kernel for it."""
+    n, channels, height, width = query.shape
+    heads, taps = channels // case.group_channels, case.kernel**2
+
+    def windows(image: torch.Tensor) -> torch.Tensor:
+        pixels = functional.unfold(image, case.kernel, padding=case.kernel // 2)
+        return pixels.view(len(image), -1, case.group_channels, taps, height, width)
+
+    query = query.view(n, heads, case.group_channels, 1, height, width)
+    logits = (query * windows(key)).sum(dim=2) / case.group_channels**0.5
+    outside = windows(torch.ones(1, case.group_channels, height, width))[:, :, 0] == 0
+    weights = torch.softmax(logits.masked_fill(outside, -torch.inf), dim=2)
+    return (weights.unsqueeze(2) * windows(x)).sum(dim=3).reshape(n, channels, height, width)
+
+
 def _deform_conv2d(
     case: Case, x: torch.Tensor, offset: torch.Tensor, kernel: torch.Tensor, mask: torch.Tensor
 ) -> torch.Tensor:
@@ -51,6 +67,7 @@ def _condconv_groups(
 
 PEERS = {
     ("torch unfold", "involution"): _unfold,
+    ("torch, windows unfolded", "attention"): _attention,
     ("torchvision deform_conv2d", "deformable"): _deform_conv2d,
     ("torch, batch in groups", "per_example"): _groups,
     ("torch, batch in groups", "condconv"): _condconv_groups,
@@ -59,6 +76,8 @@ PEERS = {
 # Axes in PyTorch's order, by input.
 ORDERS = {
     "x": (0, 3, 1, 2),
+    "query": (0, 3, 1, 2),
+    "key": (0, 3, 1, 2),
     "position_kernels": (0, 3, 4, 1, 2),
     "offset": (0, 3, 1, 2),
     "mask": (0, 3, 1, 2),

@@ -23,7 +23,7 @@ MOST = {2: 1.5, 8: 1.5, 16: 1.5, 64: 2.5}
 # Work that is over in 200 us needs no more threads; in cycles, at 3 GHz.
 SHORT = 600_000
 SHAPES_BATCH_1 = ((1, 64, 56), (1, 128, 28), (1, 256, 14), (1, 512, 7))
-FAMILIES = ("involution", "span_involution", "deformable", "per_example")
+FAMILIES = ("involution", "span_involution", "local_attention", "deformable", "per_example")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Row:
 def planned(kernels: ModuleType, isa: str, family: str, shape: tuple[int, int, int], dtype):
     """The plans of all passes of a family, forward and backward."""
     batch, channels, size = shape
-    kernel = 7 if "involution" in family else 3
+    kernel = 7 if "involution" in family or "attention" in family else 3
     axes = [(size, kernel, 1, 1, kernel // 2)] * 2
     run = kernels.Run(isa, plans=True)
 
@@ -76,6 +76,12 @@ def planned(kernels: ModuleType, isa: str, family: str, shape: tuple[int, int, i
         )
         kernels.span_involution(run, *inputs, axes)
         kernels.span_involution_gradients(run, *inputs, x, axes)
+    elif family == "local_attention":
+        seen = [(size, kernel, 1, 1, 0, 0)] * 2
+        sizes = {"heads": channels // 16, "scale": 0.25, "axes": seen}
+        kernels.local_attention(run, x, x, x, None, **sizes)
+        bias = np.zeros((channels // 16, taps), dtype)
+        kernels.local_attention_gradients(run, x, x, x, bias, x, **sizes)
     elif family == "per_example":
         inputs = (x, np.zeros((batch, *weights.shape), dtype))
         kernels.per_example_conv(run, *inputs, axes)

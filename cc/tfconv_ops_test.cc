@@ -13,7 +13,8 @@ TEST(TfconvOps, AreRegistered) {
   for (const std::string name :
        {"Tfconv>Involution", "Tfconv>InvolutionGrad", "Tfconv>DeformableSample",
         "Tfconv>DeformableSampleGrad", "Tfconv>DeformableConv", "Tfconv>DeformableConvInputGrad", "Tfconv>DeformableConvFilterGrad",
-        "Tfconv>PerExampleConv", "Tfconv>PerExampleConvInputGrad",
+        "Tfconv>LocalAttention", "Tfconv>LocalAttentionGrad", "Tfconv>PerExampleConv",
+        "Tfconv>PerExampleConvInputGrad",
         "Tfconv>PerExampleConvFilterGrad"}) {
     const tensorflow::OpRegistrationData* op = nullptr;
     EXPECT_TRUE(tensorflow::OpRegistry::Global()->LookUp(name, &op).ok()) << name;

@@ -20,6 +20,7 @@ from tfconv._compat import keras
 
 TINY = {
     "involution": Case("involution", 2, 32, 6, kernel=5),
+    "attention": Case("attention", 2, 32, 6, kernel=5),
     "deformable": Case("deformable", 2, 4, 6, kernel=3),
     "per_example": Case("per_example", 3, 4, 6, kernel=3),
     "condconv": Case("condconv", 3, 4, 6, kernel=3),
@@ -120,6 +121,7 @@ def test_costs(family, backward, dtype):
     assert case.bytes == y.dtype.size * (inputs + size + read_again + written)
     for_one = {
         "involution": case.kernel**2,
+        "attention": 2 * case.kernel**2,
         "deformable": case.kernel**2 * (case.channels + 4),
         "per_example": case.kernel**2 * case.channels,
         "condconv": case.kernel**2 * case.channels * (1 + cases.EXPERTS / case.outputs**2),

@@ -15,6 +15,7 @@ namespace {
 constexpr char kInvolution[] = "Tfconv>Involution";
 constexpr char kDeformableSample[] = "Tfconv>DeformableSample";
 constexpr char kDeformableConv[] = "Tfconv>DeformableConv";
+constexpr char kLocalAttention[] = "Tfconv>LocalAttention";
 constexpr char kPerExampleConv[] = "Tfconv>PerExampleConv";
 
 // Rows and columns of pixels are counted in 32 bits.
@@ -265,7 +266,7 @@ Status ReadInto(std::unique_ptr<Op> made, const Options& options, std::unique_pt
 
 bool HasLiteOp(const std::string& name) {
   return name == kInvolution || name == kDeformableSample || name == kDeformableConv ||
-         name == kPerExampleConv;
+         name == kLocalAttention || name == kPerExampleConv;
 }
 
 Status MakeLiteOp(const std::string& name, const Options& options, std::unique_ptr<LiteOp>* op) {
@@ -274,6 +275,7 @@ Status MakeLiteOp(const std::string& name, const Options& options, std::unique_p
     return Error(name, ": its custom_options are of a version that this library does not know");
   }
   if (name == kInvolution) return ReadInto(std::make_unique<Involution>(), options, op);
+  if (name == kLocalAttention) return MakeLocalAttention(options, op);
   if (name == kPerExampleConv) return ReadInto(std::make_unique<PerExampleConv>(), options, op);
   return ReadInto(std::make_unique<Deformable>(name == kDeformableConv), options, op);
 }

@@ -46,6 +46,8 @@ bool HasLiteOp(const std::string& name);
 // Makes the op of a name that HasLiteOp knows.
 Status MakeLiteOp(const std::string& name, const Options& options, std::unique_ptr<LiteOp>* op);
 
+Status MakeLocalAttention(const Options& options, std::unique_ptr<LiteOp>* op);
+
 }  // namespace lite
 }  // namespace tfconv
 

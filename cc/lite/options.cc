@@ -12,8 +12,9 @@ namespace tfconv {
 namespace lite {
 namespace {
 
-constexpr const char* kKeys[] = {"dilations", "explicit_paddings", "kernel_size", "modulation",
-                                 "padding",   "strides",           "version"};
+constexpr const char* kKeys[] = {"causal",     "dilations",   "edges",      "explicit_paddings",
+                                 "kernel_size", "modulation", "num_biases", "num_heads",
+                                 "padding",     "scale",      "strides",    "version"};
 constexpr size_t kMaxKey = 17;   // the longest of them
 constexpr size_t kMaxText = 16;  // characters of a string
 constexpr size_t kMaxList = 2 * kMaxSpatialAxes;

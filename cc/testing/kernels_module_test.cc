@@ -32,6 +32,7 @@
 #include "common/pass.h"
 #include "deformable/deformable_kernel.h"
 #include "involution/involution_kernel.h"
+#include "local_attention/local_attention_kernel.h"
 #include "per_example/per_example_kernel.h"
 #if TFCONV_CUDA_ON_CPU
 #include "common/cuda_device.h"
@@ -648,6 +649,119 @@ py::object SpanInvolutionGradients(const Run& run, const py::array& x, const py:
   });
 }
 
+// Local attention. It has no CUDA kernels: for "cuda", those of the CPU run.
+
+// Output size, kernel size, stride, dilation, whether windows are shifted, and causal.
+using AttentionAxes = std::vector<std::array<int64_t, 6>>;
+
+template <typename T>
+struct LocalAttention {
+  LocalAttention(const Run& run, const py::array& query, const py::array& key, const py::array& x,
+                 const std::optional<py::array>& bias, int64_t heads, double scale,
+                 const AttentionAxes& axes)
+      : run(run), kernels(KernelsOf<LocalAttentionKernels<T>>(run)) {
+    AttentionGeometry& g = args.geometry;
+    const Shape keys = ShapeOf(key);
+    if (axes.empty() || axes.size() > 3 || keys.size() != axes.size() + 2) {
+      throw py::value_error("key must have a dimension for each axis and two more");
+    }
+    CheckDivides("heads", heads, keys.back());
+    CheckDivides("heads", heads, ShapeOf(x).back());
+    g = {keys[0], heads, keys.back() / heads, ShapeOf(x).back() / heads, kNoBias, scale, {}};
+    for (AttentionAxis& axis : g.axis) axis = {1, 1, 1, 1, 1, 0, 0};
+    outputs = {g.batch};
+    int64_t taps = 1;
+    for (size_t i = 0; i < axes.size(); ++i) {
+      const auto [output, kernel, stride, dilation, shifted, causal] = axes[i];
+      if (output < 0 || kernel < 1 || stride < 1 || dilation < 1 ||
+          (shifted && !causal && keys[i + 1] > 0 && keys[i + 1] / dilation < kernel)) {
+        throw py::value_error("axes out of range");
+      }
+      g.axis[kMaxSpatialAxes - axes.size() + i] = {keys[i + 1], output,  kernel, stride,
+                                                   dilation,    shifted, causal};
+      outputs.push_back(output);
+      taps *= kernel;
+    }
+    Shape values = keys;
+    values.back() = heads * g.depth;
+    in.push_back(std::make_unique<Input<T>>("query", query, Outputs(heads * g.width), run));
+    in.push_back(std::make_unique<Input<T>>("key", key, keys, run));
+    in.push_back(std::make_unique<Input<T>>("x", x, values, run));
+    args.query = in[0]->data();
+    args.key = in[1]->data();
+    args.value = in[2]->data();
+    if (bias) {
+      g.bias = bias->ndim() == 2 ? kBiasByTap : kBiasByPosition;
+      const Shape shape = g.bias == kBiasByTap ? Shape{heads, taps} : Outputs(heads * taps);
+      in.push_back(std::make_unique<Input<T>>("bias", *bias, shape, run));
+      args.bias = in[3]->data();
+    }
+  }
+
+  Shape Outputs(int64_t last) const {
+    Shape shape = outputs;
+    shape.push_back(last);
+    return shape;
+  }
+
+  void Check() {
+    for (const auto& input : in) input->Check();
+  }
+
+  Run run;
+  LocalAttentionKernels<T> kernels;
+  Shape outputs;
+  std::vector<std::unique_ptr<Input<T>>> in;
+  LocalAttentionArgs<T> args = {};
+};
+
+py::object LocalAttentionForward(const Run& run, const py::array& query, const py::array& key,
+                                 const py::array& x, const std::optional<py::array>& bias,
+                                 int64_t heads, double scale, const AttentionAxes& axes) {
+  return ByType(x, [&](auto type) -> py::object {
+    using T = decltype(type);
+    LocalAttention<T> op(run, query, key, x, bias, heads, scale, axes);
+    Output<T> y("y", op.Outputs(heads * op.args.geometry.depth), run);
+    op.args.y = y.data();
+    RunPass("forward", op.args, op.kernels.forward, run);
+    op.Check();
+    return y.Take();
+  });
+}
+
+py::object LocalAttentionGradients(const Run& run, const py::array& query, const py::array& key,
+                                   const py::array& x, const std::optional<py::array>& bias,
+                                   const py::array& dy, int64_t heads, double scale,
+                                   const AttentionAxes& axes) {
+  return ByType(x, [&](auto type) -> py::object {
+    using T = decltype(type);
+    LocalAttention<T> op(run, query, key, x, bias, heads, scale, axes);
+    Input<T> upstream("dy", dy, op.Outputs(heads * op.args.geometry.depth), run);
+    Output<T> dquery("dquery", ShapeOf(query), run), dkey("dkey", ShapeOf(key), run);
+    Output<T> dx("dx", ShapeOf(x), run), dbias("dbias", bias ? ShapeOf(*bias) : Shape{0}, run);
+    op.args.dy = upstream.data();
+    op.args.dquery = dquery.data();
+    op.args.dkey = dkey.data();
+    op.args.dvalue = dx.data();
+    op.args.dbias = dbias.data();
+    Output<Accumulator<T>> statistics("statistics", {2 * heads * Product(op.outputs)}, Run{});
+    Output<Accumulator<T>> partial("partial_dbias", {op.kernels.partial_dbias_size(op.args)},
+                                   Run{});
+    op.args.statistics = statistics.data();
+    op.args.partial_dbias = partial.data();
+    RunPass("backward_query", op.args, op.kernels.backward_query, run);
+    RunPass("sum_dbias", op.args, op.kernels.sum_dbias, run);
+    RunPass("backward_key", op.args, op.kernels.backward_key, run);
+    statistics.CheckGuards();
+    partial.CheckGuards();
+    op.Check();
+    upstream.Check();
+    py::object own_bias = py::none();
+    if (bias) own_bias = dbias.Take();
+    return py::make_tuple(dquery.Take(), dkey.Take(), dx.Take(), own_bias);
+  });
+}
+
 // Deformable sampling and convolution.
 
 template <typename T>
@@ -1086,6 +1200,10 @@ PYBIND11_MODULE(_kernels, module) {
              "axes"_a);
   module.def("deformable_conv_gradients", DeformableConvGradients, "run"_a, "x"_a, "offset"_a,
              "mask"_a, "filter"_a, "dy"_a, "axes"_a);
+  module.def("local_attention", LocalAttentionForward, "run"_a, "query"_a, "key"_a, "x"_a,
+             "bias"_a, "heads"_a, "scale"_a, "axes"_a);
+  module.def("local_attention_gradients", LocalAttentionGradients, "run"_a, "query"_a, "key"_a,
+             "x"_a, "bias"_a, "dy"_a, "heads"_a, "scale"_a, "axes"_a);
   module.def("per_example_conv", PerExampleConv, "run"_a, "x"_a, "filter"_a, "axes"_a);
   module.def("per_example_gradients", PerExampleGradients, "run"_a, "x"_a, "filter"_a, "dy"_a,
              "axes"_a);

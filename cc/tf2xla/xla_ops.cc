@@ -26,12 +26,14 @@
 #include "common/op_geometry.h"
 #include "deformable/deformable_op.h"
 #include "involution/involution_op.h"
+#include "local_attention/local_attention_op.h"
 #include "per_example/per_example_op.h"
 #include "tensorflow/compiler/tf2xla/xla_op_kernel.h"
 #include "tensorflow/compiler/tf2xla/xla_op_registry.h"
 #include "tensorflow/core/framework/device_base.h"
 #include "tensorflow/core/framework/types.h"
 #include "tensorflow/core/lib/core/threadpool.h"
+#include "tf2xla/lower_attention.h"
 #include "tf2xla/lowering.h"
 #include "tf2xla/pool_executor.h"
 #include "xla/service/custom_call_target_registry.h"
@@ -150,6 +152,7 @@ absl::Status RunCall(Executor* executor, absl::string_view text, const Input& in
                   DeformableOp<DeformableKind::kSample>, DeformableOp<DeformableKind::kSampleGrad>,
                   DeformableOp<DeformableKind::kConv>, DeformableOp<DeformableKind::kConvInputGrad>,
                   DeformableOp<DeformableKind::kConvFilterGrad>,
+                  LocalAttentionOp<false>, LocalAttentionOp<true>,
                   PerExampleOp<PerExampleKind::kConv>, PerExampleOp<PerExampleKind::kInputGrad>,
                   PerExampleOp<PerExampleKind::kFilterGrad>>(executor, call, inputs, outputs);
 }
@@ -344,6 +347,8 @@ TFCONV_REGISTER_XLA("Tfconv>DeformableConv", DeformableOp<DeformableKind::kConv>
 TFCONV_REGISTER_XLA("Tfconv>DeformableConvInputGrad", DeformableOp<DeformableKind::kConvInputGrad>)
 TFCONV_REGISTER_XLA("Tfconv>DeformableConvFilterGrad",
                     DeformableOp<DeformableKind::kConvFilterGrad>)
+TFCONV_REGISTER_XLA("Tfconv>LocalAttention", LocalAttentionOp<false>)
+TFCONV_REGISTER_XLA("Tfconv>LocalAttentionGrad", LocalAttentionOp<true>)
 TFCONV_REGISTER_XLA("Tfconv>PerExampleConv", PerExampleOp<PerExampleKind::kConv>)
 TFCONV_REGISTER_XLA("Tfconv>PerExampleConvInputGrad", PerExampleOp<PerExampleKind::kInputGrad>)
 TFCONV_REGISTER_XLA("Tfconv>PerExampleConvFilterGrad", PerExampleOp<PerExampleKind::kFilterGrad>)

@@ -111,6 +111,65 @@ class SpanInvolution:
         }
 
 
+class LocalAttention:
+    """`Case.groups` are heads, `Case.filters` the channels of a head's values, which are x.
+
+    The filters also say which kind of bias there is, `Case.offset_groups` what happens at edges.
+    """
+
+    ranks = (1, 2, 3)
+
+    @staticmethod
+    def axes(case: Case) -> list[reference.Neighbourhood]:
+        w = case.geometry.window
+        sizes = list(zip(case.geometry.sizes, w.kernel_size, w.dilations))
+        causal = [bool(case.offset_groups >> (axis + 1) & 1) for axis in range(len(sizes))]
+        fits = all(n >= k * d or n == 0 or c for (n, k, d), c in zip(sizes, causal))
+        shifted = fits and case.offset_groups % 2 == 0
+        axes = []
+        for (n, k, d), s, own in zip(sizes, w.strides, causal):
+            s = min(s, k)
+            queries = -(-n // s) if case.masked else n
+            axes.append(reference.Neighbourhood(n, queries, k, s, d, shifted, own))
+        return axes
+
+    @classmethod
+    def arguments(cls, case: Case) -> dict:
+        axes = [(a.queries, *a[2:]) for a in cls.axes(case)]
+        return {"heads": case.groups, "scale": max(1, case.width) ** -0.5, "axes": axes}
+
+    @classmethod
+    def draw(cls, rng, case: Case) -> Arrays:
+        queries = [axis.queries for axis in cls.axes(case)]
+        shape = (case.batch, *queries)
+        biases = [None, (case.groups, case.taps), (*shape, case.groups * case.taps)]
+        bias = biases[case.filters % 3]
+        inputs = (case.batch, *case.geometry.sizes)
+        return {
+            "query": rng.standard_normal((*shape, case.channels)),
+            "key": rng.standard_normal((*inputs, case.channels)),
+            "x": rng.standard_normal((*inputs, case.groups * case.filters)),
+            "bias": None if bias is None else rng.standard_normal(bias),
+            "dy": rng.standard_normal((*shape, case.groups * case.filters)),
+        }
+
+    @classmethod
+    def run(cls, kernels, run, case: Case, query, key, x, dy, bias=None) -> Arrays:
+        inputs, arguments = (query, key, x, bias), cls.arguments(case)
+        y = kernels.local_attention(run, *inputs, **arguments)
+        found = kernels.local_attention_gradients(run, *inputs, dy, **arguments)
+        results = {"y": y, **dict(zip(("dquery", "dkey", "dx", "dbias"), found))}
+        return {name: value for name, value in results.items() if value is not None}
+
+    @classmethod
+    def expected(cls, case: Case, query, key, x, dy, bias=None) -> Arrays:
+        arguments = {**cls.arguments(case), "axes": cls.axes(case)}
+        y, _ = reference.local_attention(query, key, x, bias, **arguments)
+        found = gradients.local_attention(query, key, x, bias, dy, **arguments)
+        results = {"y": y, **dict(zip(("dquery", "dkey", "dx", "dbias"), found))}
+        return results if bias is not None else {k: results[k] for k in list(results)[:-1]}
+
+
 class PerExample:
     ranks = (1, 2, 3)
 
@@ -213,6 +272,7 @@ class DeformableConv:
 FAMILIES = {
     "involution": Involution,
     "span_involution": SpanInvolution,
+    "local_attention": LocalAttention,
     "per_example": PerExample,
     "deformable_sample": DeformableSample,
     "deformable_conv": DeformableConv,

@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 
 import numpy as np
 
+from tests import reference
 from tests.reference import Ints, Window
 
 
@@ -39,6 +41,38 @@ def involution(x, kernel, dy, w: Window) -> tuple[np.ndarray, np.ndarray]:
             weights = np.repeat(weights, x.shape[-1] // groups, axis=1)
             dx[(slice(None), *at)] += weights * upstream
     return dx, dkernel
+
+
+def local_attention(query, key, value, bias, dy, axes, heads, scale) -> tuple[np.ndarray, ...]:
+    """Gradients of `reference.local_attention` for query, key, value and bias (zeros by position
+    if it is None)."""
+    _, weights = reference.local_attention(query, key, value, bias, axes, heads, scale)
+    query, key, value, dy = (t.astype(np.float64) for t in (query, key, value, dy))
+    dquery, dkey, dvalue = np.zeros_like(query), np.zeros_like(key), np.zeros_like(value)
+    dlogits = np.zeros_like(weights)
+    taps = weights.shape[-1] // heads
+    width, depth = query.shape[-1] // heads, value.shape[-1] // heads
+    for (position, seen), n in itertools.product(
+        list(reference.neighbours(axes)), range(len(query))
+    ):
+        for h in range(heads):
+            own = (n, *position, slice(h * width, (h + 1) * width))
+            upstream = dy[(n, *position, slice(h * depth, (h + 1) * depth))]
+            shares = weights[(n, *position)].reshape(heads, taps)[h]
+            matches = {
+                t: upstream @ value[(n, *p, slice(h * depth, (h + 1) * depth))] for t, p in seen
+            }
+            mean = sum(shares[t] * match for t, match in matches.items())
+            for t, pixel in seen:
+                there = (n, *pixel, slice(h * width, (h + 1) * width))
+                dvalue[(n, *pixel, slice(h * depth, (h + 1) * depth))] += shares[t] * upstream
+                change = shares[t] * (matches[t] - mean)
+                dlogits[(n, *position, h * taps + t)] = change
+                dquery[own] += scale * change * key[there]
+                dkey[there] += scale * change * query[own]
+    if bias is not None and bias.ndim == 2:
+        dlogits = dlogits.reshape(-1, heads, taps).sum(axis=0)
+    return dquery, dkey, dvalue, dlogits
 
 
 def per_example_conv(x, kernels, dy, w: Window) -> tuple[np.ndarray, np.ndarray]:

@@ -55,6 +55,16 @@ BLOCKS = {
         Case(Geometry((29, 31), 3), 3, 1, 16, 4),  # slices of several tiles
         Case(Geometry((5, 4), 1, 10**9, "same", 10**9), 2, 2, 4),
     ],
+    "local_attention": [
+        Case(Geometry((130,), 5), 1, 2, 16, 16),  # lines in several parts
+        Case(Geometry((70,), 3, 1, "same", 9), 1, 1, 8, 20, 2),
+        Case(Geometry((4, 13), (3, 9)), 1, 3, 4, 8, 4),  # more taps than two vectors have lanes
+        Case(Geometry((3, 4), 2), 2, 37, 3, 1),  # blocks of heads
+        Case(Geometry((5, 4), 1, 10**9, "same", 10**9), 2, 2, 4, 4),
+        Case(Geometry((9, 8), 3, 2, "same", 2), 1, 1, 33, 65, 2, False),  # blocks by phases
+        Case(Geometry((9, 8), (3, 2), 2), 1, 2, 16, 7, 4, True),
+        Case(Geometry((30, 5), 3, 3), 2, 2, 5, 31, 3, True),
+    ],
     "per_example": [
         Case(Geometry((31, 33), 3), 1, 1, 20, 18),  # tiles of rows
         Case(Geometry((9, 8), 3, 2), 2, 1, 420, 40),  # channels of a tap in blocks
@@ -230,6 +240,11 @@ DIVIDED = {
         Case(Geometry((5, 70), 3), 2, 2, 5, 3),
         Case(Geometry((9, 8), 7), 2, 9, 16, 7),
         Case(Geometry((9, 8), 4, 2), 1, 1, 24, 40),
+    ],
+    "local_attention": [
+        Case(Geometry((5, 70), 3), 2, 2, 5, 4),
+        Case(Geometry((9, 8), 4, 2), 1, 4, 16, 16, 2),
+        Case(Geometry((9, 8), (3, 5)), 3, 3, 8, 32),
     ],
     "involution": [Case(Geometry((5, 70), 3), 2, 2, 5), Case(Geometry((9, 8), 4, 2), 1, 1, 24)],
     "per_example": [

@@ -12,11 +12,16 @@ G2 = Geometry((3, 4), 2, (2, 1), "same", (1, 2))
 CASES = {
     "involution": Case(Geometry((5,), 3, 2, "causal", 2), 2, 2, 2),
     "span_involution": Case(Geometry((5,), 3, 2, "causal", 2), 2, 2, 2, 3),
+    "local_attention": Case(Geometry((5,), 3), 2, 2, 2, 4),
     "per_example": Case(G2, 2, 2, 2, 3),
     "deformable_sample": Case(G2, 1, 1, 4, offset_groups=2),
     "deformable_conv": Case(G2, 1, 2, 2, 3, offset_groups=2),
 }
+ATTENTION = FAMILIES["local_attention"]
 FORWARD = {
+    "local_attention": lambda w, **inputs: ATTENTION.expected(
+        CASES["local_attention"], **inputs, dy=np.zeros((2, 5, 8))
+    )["y"],
     "involution": lambda w, x, kernel: reference.involution(x, kernel, w),
     "span_involution": lambda w, x, features, span, bias: reference.involution(
         x, features @ span + bias, w

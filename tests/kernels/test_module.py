@@ -152,6 +152,7 @@ def ones(*shape, dtype=np.float32):
 
 
 AXES = [(4, 3, 1, 1, 1), (5, 3, 1, 1, 1)]
+SEEN = [(4, 3, 1, 1, 0, 0), (5, 3, 1, 1, 0, 0)]
 X2 = ones(2, 4, 5, 6)
 
 
@@ -174,6 +175,12 @@ X2 = ones(2, 4, 5, 6)
         ("deformable_conv", (X2, ones(2, 4, 5, 18), None, ones(3, 3, 4, 2), AXES)),
         ("deformable_conv", (X2, ones(2, 4, 5, 18), None, ones(3, 2, 6, 2), AXES)),
         ("deformable_conv_gradients", (X2, ones(2, 4, 5, 18), None, ones(3, 3, 3, 4), X2, AXES)),
+        ("local_attention", (X2, X2, X2, None, 4, 1.0, SEEN)),
+        ("local_attention", (X2, X2, X2, ones(2, 8), 2, 1.0, SEEN)),
+        ("local_attention", (X2, X2, ones(2, 4, 4, 6), None, 2, 1.0, SEEN)),
+        ("local_attention", (X2, X2, X2, None, 2, 1.0, SEEN[:1])),
+        ("local_attention", (X2, X2, X2, None, 2, 1.0, [SEEN[0], (5, 6, 1, 1, 1, 0)])),
+        ("local_attention_gradients", (X2, X2, X2, None, ones(2, 4, 5, 4), 2, 1.0, SEEN)),
         ("per_example_conv", (X2, ones(3, 3, 3, 6, 2), AXES)),
         ("per_example_conv", (X2, ones(2, 3, 3, 3, 3), AXES)),
         ("per_example_gradients", (X2, ones(2, 3, 3, 6, 2), X2, AXES)),

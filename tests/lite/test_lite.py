@@ -174,6 +174,27 @@ def test_one_delegate_in_two_threads(rng, mixed):
                 assert_equal(result, right, 1e-4)
 
 
+@pytest.mark.parametrize(
+    "arguments, query, key, bias",
+    [
+        ({"dilation_rate": 2}, (2, 9, 6), (2, 9, 6), None),
+        ({"edges": "shifted", "scale": 0.3}, (1, 5, 6, 6), (1, 5, 6, 6), (2, 9)),
+        ({"strides": 2, "causal": (True, False)}, (2, 4, 3, 6), (2, 7, 6, 6), (2, 4, 3, 18)),
+    ],
+)
+def test_local_attention(arguments, query, key, bias, rng):
+    require_native()
+
+    def function(query, key, value, bias=None):
+        return tfconv.ops.local_attention(query, key, value, 3, num_heads=2, bias=bias, **arguments)
+
+    shapes = [query, key, (*key[:-1], 10), *([bias] if bias else [])]
+    content = convert_function(function, *shapes)
+    assert content.count(b"Tfconv>LocalAttention") > 0
+    inputs = [draw(rng, *shape) for shape in shapes]
+    assert_equal(run(tfconv.lite.Interpreter(content), *inputs), function(*inputs))
+
+
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_process_that_forks(rng):
     """The new one has none of the delegate's threads, and must not wait for them."""

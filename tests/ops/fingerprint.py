@@ -24,6 +24,10 @@ def results():
     def involution(x, kernel):
         return tfconv.ops.involution(x, kernel, 5)
 
+    def attention(query, key, value, bias):
+        arguments = {"num_heads": 5, "bias": bias, "dilation_rate": 2, "edges": "shifted"}
+        return tfconv.ops.local_attention(query, key, value, (3, 7), **arguments)
+
     def sample(x, offset, mask):
         return tfconv.ops.deformable_sample(x, offset, mask, kernel_size=3)
 
@@ -31,6 +35,7 @@ def results():
     offset = draw(3, 23, 29, 36) * 3
     calls = {
         "involution": (involution, [x, draw(3, 23, 29, 100)]),
+        "local_attention": (attention, [x, draw(3, 23, 29, 20), draw(3, 23, 29, 15), draw(5, 21)]),
         "deformable_sample": (sample, [x, offset, mask]),
         "deformable_conv2d": (
             tfconv.ops.deformable_conv2d,

@@ -37,7 +37,12 @@ def per_example_conv(seed):
     return tfconv.ops.per_example_conv, [draw(seed, 2, 17, 19, 20), draw(seed, 2, 3, 3, 20, 24)]
 
 
-FUNCTIONS = [involution, deformable_sample, deformable_conv2d, per_example_conv]
+def local_attention(seed):
+    inputs = [draw(seed, 2, 17, 19, 24), draw(seed, 2, 17, 19, 24), draw(seed, 2, 17, 19, 12)]
+    return lambda *inputs: tfconv.ops.local_attention(*inputs, 5, num_heads=3), inputs
+
+
+FUNCTIONS = [involution, local_attention, deformable_sample, deformable_conv2d, per_example_conv]
 
 
 def bits(make, seed, dtype=tf.float32):

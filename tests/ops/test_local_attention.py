@@ -305,6 +305,7 @@ def test_bad_rank():
         ({"causal": (True,)}, "causal"),
         ({"causal": 1}, "causal"),
         ({"scale": "small"}, "scale"),
+        ({"scale": float("inf")}, "scale"),
         ({"data_format": "channels_middle"}, "data_format"),
     ],
 )

@@ -45,7 +45,11 @@ SHAPES = {
     "filter": [3, 3, 6, 2],
     "mask": [2, 4, 5, 9],
     "dcolumns": [2, 4, 5, 9, 6],
+    "query": [2, 4, 5, 6],
+    "key": [2, 4, 5, 6],
+    "value": [2, 4, 5, 9],
 }
+ATTENTION = {"num_heads": 3, "edges": "SHIFTED", "causal": [0, 1], "scale": [3, -2]}
 PER_EXAMPLE = {"filter": [2, 3, 3, 6, 2]}
 # The inputs of every op, and the shape of the gradient that its gradient op takes.
 OPS = {
@@ -72,6 +76,11 @@ OPS = {
     "deformable_conv_filter_grad": (
         ["x", "offset", "filter", "dy", "mask"],
         {"dy": [2, 4, 5, 2]},
+    ),
+    "local_attention": (["query", "key", "value", "bias"], {"bias": [3, 9]}),
+    "local_attention_grad": (
+        ["query", "key", "value", "bias", "dy"],
+        {"bias": [2, 4, 5, 27], "dy": [2, 4, 5, 9]},
     ),
     "per_example_conv": (["x", "filter"], PER_EXAMPLE),
     "per_example_conv_input_grad": (
@@ -104,6 +113,9 @@ def invoke(module, op, inputs, attributes):
         inputs = {**inputs, "mask": [inputs["mask"]]}
     elif op.startswith("deformable"):
         inputs = {**inputs, "mask": []}
+    elif op.startswith("local_attention"):
+        inputs = {**inputs, "bias": [inputs["bias"]]}
+        attributes = {**ATTENTION, **attributes}
     return getattr(module, f"tfconv_{op}")(**inputs, **attributes)
 
 
@@ -164,6 +176,7 @@ def wrong(shape):
 FREE = {
     "involution": [("x", 3, 0)],
     "span_involution": [("x", 3, 0)],
+    "local_attention": [("value", 3, 0)],
     "deformable_sample": [("x", 3, 0)],
     "deformable_conv": [("filter", 3, 0)],
     "per_example_conv": [
@@ -217,6 +230,27 @@ def test_shape_functions_know_what_can_be_known(native_module):
         )
     ).get_concrete_function(tf.TensorSpec([None, 7, None, 6]), tf.TensorSpec([2, None, 5, None]))
     assert traced.output_shapes.as_list() == [2, 4, 5, 9, 6]
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"num_heads": 0},
+        {"num_heads": HUGE},
+        {"num_heads": 4},
+        {"edges": "SAME"},
+        {"causal": [1]},
+        {"causal": [0, 2]},
+        {"scale": [1]},
+        {"scale": [1, HUGE]},
+        {"dilations": [1, 2]},  # shifted windows of five pixels need six
+    ],
+)
+@pytest.mark.parametrize("op", ["local_attention", "local_attention_grad"])
+def test_bad_attributes_of_attention(op, attributes, native_module):
+    attributes = {"causal": [0, 0], **attributes}
+    with pytest.raises((tf.errors.InvalidArgumentError, ValueError)):
+        call(native_module, op, shapes_of(op), **attributes)
 
 
 def test_two_masks(native_module):

@@ -12,7 +12,13 @@ import tfconv
 from tests.ops.fingerprint import hashes, results
 from tests.ops.geometries import GEOMETRIES, Geometry, assert_close, gradients, second_gradients
 from tfconv._compat import keras
-from tfconv.ops import deformable_conv2d, deformable_sample, involution, per_example_conv
+from tfconv.ops import (
+    deformable_conv2d,
+    deformable_sample,
+    involution,
+    local_attention,
+    per_example_conv,
+)
 from tfconv.ops.involution import span_involution
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -56,6 +62,27 @@ def per_example_case(rng, geometry):
     return of_geometry(per_example_conv, geometry), [x, kernels]
 
 
+def attention_case(rng, geometry):
+    window = geometry.window
+    arguments = {
+        "strides": [min(s, k) for s, k in zip(window.strides, window.kernel_size)],
+        "dilation_rate": window.dilations,
+        "causal": [geometry.sizes[0] % 2 == 0] + [False] * (len(geometry.sizes) - 1),
+    }
+    x, key, value = (rng.standard_normal((2, *geometry.sizes, n)) for n in (6, 6, 3))
+    shape = (3, len(window.taps))
+    if geometry.sizes[-1] % 2:
+        shape = (2, *geometry.sizes, 3 * len(window.taps))
+    bias = rng.standard_normal(shape)
+
+    def function(query, key, value, bias):
+        return local_attention(
+            query, key, value, window.kernel_size, num_heads=3, bias=bias, **arguments
+        )
+
+    return function, [x, key, value, bias]
+
+
 def deformable_inputs(rng, geometry, masked):
     count = 2 * len(geometry.window.taps)
     x = rng.standard_normal((2, *geometry.sizes, 6))
@@ -76,10 +103,11 @@ def deformable_case(rng, geometry, masked=True):
     return of_geometry(deformable_conv2d, geometry), [x, offset, kernel, *mask]
 
 
-ALL = [involution_case, span_case, per_example_case, sample_case, deformable_case]
+ALL = [involution_case, span_case, attention_case, per_example_case, sample_case, deformable_case]
 CASES = [
     *((involution_case, geometry) for rank in (1, 2, 3) for geometry in GEOMETRIES[rank][::3]),
     *((span_case, geometry) for rank in (1, 2, 3) for geometry in GEOMETRIES[rank][::5]),
+    *((attention_case, geometry) for rank in (1, 2, 3) for geometry in GEOMETRIES[rank][::4]),
     *((per_example_case, geometry) for rank in (1, 2, 3) for geometry in GEOMETRIES[rank][1::3]),
     *((sample_case, geometry) for geometry in GEOMETRIES[2][2::4]),
     *((deformable_case, geometry) for geometry in GEOMETRIES[2][::3]),
@@ -153,7 +181,9 @@ def test_nothing_to_do(case, compiled_to, rng, native_module):
         np.testing.assert_array_equal(a, e)
 
 
-@pytest.mark.parametrize("case", [involution_case, span_case, per_example_case, deformable_case])
+@pytest.mark.parametrize(
+    "case", [involution_case, span_case, attention_case, per_example_case, deformable_case]
+)
 def test_second_gradients(case, compiled_to, rng, native_module):
     function, inputs = case(rng, Geometry((4, 3), 2))
     expected = second_gradients(function, inputs)

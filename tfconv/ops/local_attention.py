@@ -12,9 +12,15 @@ import numpy as np
 import tensorflow as tf
 
 from tfconv import _compat
+from tfconv.ops import native
 from tfconv.ops.channels import to_first, to_last
 from tfconv.ops.checks import checked, of_sizes, sufficient
-from tfconv.ops.dispatch import invalid_argument, widened
+from tfconv.ops.dispatch import (
+    dispatch,
+    invalid_argument,
+    second_order,
+    widened,
+)
 from tfconv.ops.geometry import Geometry, is_int, known_sizes, spatial_sizes
 from tfconv.ops.windows import Windows, product
 
@@ -114,8 +120,9 @@ def local_attention(
     )
     if not is_int(num_heads) or num_heads < 1:
         raise ValueError(f"`num_heads` must be a positive int. Received: num_heads={num_heads!r}")
-    if scale is not None and (isinstance(scale, bool) or not isinstance(scale, numbers.Real)):
-        raise ValueError(f"`scale` must be a number or None. Received: scale={scale!r}")
+    is_number = isinstance(scale, numbers.Real) and not isinstance(scale, bool)
+    if scale is not None and not (is_number and math.isfinite(scale)):
+        raise ValueError(f"`scale` must be a finite number or None. Received: scale={scale!r}")
     first = _compat.standardized_data_format(data_format) == "channels_first"
     if first:
         query, key, value = (to_last(t) if t.shape.rank else t for t in (query, key, value))
@@ -124,7 +131,15 @@ def local_attention(
     if scale is None:
         scale = 1.0 / math.sqrt(max(1, query.shape[-1] // num_heads))
     tensors, arguments = (query, key, value, bias), (int(num_heads), float(scale), places)
-    results = _portable_in_float32(*tensors, *arguments)
+    if return_weights:
+        results = _portable_in_float32(*tensors, *arguments)
+    else:
+        results = dispatch(
+            lambda module: [_native(module, *tensors, *arguments)],
+            lambda: _portable_in_float32(*tensors, *arguments),
+            query,
+            on_gpus=False,
+        )
     results = [to_first(t) for t in results] if first else results
     return tuple(results) if return_weights else results[0]
 
@@ -274,6 +289,23 @@ def _check(query, key, value, bias, heads: int, places: Neighbourhoods) -> None:
             raise invalid_argument("local_attention needs a bias of known rank. Received: unknown")
 
 
+def _native(module, query, key, value, bias, heads, scale, places) -> tf.Tensor:
+    fraction, exponent = math.frexp(scale)
+    return module.tfconv_local_attention(
+        query=query,
+        key=key,
+        value=value,
+        bias=[] if bias is None else [bias],
+        num_heads=heads,
+        kernel_size=list(places.kernel_size),
+        strides=list(places.strides),
+        dilations=list(places.dilation_rate),
+        edges=places.edges.upper(),
+        causal=[int(flag) for flag in places.causal],
+        scale=[int(fraction * 2**53), exponent - 53],
+    )
+
+
 def _portable_in_float32(query, key, value, bias, *arguments) -> list[tf.Tensor]:
     results = _portable(*map(widened, (query, key, value, bias)), *arguments)
     return [tf.cast(t, query.dtype) for t in results]
@@ -374,3 +406,35 @@ def _softmax(logits: tf.Tensor, inside: Any) -> tf.Tensor:
     part = tf.cast(inside, logits.dtype)[:, tf.newaxis]
     weights = tf.nn.softmax(logits + (part - 1) * _MASKED)
     return weights if known and inside.any(axis=1).all() else weights * part
+
+
+@tf.RegisterGradient("Tfconv>LocalAttention")
+def _gradient(op, upstream):
+    query, key, value, *bias = op.inputs
+    names = ("num_heads", "kernel_size", "strides", "dilations", "edges", "causal", "scale")
+    dquery, dkey, dvalue, dbias = native.library().module.tfconv_local_attention_grad(
+        query=query,
+        key=key,
+        value=value,
+        bias=bias,
+        dy=upstream,
+        **{name: op.get_attr(name) for name in names},
+    )
+    return [dquery, dkey, dvalue, *dbias]
+
+
+@tf.RegisterGradient("Tfconv>LocalAttentionGrad")
+def _second_gradient(op, *grads):
+    *inputs, upstream = op.inputs
+    edges = op.get_attr("edges")
+    places = Neighbourhoods(
+        *(tuple(op.get_attr(name)) for name in ("kernel_size", "strides", "dilations")),
+        (edges if isinstance(edges, str) else edges.decode()).lower(),
+        tuple(bool(flag) for flag in op.get_attr("causal")),
+    )
+    heads, scale = op.get_attr("num_heads"), math.ldexp(*op.get_attr("scale"))
+
+    def twin(query, key, value, bias=None):
+        return _portable_in_float32(query, key, value, bias, heads, scale, places)[0]
+
+    return second_order(twin, inputs, upstream, list(grads))

@@ -1,0 +1,378 @@
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "common/arena.h"
+#include "common/vec.h"
+#include "local_attention/local_attention_kernel.h"
+#include "local_attention/neighbours.h"
+#include "local_attention/window_sums.h"
+
+namespace tfconv {
+namespace TFCONV_ISA_NAMESPACE {
+namespace {
+
+// Units of a pass, where its work is large enough: they occupy 64 threads evenly enough.
+constexpr int64_t kMinUnits = 32;
+// Positions of a tile at most. Longer lines are cut.
+constexpr int64_t kTilePositions = 64;
+// Partial sums of the gradients for a bias by tap, each of some tiles.
+constexpr int64_t kMaxSlices = 128;
+
+int64_t NumTaps(const AttentionGeometry& g) {
+  return g.axis[0].kernel * g.axis[1].kernel * g.axis[2].kernel;
+}
+
+// Parts of the lines of all images, of queries or keys, for blocks of heads.
+struct Tiles {
+  int64_t lines;
+  int64_t width;
+  int64_t length;  // of a part
+  int64_t count;   // for each block of heads
+  int64_t slices;  // that they are dealt out to, for each block
+  int64_t block;   // heads of a block; the last may have fewer
+  int64_t blocks;
+};
+
+template <Of kOf>
+Tiles MakeTiles(const AttentionGeometry& g, bool sliced) {
+  const auto size = [&g](int i) { return kOf == Of::kQueries ? g.axis[i].output : g.axis[i].input; };
+  Tiles t = {};
+  t.lines = g.batch * size(0) * size(1);
+  t.width = size(2);
+  if (t.lines == 0 || t.width == 0) return t;
+  const int64_t per_line = CeilDiv(t.width, kTilePositions);
+  t.length = CeilDiv(t.width, per_line);
+  t.count = t.lines * per_line;
+  t.slices = sliced ? Min(t.count, kMaxSlices) : t.count;
+  t.block = Max<int64_t>(1, g.heads / CeilDiv(kMinUnits, t.slices));
+  t.blocks = CeilDiv(g.heads, t.block);
+  return t;
+}
+
+bool IsSliced(const AttentionGeometry& g) { return g.bias == kBiasByTap; }
+
+// Memory for the sums of one position and head.
+template <typename T, Of kOf>
+struct Scratch {
+  using Sum = Accumulator<T>;
+
+  Scratch(const AttentionGeometry& g, int64_t columns, Arena* arena)
+      : neighbours(g, columns, arena) {
+    const int64_t most = Neighbours<kOf>::Most(g) + kWindowRoom;
+    logits = arena->Take<Sum>(most);
+    gradients = arena->Take<Sum>(most);
+    means = arena->Take<Sum>(most);
+    first = arena->Take<Sum>(g.width + kWindowRoom);
+    second = arena->Take<Sum>(g.depth + kWindowRoom);
+    result = arena->Take<Sum>(Max(g.width, g.depth) + kWindowRoom);
+  }
+
+  Neighbours<kOf> neighbours;
+  Sum* logits;
+  Sum* gradients;
+  Sum* means;
+  Sum* first;  // of one head, up to a whole vector
+  Sum* second;
+  Sum* result;
+};
+
+// One head of a position times a factor, with zeros up to a whole vector.
+template <typename T>
+void TakeChannels(const T* from, int64_t count, double factor, Accumulator<T>* to) {
+  if (count > 0) CopyElements(from, to, count);
+  for (int64_t i = 0; i < count; ++i) to[i] *= static_cast<Accumulator<T>>(factor);
+  for (int64_t i = count; i < count + kWindowRoom; ++i) to[i] = 0;
+}
+
+// A pass over the positions of queries or keys: calls run(position, head, neighbourhood) for those
+// of a unit, and begin(unit) before.
+template <typename T, Of kOf, typename Begin, typename Run>
+void ForEachPosition(const AttentionGeometry& g, const Tiles& tiles, Range units,
+                     Neighbours<kOf>* neighbours, const Begin& begin, const Run& run) {
+  for (int64_t unit = units.begin; unit < units.end; ++unit) {
+    const int64_t block = unit / tiles.slices, slice = unit % tiles.slices;
+    const Range heads = {block * tiles.block, Min((block + 1) * tiles.block, g.heads)};
+    begin(slice, heads);
+    const int64_t last = tiles.count * (slice + 1) / tiles.slices;
+    for (int64_t tile = tiles.count * slice / tiles.slices; tile < last; ++tile) {
+      const int64_t line = tile % tiles.lines, first = tile / tiles.lines * tiles.length;
+      const Range columns = {Min(first, tiles.width), Min(first + tiles.length, tiles.width)};
+      neighbours->SetColumns(columns);
+      neighbours->SetLine(line);
+      for (int64_t column = columns.begin; column < columns.end; ++column) {
+        const Neighbourhood& near = neighbours->Get(column);
+        for (int64_t head = heads.begin; head < heads.end; ++head) {
+          run(line * tiles.width + column, head, near);
+        }
+      }
+    }
+  }
+}
+
+// The logits of a query, which is in scratch.first, up to a whole vector.
+template <typename T>
+void FindLogits(const LocalAttentionArgs<T>& args, const WindowSums<T>& sums, int64_t position,
+                int64_t head, const Neighbourhood& near, const Scratch<T, Of::kQueries>& s) {
+  using Sum = Accumulator<T>;
+  using S = Simd<Sum>;
+  const AttentionGeometry& g = args.geometry;
+  const T* keys = args.key + (near.base * g.heads + head) * g.width;
+  sums.products(keys, near.by_width, near.count, s.first, g.width, s.logits);
+  if (g.bias != kNoBias) {
+    const int64_t row = g.bias == kBiasByTap ? head : position * g.heads + head;
+    const T* bias = args.bias + row * NumTaps(g);
+    int64_t i = 0;
+    if (near.has_all_taps) {
+      for (; i + S::kLanes <= near.count; i += S::kLanes) {
+        S::Store(s.logits + i, S::Load(s.logits + i) + S::Load(bias + i));
+      }
+    }
+    for (; i < near.count; ++i) s.logits[i] += ToNumber(bias[near.taps[i]]);
+  }
+  FillTail(s.logits, near.count, -Infinity<Sum>());
+}
+
+template <typename T>
+void Forward(const LocalAttentionArgs<T>& args, int64_t begin, int64_t end, void* memory) {
+  using Sum = Accumulator<T>;
+  const AttentionGeometry& g = args.geometry;
+  const Tiles tiles = MakeTiles<Of::kQueries>(g, false);
+  Arena arena(memory);
+  Scratch<T, Of::kQueries> s(g, tiles.length, &arena);
+  const auto by_width = WindowSums<T>::Of(g.width), by_depth = WindowSums<T>::Of(g.depth);
+  ForEachPosition<T>(
+      g, tiles, {begin, end}, &s.neighbours, [](int64_t, Range) {},
+      [&](int64_t position, int64_t head, const Neighbourhood& near) {
+        const int64_t own = position * g.heads + head;
+        Sum factor = 0;  // where nothing is seen
+        if (near.count > 0) {
+          TakeChannels(args.query + own * g.width, g.width, g.scale, s.first);
+          FindLogits(args, by_width, position, head, near, s);
+          factor = 1 / Exponentials(s.logits, near.count, Largest(s.logits, near.count));
+        }
+        by_depth.weighted(args.value + (near.base * g.heads + head) * g.depth, near.by_depth,
+                          near.count, s.logits, factor, g.depth, s.result);
+        if (g.depth > 0) CopyElements(s.result, args.y + own * g.depth, g.depth);
+      });
+}
+
+// What estimates of cycles are made of, for one position and head.
+template <typename T>
+int64_t Cycles(const LocalAttentionArgs<T>& args, int64_t products_by_width,
+               int64_t products_by_depth) {
+  const AttentionGeometry& g = args.geometry;
+  const int64_t channels = products_by_width * g.width + products_by_depth * g.depth + 8;
+  return Max<int64_t>(1, NumTaps(g) * channels * static_cast<int64_t>(sizeof(Accumulator<T>)) / 32);
+}
+
+template <typename T, Of kOf>
+PassPlan Plan(const LocalAttentionArgs<T>& args, bool sliced, int64_t cycles) {
+  const Tiles tiles = MakeTiles<kOf>(args.geometry, sliced);
+  Arena arena(nullptr);
+  const Scratch<T, kOf> scratch(args.geometry, tiles.length, &arena);
+  const int64_t units = tiles.slices * tiles.blocks;
+  if (units == 0) return {0, 0, 0};
+  const int64_t positions = tiles.lines * tiles.width / tiles.slices;
+  return {units, Max<int64_t>(1, positions) * tiles.block * cycles, arena.used()};
+}
+
+template <typename T>
+PassPlan PlanForward(const LocalAttentionArgs<T>& args) {
+  return Plan<T, Of::kQueries>(args, false, Cycles(args, 1, 1));
+}
+
+// Writes the gradients for a query's logits as those for its bias.
+template <typename T>
+void GiveBias(const LocalAttentionArgs<T>& args, int64_t own, int64_t head,
+              const Neighbourhood& near, const Accumulator<T>* gradients,
+              Accumulator<T>* sums) {
+  const int64_t taps = NumTaps(args.geometry);
+  if (args.geometry.bias == kBiasByTap) {
+    Accumulator<T>* row = sums + head * taps;
+    for (int64_t i = 0; i < near.count; ++i) row[near.taps[i]] += gradients[i];
+    return;
+  }
+  T* row = args.dbias + own * taps;
+  if (near.has_all_taps) return CopyElements(gradients, row, taps);
+  memset(row, 0, static_cast<size_t>(taps) * sizeof(T));
+  for (int64_t i = 0; i < near.count; ++i) StoreNumber(row + near.taps[i], gradients[i]);
+}
+
+template <typename T>
+void BackwardQuery(const LocalAttentionArgs<T>& args, int64_t begin, int64_t end, void* memory) {
+  using Sum = Accumulator<T>;
+  using S = Simd<Sum>;
+  const AttentionGeometry& g = args.geometry;
+  const int64_t taps = NumTaps(g);
+  const Tiles tiles = MakeTiles<Of::kQueries>(g, IsSliced(g));
+  Arena arena(memory);
+  Scratch<T, Of::kQueries> s(g, tiles.length, &arena);
+  const auto by_width = WindowSums<T>::Of(g.width), by_depth = WindowSums<T>::Of(g.depth);
+  Sum* dbias = nullptr;
+  ForEachPosition<T>(
+      g, tiles, {begin, end}, &s.neighbours,
+      [&](int64_t slice, Range heads) {
+        if (g.bias != kBiasByTap) return;
+        dbias = args.partial_dbias + slice * g.heads * taps;
+        memset(dbias + heads.begin * taps, 0,
+               static_cast<size_t>((heads.end - heads.begin) * taps) * sizeof(Sum));
+      },
+      [&](int64_t position, int64_t head, const Neighbourhood& near) {
+        const int64_t own = position * g.heads + head;
+        Sum total = 0, mean = 0;
+        if (near.count > 0) {
+          TakeChannels(args.query + own * g.width, g.width, g.scale, s.first);
+          FindLogits(args, by_width, position, head, near, s);
+          const Sum most = Largest(s.logits, near.count);
+          const Sum sum = Exponentials(s.logits, near.count, most);
+          total = most + Log(sum);
+          TakeChannels(args.dy + own * g.depth, g.depth, 1, s.second);
+          by_depth.products(args.value + (near.base * g.heads + head) * g.depth, near.by_depth,
+                            near.count, s.second, g.depth, s.gradients);
+          FillTail(s.gradients, near.count, Sum(0));
+          const Sum inverse = 1 / sum;
+          typename S::Vec means = {};
+          for (int64_t i = 0; i < near.count; i += S::kLanes) {
+            const typename S::Vec weights = S::Load(s.logits + i) * inverse;
+            S::Store(s.logits + i, weights);
+            means += weights * S::Load(s.gradients + i);
+          }
+          mean = S::SumLanes(means);
+          for (int64_t i = 0; i < near.count; i += S::kLanes) {
+            const typename S::Vec gradients = S::Load(s.gradients + i) - mean;
+            S::Store(s.gradients + i, S::Load(s.logits + i) * gradients);
+          }
+        }
+        args.statistics[2 * own] = total;
+        args.statistics[2 * own + 1] = mean;
+        by_width.weighted(args.key + (near.base * g.heads + head) * g.width, near.by_width,
+                          near.count, s.gradients, static_cast<Sum>(g.scale), g.width, s.result);
+        if (g.width > 0) CopyElements(s.result, args.dquery + own * g.width, g.width);
+        if (g.bias != kNoBias) GiveBias(args, own, head, near, s.gradients, dbias);
+      });
+}
+
+template <typename T>
+PassPlan PlanBackwardQuery(const LocalAttentionArgs<T>& args) {
+  return Plan<T, Of::kQueries>(args, IsSliced(args.geometry), Cycles(args, 2, 1));
+}
+
+// Of the queries that see a key: logits less the logarithm of what their softmax is divided by, and
+// means.
+template <typename T>
+void TakeStatistics(const LocalAttentionArgs<T>& args, int64_t head, const Neighbourhood& near,
+                    const Scratch<T, Of::kKeys>& s) {
+  using Sum = Accumulator<T>;
+  const AttentionGeometry& g = args.geometry;
+  const int64_t taps = NumTaps(g), first = near.base * g.heads + head;
+  const Sum* statistics = args.statistics + 2 * first;
+  for (int64_t i = 0; i < near.count; ++i) {
+    const Sum* own = statistics + 2 * near.positions[i] * g.heads;
+    s.logits[i] -= own[0];
+    s.means[i] = own[1];
+  }
+  if (g.bias == kBiasByTap) {
+    const T* bias = args.bias + head * taps;
+    for (int64_t i = 0; i < near.count; ++i) s.logits[i] += ToNumber(bias[near.taps[i]]);
+  } else if (g.bias == kBiasByPosition) {
+    const T* bias = args.bias + first * taps;
+    for (int64_t i = 0; i < near.count; ++i) {
+      s.logits[i] += ToNumber(bias[near.positions[i] * g.heads * taps + near.taps[i]]);
+    }
+  }
+  FillTail(s.logits, near.count, -Infinity<Sum>());
+  FillTail(s.means, near.count, Sum(0));
+}
+
+template <typename T>
+void BackwardKey(const LocalAttentionArgs<T>& args, int64_t begin, int64_t end, void* memory) {
+  using Sum = Accumulator<T>;
+  using S = Simd<Sum>;
+  const AttentionGeometry& g = args.geometry;
+  const Tiles tiles = MakeTiles<Of::kKeys>(g, false);
+  Arena arena(memory);
+  Scratch<T, Of::kKeys> s(g, tiles.length, &arena);
+  const auto by_width = WindowSums<T>::Of(g.width), by_depth = WindowSums<T>::Of(g.depth);
+  const Sum scale = static_cast<Sum>(g.scale);
+  ForEachPosition<T>(
+      g, tiles, {begin, end}, &s.neighbours, [](int64_t, Range) {},
+      [&](int64_t position, int64_t head, const Neighbourhood& near) {
+        const int64_t own = position * g.heads + head, first = near.base * g.heads + head;
+        const T* queries = args.query + first * g.width;
+        const T* dy = args.dy + first * g.depth;
+        if (near.count > 0) {
+          TakeChannels(args.key + own * g.width, g.width, g.scale, s.first);
+          by_width.products(queries, near.by_width, near.count, s.first, g.width, s.logits);
+          TakeStatistics(args, head, near, s);
+          TakeChannels(args.value + own * g.depth, g.depth, 1, s.second);
+          by_depth.products(dy, near.by_depth, near.count, s.second, g.depth, s.gradients);
+          FillTail(s.gradients, near.count, Sum(0));
+          Exponentials(s.logits, near.count, Sum(0));
+          for (int64_t i = 0; i < near.count; i += S::kLanes) {
+            const typename S::Vec gradients = S::Load(s.gradients + i) - S::Load(s.means + i);
+            S::Store(s.gradients + i, S::Load(s.logits + i) * gradients);
+          }
+        }
+        by_depth.weighted(dy, near.by_depth, near.count, s.logits, Sum(1), g.depth, s.result);
+        if (g.depth > 0) CopyElements(s.result, args.dvalue + own * g.depth, g.depth);
+        by_width.weighted(queries, near.by_width, near.count, s.gradients, scale, g.width,
+                          s.result);
+        if (g.width > 0) CopyElements(s.result, args.dkey + own * g.width, g.width);
+      });
+}
+
+template <typename T>
+PassPlan PlanBackwardKey(const LocalAttentionArgs<T>& args) {
+  return Plan<T, Of::kKeys>(args, false, Cycles(args, 2, 2));
+}
+
+template <typename T>
+int64_t PartialBiasSize(const LocalAttentionArgs<T>& args) {
+  const AttentionGeometry& g = args.geometry;
+  if (!IsSliced(g)) return 0;
+  return MakeTiles<Of::kQueries>(g, true).slices * g.heads * NumTaps(g);
+}
+
+// Units are heads.
+template <typename T>
+void SumBias(const LocalAttentionArgs<T>& args, int64_t begin, int64_t end, void*) {
+  using Sum = Accumulator<T>;
+  const AttentionGeometry& g = args.geometry;
+  const int64_t taps = NumTaps(g), slices = MakeTiles<Of::kQueries>(g, true).slices;
+  for (int64_t i = begin * taps; i < end * taps; ++i) {
+    Sum sum = 0;
+    for (int64_t slice = 0; slice < slices; ++slice) {
+      sum += args.partial_dbias[slice * g.heads * taps + i];
+    }
+    StoreNumber(args.dbias + i, sum);
+  }
+}
+
+template <typename T>
+PassPlan PlanSumBias(const LocalAttentionArgs<T>& args) {
+  const AttentionGeometry& g = args.geometry;
+  if (!IsSliced(g)) return {0, 0, 0};
+  return {g.heads, NumTaps(g) * (1 + MakeTiles<Of::kQueries>(g, true).slices), 0};
+}
+
+template <typename T>
+LocalAttentionKernels<T> Table() {
+  LocalAttentionKernels<T> kernels;
+  kernels.forward = {PlanForward<T>, Forward<T>};
+  kernels.backward_query = {PlanBackwardQuery<T>, BackwardQuery<T>};
+  kernels.backward_key = {PlanBackwardKey<T>, BackwardKey<T>};
+  kernels.sum_dbias = {PlanSumBias<T>, SumBias<T>};
+  kernels.partial_dbias_size = PartialBiasSize<T>;
+  return kernels;
+}
+
+}  // namespace
+
+void GetKernels(LocalAttentionKernels<Half>* kernels) { *kernels = Table<Half>(); }
+void GetKernels(LocalAttentionKernels<Bfloat16>* kernels) { *kernels = Table<Bfloat16>(); }
+void GetKernels(LocalAttentionKernels<float>* kernels) { *kernels = Table<float>(); }
+void GetKernels(LocalAttentionKernels<double>* kernels) { *kernels = Table<double>(); }
+
+}  // namespace TFCONV_ISA_NAMESPACE
+}  // namespace tfconv
