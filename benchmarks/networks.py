@@ -182,12 +182,10 @@ def training_step(model: keras.Model, batch: int) -> Callable[[], Any]:
 
 def lite(model: keras.Model, batch: int) -> Callable[[], Any]:
     """TensorFlow Lite's interpreter, with the delegate for native ops."""
-    converted = to_tflite(model, keep_native=True, verify=False)
+    converted = to_tflite(model, keep_native=True, verify=False, batch_size=batch)
     interpreter = tfconv.lite.Interpreter(converted.content, THREADS)
-    index = interpreter.get_input_details()[0]["index"]
-    interpreter.resize_tensor_input(index, [batch, SIZE, SIZE, 3])
     interpreter.allocate_tensors()
-    interpreter.set_tensor(index, _images(batch))
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], _images(batch))
     return interpreter.invoke
 
 

@@ -48,18 +48,23 @@ def test_convert_gets_its_arguments(capsys, network, conversions):
     for arguments in (
         ["tflite"],
         ["tflite", "--output", output, *options],
+        ["tflite", *"--batch any --input-shape 6,5,4 --io-dtype int8 --tolerance 0.2".split()],
+        ["tflite", "--batch", "3"],
         ["onnx", "--opset", "13", "--data", network / "images.npy"],
         ["saved_model"],
         ["saved_model", "--output", output, "--keep-native"],
     ):
         assert cli.main(["convert", str(model), "--to", *map(str, arguments)]) == 0
         assert f"report of to_{arguments[0]}" in capsys.readouterr().out
-    plain, mixed, onnx, saved, native = conversions
+    plain, mixed, sized, three, onnx, saved, native = conversions
     default = {"quantize": None, "representative_data": None, "keep_native": False}
     assert plain == ("to_tflite", network / "net.tflite", (), default)
     data = mixed[3].pop("representative_data")
     assert mixed == ("to_tflite", output, (), {"quantize": "mixed", "keep_native": True})
     assert sorted(data) == ["image", "scale"]
+    given = {"batch_size": None, "input_shape": (6, 5, 4), "io_dtype": "int8", "tolerance": 0.2}
+    assert sized[3] == {**default, **given}
+    assert three[3] == {**default, "batch_size": 3}
     assert onnx[:3] == ("to_onnx", network / "net.onnx", (13,))
     assert onnx[3]["representative_data"].shape == (8, 6, 5, 4)
     assert saved == ("to_saved_model", network / "net", (), {"keep_native": False})
@@ -94,9 +99,34 @@ def test_convert_and_inspect(capsys, network, tmp_path):
     assert facts["size"] == path.stat().st_size
 
 
+def test_convert_to_integers(capsys, network, tmp_path):
+    """With integers at the borders; `inspect` says that nothing is left in float32."""
+    data, path = tmp_path / "data.npy", tmp_path / "net.tflite"
+    np.save(data, np.random.default_rng(0).standard_normal([16, 6, 5, 4]).astype(np.float32))
+    command = ["convert", str(network / "net.keras"), "--to", "tflite", "--output", str(path)]
+    options = ["--quantize", "int8", "--io-dtype", "uint8", "--data", str(data)]
+    assert cli.main([*command, *options, "--tolerance", "0.5"]) == 0
+    assert "UserWarning" not in capsys.readouterr().err
+    assert cli.main(["inspect", str(path), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert "FLOAT32" not in facts["operator_types"]
+    assert [text[:5] for text in facts["inputs"].values()] == ["uint8"]
+
+
+@pytest.mark.parametrize(
+    "option", ["--batch=0", "--batch=all", "--input-shape=6,x", "--io-dtype=x"]
+)
+def test_options_that_cannot_be(capsys, option):
+    with pytest.raises(SystemExit):
+        cli.main(["convert", "net.keras", "--to", "tflite", option])
+    assert option.partition("=")[0] in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "model, options, message",
     [
+        ("net.keras", ["--io-dtype", "int8"], "`--io-dtype` must be"),
+        ("net.keras", ["--input-shape", "3,3,3"], "`--input-shape` must be"),
         ("nothing.keras", [], "nothing.keras"),
         ("images.npy", [], "images.npy"),
         ("text.keras", [], "is there, but is no Keras file"),

@@ -57,6 +57,7 @@ def test_tflite(exports):
     assert contents.signatures["serving_default"].inputs == {"image": "float32 [?, 6, 5, 4]"}
     assert list(contents.signatures["serving_default"].outputs.values()) == ["float32 [?, 3]"]
     assert contents.operators["CONV_2D"] == 2
+    assert contents.operator_types["FLOAT32"] >= 4
     assert contents.custom_operators == {"Tfconv>Involution": 1}
     assert contents.layers["head"].size >= 4 * 6 * 5 * 4 * 3
     assert {"involution", "involution/span", "flat", "head"} <= set(contents.layers)

@@ -94,7 +94,8 @@ def test_mixed(mixed, model, images):
 def test_int8_refuses_what_it_ruins(model, images, tmp_path):
     path = tmp_path / "model.tflite"
     path.write_text("old")
-    with pytest.raises(ExportError, match=r'ruins layer `deformable`.*"mixed"'):
+    words = r'gives other results.*at most 0\.1 is.*The worst layer is `deformable`.*"mixed".*`tol'
+    with pytest.raises(ExportError, match=words):
         to_tflite(model, path, "int8", images)
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["model.tflite"]
@@ -173,7 +174,7 @@ def test_layers_without_integer_kernels():
 def test_layers_within_their_bound_are_not_blamed(images, monkeypatch):
     monkeypatch.setattr(quantization, "_MODEL_BOUND", 1e-4)
     model = keras.Sequential([keras.Input(SIZE), keras.layers.Conv2D(8, 3)])
-    with pytest.raises(ExportError, match=r"where at most 0\.0001 is right\.$"):
+    with pytest.raises(ExportError, match=r'where at most 0\.0001 is right\. quantize="mixed"'):
         to_tflite(model, None, "int8", images)
 
 
@@ -263,10 +264,116 @@ def test_any_size():
         assert verification.relative_error(y, np.asarray(model(x))) < 1e-5
 
 
-def test_fixed_batch():
-    model = keras.Sequential([keras.Input(SIZE, batch_size=2), tfconv.Conv2D(8, 3)])
-    report = to_tflite(model, quantize="float16")
-    assert tflite_file.read(report.content).inputs[0].shape == (2, *SIZE)
+@pytest.mark.parametrize("own, given, batch", [(None, 3, 3), (None, None, None), (2, 1, 2)])
+def test_batch_sizes(own, given, batch):
+    """A model that takes one size only keeps it."""
+    model = keras.Sequential([keras.Input(SIZE, batch_size=own), tfconv.Conv2D(8, 3)])
+    report = to_tflite(model, quantize="float16", batch_size=given)
+    file = tflite_file.read(report.content)
+    assert file.inputs[0].shape == (batch, *SIZE)
+    assert all(tensor.shape[0] == batch for tensor in file.outputs)
+    assert model.input_shape[0] == own
+    x = np.random.default_rng(0).standard_normal((6, *SIZE)).astype(np.float32)
+    (y,) = Runner(report.content)({report.inputs[0]: x}).values()  # in turns
+    expected = np.concatenate([np.asarray(model(part)) for part in np.split(x, 3)])
+    assert verification.relative_error(y, expected) < 3e-3
+
+
+def test_input_shape():
+    model = network((None, None, 4))
+    report = to_tflite(model, input_shape=(9, 12, 4))
+    file = tflite_file.read(report.content)
+    assert file.inputs[0].shape == (1, 9, 12, 4)
+    assert not {"SHAPE", "PACK"} & set(file.operator_counts)
+    for given in ({"b": (3,), "a": [6, 4]}, [(6, 4), (3,)]):
+        report = to_tflite(several(list), input_shape=given)
+        shapes = {n: t.shape for n, t in _signature(report).inputs.items()}
+        assert shapes == {"a": (1, 6, 4), "b": (1, 3)}
+
+
+def _signature(report):
+    return tflite_file.read(report.content).signatures["serving_default"]
+
+
+@pytest.mark.parametrize("given", [(8, 8), (8, 8, 3), (8, None, 4), 8, "big", [(8, 8, 4)] * 2, {}])
+def test_input_shapes_that_do_not_fit(given):
+    with pytest.raises(
+        ValueError, match=r"`input_shape` must be.*\(None, None, 4\) for `image`.*R"
+    ):
+        to_tflite(network((None, None, 4)), input_shape=given)
+
+
+def classifier():
+    layers = [
+        keras.layers.Conv2D(8, 3, activation="relu", name="stem"),
+        tfconv.DepthwiseConv2D(3, name="depthwise"),
+        keras.layers.Flatten(),
+        keras.layers.Dense(5, activation="softmax", name="head"),
+    ]
+    return keras.Sequential([keras.Input(SIZE, name="image"), *layers])
+
+
+@pytest.mark.parametrize("io_dtype", ["int8", "uint8"])
+def test_integers_at_the_borders(io_dtype, images):
+    model = classifier()
+    report = to_tflite(model, None, "int8", images, io_dtype=io_dtype)
+    file = tflite_file.read(report.content)
+    assert {t.type for t in (*file.inputs, *file.outputs)} == {io_dtype.upper()}
+    assert "FLOAT32" not in report.operator_types
+    plain = to_tflite(model, None, "int8", images, io_dtype="float32")
+    assert plain.operator_types["FLOAT32"] == 1  # the outputs' own
+    kept = [op for op in plain.operators if op not in ("QUANTIZE", "DEQUANTIZE")]
+    assert {op: report.operators[op] for op in kept} == {op: plain.operators[op] for op in kept}
+    assert report.operators.get("QUANTIZE", 0) == (0 if io_dtype == "int8" else 2)
+    assert report.error < 0.1 and not report.warnings
+    assert report.class_agreement == {"head": pytest.approx(plain.class_agreement["head"], abs=0.1)}
+    assert report.class_agreement["head"] > 0.8
+    assert "same class" in str(report)
+    (y,), (z,) = (Runner(r.content)({"image": images}).values() for r in (report, plain))
+    np.testing.assert_allclose(y, z, atol=1e-6)
+    assert y.dtype == np.float32 and 0.9 < y.sum(1).mean() < 1.1
+
+
+def test_borders_that_others_read(images):
+    """An input that is an output in part, one that two layers read, layers in floating point."""
+    x = keras.Input((6, 6, 4), name="image")
+    a = keras.layers.Conv2D(4, 3, padding="same", name="a")(x)
+    b = keras.layers.Reshape((6, 6, 4))(
+        keras.layers.Conv3D(1, 1)(keras.layers.Reshape((6, 6, 4, 1))(x))
+    )
+    model = keras.Model(x, [a, keras.layers.Add(name="sum")([a, x]), b])
+    for io_dtype in ("int8", "uint8"):
+        report = to_tflite(model, None, "int8", images[:, :6, :6], io_dtype=io_dtype)
+        file = tflite_file.read(report.content)
+        assert {t.type for t in file.inputs} == {io_dtype.upper()}
+        assert report.error < 0.05
+
+
+def test_borders_without_integers(images):
+    layers = [keras.layers.Reshape((8, 8, 4, 1)), keras.layers.Conv3D(2, 2)]
+    model = keras.Sequential([keras.Input(SIZE), *layers])
+    with pytest.raises(ExportError, match="io_dtype='int8' does not work.*no form in integers"):
+        to_tflite(model, None, "int8", images, io_dtype="int8")
+
+
+def test_layers_that_integers_cost_much(images, monkeypatch):
+    monkeypatch.setitem(quantization.BOUNDS, "int8", 0.005)
+    with pytest.warns(UserWarning, match=r'cost layers more than 0%.*`stem` .*"mixed"'):
+        report = to_tflite(classifier(), quantize="int8", representative_data=images)
+    assert report.warnings[0] in " ".join(str(report).split()) or "`stem`" in str(report)
+
+
+def test_tolerance(model, images):
+    model = classifier()
+    with pytest.raises(ExportError, match="at most 0.001 is right"):
+        to_tflite(model, None, "int8", images, tolerance=1e-3)
+    report = to_tflite(model, None, "int8", images, tolerance=0.5)
+    assert report.bound == 0.5
+
+
+def test_names_of_tensors(mixed):
+    names = [tensor.name for tensor in tflite_file.read(mixed.content).tensors]
+    assert len(set(names)) == len(names)
 
 
 def test_dataset(images):
@@ -305,6 +412,20 @@ def test_bad_arguments(model, tmp_path):
     for quantize in ("int8", "mixed"):
         with pytest.raises(ValueError, match="`representative_data` is needed"):
             to_tflite(model, quantize=quantize)
+    for batch_size in (0, -1, 1.5, True, "any"):
+        with pytest.raises(ValueError, match="`batch_size` must be a positive .*Received"):
+            to_tflite(model, batch_size=batch_size)
+    fixed = keras.Sequential([keras.Input(SIZE, batch_size=2), tfconv.Conv2D(8, 3)])
+    with pytest.raises(ValueError, match="`batch_size` must be 2, .*Received: batch_size=3"):
+        to_tflite(fixed, batch_size=3)
+    with pytest.raises(ValueError, match="`io_dtype` must be one of.*Received: io_dtype='int16'"):
+        to_tflite(model, quantize="int8", representative_data=[0], io_dtype="int16")
+    for quantize in (None, "dynamic", "mixed"):
+        with pytest.raises(ValueError, match='`io_dtype` must be "float32" without'):
+            to_tflite(model, quantize=quantize, representative_data=[0], io_dtype="uint8")
+    for tolerance in (0, -0.1, "much", True):
+        with pytest.raises(ValueError, match="`tolerance` must be a positive .*Received"):
+            to_tflite(model, tolerance=tolerance)
     with pytest.raises(ValueError, match="`keep_native` works with"):
         to_tflite(model, quantize="mixed", representative_data=[0], keep_native=True)
     with pytest.raises(ValueError, match="`model` must be a Keras model"):

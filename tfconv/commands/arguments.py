@@ -31,6 +31,21 @@ def seed(text: str) -> int:
 
 positive.__name__ = seed.__name__ = "integer"  # argparse names the type in its errors
 
+ANY = "any"
+
+
+def batch(text: str) -> int | str:
+    """A positive integer, or `ANY`."""
+    return text if text == ANY else positive(text)
+
+
+def shape(text: str) -> tuple[int, ...]:
+    """Sizes with commas between them."""
+    return tuple(positive(size) for size in text.split(","))
+
+
+batch.__name__, shape.__name__ = f'integer or "{ANY}"', "list of integers"
+
 
 # Layers.
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
-from tfconv.commands.arguments import check_input, check_model, check_output
+from tfconv.commands.arguments import ANY, batch, check_input, check_model, check_output, shape
 from tfconv.commands.messages import fail
 from tfconv.commands.process import start
 
@@ -17,18 +18,26 @@ _FORMATS = ("tflite", "saved_model", "onnx")
 # Options by the formats that have them.
 _OPTIONS = {
     "quantize": ("tflite",),
+    "batch": ("tflite",),
+    "input_shape": ("tflite",),
+    "io_dtype": ("tflite",),
+    "tolerance": ("tflite",),
     "data": ("tflite", "onnx"),
     "keep_native": ("tflite", "saved_model"),
     "opset": ("onnx",),
 }
 _NEED_DATA = ("int8", "mixed")
 _NAMES = {  # what the arguments of tfconv.export's functions are called here
+    "batch_size": "--batch",
     "directory": "--output",
+    "input_shape": "--input-shape",
+    "io_dtype": "--io-dtype",
     "keep_native": "--keep-native",
     "opset": "--opset",
     "path": "--output",
     "quantize": "--quantize",
     "representative_data": "--data",
+    "tolerance": "--tolerance",
 }
 
 
@@ -52,6 +61,30 @@ def add_convert(commands: Any) -> None:
         "--quantize",
         choices=("float16", "dynamic", "int8", "mixed"),
         help="tflite: smaller numbers; mixed: integers where they are safe (default: float32)",
+    )
+    convert.add_argument(
+        "--batch",
+        type=batch,
+        metavar="N",
+        help='tflite: how many examples at a time, or "any", which some runtimes cannot do '
+        "(default: 1)",
+    )
+    convert.add_argument(
+        "--input-shape",
+        type=shape,
+        metavar="H,W,C",
+        help="tflite: the shape of an example, where the model leaves height and width open",
+    )
+    convert.add_argument(
+        "--io-dtype",
+        choices=("float32", "int8", "uint8"),
+        help="tflite with --quantize int8: the type of inputs and outputs (default: float32)",
+    )
+    convert.add_argument(
+        "--tolerance",
+        type=float,
+        metavar="ERROR",
+        help="tflite: the error that the outputs may have, as a share of them, such as 0.1",
     )
     convert.add_argument(
         "--data",
@@ -124,7 +157,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 def _convert(arguments: argparse.Namespace) -> int:
     for option, formats in _OPTIONS.items():
-        if getattr(arguments, option) and arguments.to not in formats:
+        if getattr(arguments, option) not in (None, False) and arguments.to not in formats:
             name = option.replace("_", "-")
             arguments.usage_error(f"argument --{name}: not allowed with --to {arguments.to}")
     output = arguments.output or _beside(arguments.model, arguments.to)
@@ -155,13 +188,9 @@ def _convert(arguments: argparse.Namespace) -> int:
         with quiet(f"Loading {arguments.model}"):
             model = keras.models.load_model(arguments.model, compile=False)
         if arguments.to == "tflite":
-            report = export.to_tflite(
-                model,
-                output,
-                quantize=arguments.quantize,
-                representative_data=data,
-                keep_native=arguments.keep_native,
-            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # the report shows them
+                report = export.to_tflite(model, output, **_tflite_options(arguments, data))
         elif arguments.to == "onnx":
             report = export.to_onnx(model, output, arguments.opset, representative_data=data)
         else:
@@ -170,6 +199,20 @@ def _convert(arguments: argparse.Namespace) -> int:
         return fail("nothing was converted.", error, _NAMES)
     Console().print(report)
     return 0
+
+
+def _tflite_options(arguments: argparse.Namespace, data: Any) -> dict[str, Any]:
+    """The arguments of `to_tflite`: of those with a default there, what is given."""
+    given = {name: getattr(arguments, name) for name in ("input_shape", "io_dtype", "tolerance")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if arguments.batch is not None:
+        given["batch_size"] = None if arguments.batch == ANY else arguments.batch
+    return {
+        "quantize": arguments.quantize,
+        "representative_data": data,
+        "keep_native": arguments.keep_native,
+        **given,
+    }
 
 
 def _beside(model: Path, to: str) -> Path:

@@ -45,11 +45,11 @@ class TFLiteContents:
         outputs: The same of each output.
         signatures: The same of each signature.
         operators: How many operators there are of each name, the most frequent first.
+        operator_types: How many write each type: without "FLOAT32", all compute in integers.
         custom_operators: The same for those that are none of TensorFlow Lite's own.
         size_by_type: Bytes of constants by their type.
-        layers: Operators and bytes of constants of each layer, by the names of the layers that
-            it is in and its own; "" for what belongs to none. As the names of tensors have them:
-            parts of a layer may look like layers.
+        layers: Operators and bytes of constants of each layer, by the names of the layers around
+            it and its own; "" for none. Read from the names of tensors: parts may look like layers.
     """
 
     path: Path
@@ -58,6 +58,7 @@ class TFLiteContents:
     outputs: dict[str, str]
     signatures: dict[str, SignatureTensors]
     operators: dict[str, int]
+    operator_types: dict[str, int]
     custom_operators: dict[str, int]
     size_by_type: dict[str, int]
     layers: dict[str, tflite_file.LayerShare]
@@ -78,6 +79,7 @@ class TFLiteContents:
             ("  structure", tables.kilobytes(self.size - constants)),
             *(_signature_rows(self.signatures) or _tensor_rows(self.inputs, self.outputs)),
             ("operators", str(sum(self.operators.values()))),
+            *((f"  {name.lower()}", str(n)) for name, n in self.operator_types.items()),
             ("  custom", custom or "none"),
         ]
         operators = {
@@ -303,6 +305,7 @@ def _tflite(path: Path) -> TFLiteContents:
             for name, s in file.signatures.items()
         },
         operators=file.operator_counts,
+        operator_types=file.operator_types,
         custom_operators=file.custom_counts,
         size_by_type=file.size_by_type,
         layers=file.shares,

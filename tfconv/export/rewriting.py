@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Iterable
 from typing import Any
 
@@ -24,7 +25,7 @@ def with_float_products(content: bytes, float_content: bytes, names: Iterable[st
     if not wanted:
         return content
     schema = tflite_schema()
-    model, original = _load(content), _load(float_content)
+    model, original = load(content), load(float_content)
     (graph, *_), (source, *_) = model.subgraphs, original.subgraphs
     inputs = {_name(source, op): op.inputs for op in source.operators}
     new: dict[int, int] = {}  # places of tensors by those in the source: operators may share them
@@ -43,20 +44,34 @@ def with_float_products(content: bytes, float_content: bytes, names: Iterable[st
                     graph.tensors.append(tensor)
                 operator.inputs[place] = new[given]
     _drop_unread(model)
-    return _pack(model)
+    return pack(model)
 
 
-def with_short_names(content: bytes) -> bytes:
-    """A model whose tensors have names of one operation where those of many were joined.
+def with_unique_names(content: bytes) -> bytes:
+    """A model whose tensors have a name each, by which some runtimes find them.
 
-    After quantization, each of the parts that a tensor is split into has the names of all.
+    After quantization, each of the parts that a tensor is split into has the names of all the
+    operations that were joined in it: the first of these, and a number, will do.
     """
-    model = _load(content)
+    model = load(content)
+    changed = False
     for graph in model.subgraphs:
-        for tensor in graph.tensors:
-            if len(tensor.name) > _LONG_NAME:
-                tensor.name = tensor.name.partition(b";")[0]
-    return _pack(model)
+        taken = {bytes(tensor.name or b"") for tensor in graph.tensors}
+        seen: set[bytes] = set()
+        numbers: collections.Counter[bytes] = collections.Counter()
+        borders = [*map(int, graph.inputs), *map(int, graph.outputs)]
+        for index in dict.fromkeys([*borders, *range(len(graph.tensors))]):
+            tensor = graph.tensors[index]
+            name = bytes(tensor.name or b"")
+            first = name.partition(b";")[0] if len(name) > _LONG_NAME else name or b"tensor"
+            new = first
+            while new in seen or (new != name and new in taken):
+                numbers[first] += 1
+                new = b"%s_%d" % (first, numbers[first])
+            seen.add(new)
+            changed |= new != name
+            tensor.name = new
+    return pack(model) if changed else content
 
 
 def _name(graph: Any, operator: Any) -> str:
@@ -78,12 +93,14 @@ def _drop_unread(model: Any) -> None:
             model.buffers[tensor.buffer].data = None
 
 
-def _load(content: bytes) -> Any:
+def load(content: bytes) -> Any:
+    """A model as objects, to be changed."""
     schema = tflite_schema()
     return schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
 
 
-def _pack(model: Any) -> bytes:
+def pack(model: Any) -> bytes:
+    """What `load` gave, as a file again."""
     builder = flatbuffers.Builder(1 << 16)
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())

@@ -40,6 +40,17 @@ class Samples:
         return {name: np.concatenate([e[name] for e in chosen]) for name in start}
 
 
+def batches(arrays: Arrays, size: int | None) -> list[Arrays]:
+    """Arrays in batches of one size; as they are for None, or where there are no more examples."""
+    count = max((len(array) for array in arrays.values()), default=0)
+    if size is None or count <= size:
+        return [arrays]
+    return [
+        {name: array[start : start + size] for name, array in arrays.items()}
+        for start in range(0, count, size)
+    ]
+
+
 def given_samples(data: Any, inputs: Sequence[tf.TensorSpec]) -> Samples:
     """Reads what the user gives as ``representative_data``; see `tfconv.export.to_tflite`.
 

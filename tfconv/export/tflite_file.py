@@ -111,6 +111,11 @@ class TFLiteFile:
         return _counts(operator.name for operator in self.operators if operator.is_custom)
 
     @property
+    def operator_types(self) -> dict[str, int]:
+        """How many operators write each type, such as "FLOAT32", the most frequent first."""
+        return _counts(operator.outputs[0].type for operator in self.operators if operator.outputs)
+
+    @property
     def size_by_type(self) -> dict[str, int]:
         """Bytes of constants by the type of their elements; data that is shared counts once."""
         sizes: dict[str, int] = {}

@@ -37,11 +37,15 @@ class TFLiteReport:
         error: The largest root mean square of an output's difference from the Keras model, as a
             share of that of the output; None if it was not measured.
         bound: The largest error that is allowed.
+        class_agreement: Of each output that has a number for each of several classes, the share
+            of the held-out examples for which the same one is the largest as in the Keras model.
         layer_errors: The same for layers by their paths, each measured with all others in
             float32; for "dynamic", "int8" and "mixed".
         float_layers: Layers that compute in floating point, as a whole or in part: because
             "dynamic" and "mixed" leave them so, or for want of kernels for integers.
-        milliseconds: The median time of an inference of one example; None if it was not measured.
+        warnings: What may be wrong nevertheless, such as layers that 8-bit integers cost much.
+        milliseconds: The median time of an inference of ``batch_size`` examples, of one where
+            that is None; None if it was not measured.
         threads: How many threads that took.
         runtime: What ran it, such as "LiteRT".
         random_inputs: Whether all that was measured on random inputs.
@@ -58,8 +62,10 @@ class TFLiteReport:
     delegated: int | None
     error: float | None
     bound: float
+    class_agreement: dict[str, float]
     layer_errors: dict[str, float]
     float_layers: list[str]
+    warnings: list[str]
     milliseconds: float | None
     threads: int
     runtime: str
@@ -124,9 +130,16 @@ class TFLiteReport:
         if self.error is not None:
             inputs = "random inputs" if self.random_inputs else "held-out inputs"
             facts["error"] = f"{self.error:.2g} on {inputs} (at most {self.bound:.2g} is right)"
+        if self.class_agreement:
+            facts["same class"] = ", ".join(
+                f"{share:.1%} of them" + (f" ({name})" if len(self.class_agreement) > 1 else "")
+                for name, share in self.class_agreement.items()
+            )
         if self.milliseconds is not None:
             threads = f"{self.threads} thread" + "s" * (self.threads > 1)
             facts["latency"] = f"{self.milliseconds:.3g} ms ({self.runtime}, {threads})"
+        if self.warnings:
+            facts["warning"] = "\n".join(self.warnings)
         return facts
 
     def __str__(self) -> str:

@@ -13,7 +13,14 @@ import tensorflow as tf
 
 from tfconv import _compat
 from tfconv._compat import keras
-from tfconv.export.samples import Arrays, Samples, elements, given_samples, random_samples
+from tfconv.export.samples import (
+    Arrays,
+    Samples,
+    batches,
+    elements,
+    given_samples,
+    random_samples,
+)
 
 _STYLE = re.compile(r"\x1b\[\d*m")  # of terminals, in Keras's messages
 _NO_NAME = re.compile(r"[^A-Za-z0-9_.\\/>-]")  # signs that names of operations cannot have
@@ -44,12 +51,14 @@ class Traced:
 
     @property
     def fixed_batch(self) -> int | None:
-        """The size of the batch if there is only one that the model takes."""
+        """The size of the batch if there is only one that the function takes."""
         return fixed_batch(self.inputs)
 
     def expected(self, arrays: Arrays) -> Arrays:
         """What the model gives for arrays by the names of its inputs."""
-        return _given(self.model, self.structure, arrays)
+        batch = fixed_batch(getattr(self.model, "inputs", None) or ())
+        parts = [_given(self.model, self.structure, part) for part in batches(arrays, batch)]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _given(model: Any, inputs: Any, arrays: Arrays) -> Arrays:
@@ -59,9 +68,62 @@ def _given(model: Any, inputs: Any, arrays: Arrays) -> Arrays:
         return {name: np.asarray(t) for name, t in named_outputs(model, y).items()}
 
 
-def fixed_batch(inputs: Sequence[tf.TensorSpec]) -> int | None:
+def fixed_batch(inputs: Sequence[Any]) -> int | None:
     """The size of the batch if only one fits the inputs."""
     return max((spec.shape[0] or 0 for spec in inputs), default=0) or None
+
+
+def with_sizes(inputs: Any, batch_size: int | None, input_shape: Any) -> Any:
+    """Inputs of one size of the batch, and of sizes where the model takes any.
+
+    Args:
+        inputs: What `model_inputs` gives.
+        batch_size: The size of the batch; None for any. A model that has one keeps it.
+        input_shape: The shape of an example: of several inputs, of each, in their order or by
+            their names. None for the model's own.
+
+    Raises:
+        ValueError: If one of them is not that, or does not fit the model.
+    """
+    specs = tf.nest.flatten(inputs)
+    is_size = isinstance(batch_size, (int, np.integer)) and not isinstance(batch_size, bool)
+    if batch_size is not None and not (is_size and batch_size > 0):
+        raise ValueError(
+            f"`batch_size` must be a positive integer or None. Received: batch_size={batch_size!r}"
+        )
+    own = fixed_batch(specs)
+    if own and batch_size not in (None, 1, own):
+        raise ValueError(
+            f"`batch_size` must be {own}, the only one that the model takes. "
+            f"Received: batch_size={batch_size}"
+        )
+    batch = own or (None if batch_size is None else int(batch_size))
+    shapes = _input_shapes(specs, input_shape)
+    sized = [tf.TensorSpec([batch, *shapes[s.name]], s.dtype, s.name) for s in specs]
+    return tf.nest.pack_sequence_as(inputs, sized)
+
+
+def _input_shapes(specs: Sequence[tf.TensorSpec], given: Any) -> dict[str, tf.TensorShape]:
+    """The shapes of examples by the names of the inputs."""
+    own = {spec.name: spec.shape[1:] for spec in specs}
+    if given is None:
+        return own
+    with contextlib.suppress(TypeError, ValueError):
+        shapes = given
+        if not isinstance(given, dict):
+            is_one = all(isinstance(size, (int, np.integer)) for size in given)
+            given_each = [given] if is_one and len(own) == 1 else list(given)
+            shapes = dict(zip(own, given_each)) if len(given_each) == len(own) else {}
+        shapes = {name: tf.TensorShape(shape) for name, shape in shapes.items()}
+        known = all(shape.is_fully_defined() for shape in shapes.values())
+        if known and shapes.keys() == own.keys():
+            if all(shape.is_compatible_with(own[name]) for name, shape in shapes.items()):
+                return shapes
+    fitting = ", ".join(f"{shape} for `{name}`" for name, shape in own.items())
+    raise ValueError(
+        "`input_shape` must be the shape of an example, without the batch, of each input "
+        f"({fitting}). Received: input_shape={given!r}"
+    )
 
 
 def trace(model: Any, inputs: Any, of_layers: bool = False) -> Traced:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 import time
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfconv.export.samples import Arrays, Samples
+from tfconv.export.samples import Arrays, Samples, batches
 from tfconv.export.tflite_file import NATIVE_PREFIX
 from tfconv.export.tracing import Traced
 
@@ -57,20 +58,35 @@ class Runner:
             **options,
         )
         self._signature = None
+        self._inputs = self._interpreter.get_signature_runner().get_input_details()
+        self.batch = max((_batch_of(d) for d in self._inputs.values()), default=0) or None
 
     def __call__(self, arrays: Arrays) -> Arrays:
-        """The outputs by name for inputs by name; sizes may change from call to call."""
+        """The outputs by name for inputs by name, both as real numbers where integers stand for
+        these; sizes may change from call to call. A model of one size of the batch takes turns.
+        """
+        if not self.batch:
+            return self._call(arrays)
+        parts = [self._call(part) for part in batches(arrays, self.batch)]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _call(self, arrays: Arrays) -> Arrays:
         if self._signature is None:
             # In TensorFlow 2.15 a signature by itself would run without XNNPACK.
-            details = self._interpreter.get_signature_runner().get_input_details()
-            for name, detail in details.items():
+            for name, detail in self._inputs.items():
                 self._interpreter.resize_tensor_input(detail["index"], arrays[name].shape)
             self._interpreter.allocate_tensors()
             self._signature = self._interpreter.get_signature_runner()
-        return self._signature(**arrays)
+            self._outputs = self._signature.get_output_details()
+        given = {name: _integers(x, self._inputs[name]) for name, x in arrays.items()}
+        outputs = self._signature(**given)
+        return {
+            name: _real(y, self._outputs[name]["quantization_parameters"])
+            for name, y in outputs.items()
+        }
 
     def tensors(self, names: Sequence[str]) -> Arrays:
-        """What tensors held in the last call, as real numbers."""
+        """What tensors held in the last call of one batch, as real numbers."""
         wanted, found = set(names), {}
         for detail in self._details():
             if detail["name"] in wanted:
@@ -115,6 +131,24 @@ class Runner:
         return len(taken)
 
 
+def _batch_of(detail: dict[str, Any]) -> int:
+    """The size of the batch that an input has; 0 if it takes any."""
+    shape = detail["shape_signature"]
+    return max(int(shape[0]), 0) if len(shape) else 0
+
+
+def _integers(array: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
+    """Real numbers as the integers that stand for them, where an input takes such."""
+    array = np.asarray(array)
+    scales, zeros = (detail["quantization_parameters"][key] for key in ("scales", "zero_points"))
+    if array.dtype.kind != "f" or scales.size != 1:
+        return array
+    limits = np.iinfo(detail["dtype"])
+    return np.clip(np.round(array / scales[0]) + zeros[0], limits.min, limits.max).astype(
+        detail["dtype"]
+    )
+
+
 def _real(array: np.ndarray, quantization: dict[str, Any]) -> np.ndarray:
     scales, zeros = quantization["scales"], quantization["zero_points"]
     if scales.size != 1:
@@ -139,16 +173,47 @@ def _pooled(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
     return float(error) if np.isfinite(error) else math.inf
 
 
-def compared(run: Runner, traced: Traced, samples: Samples) -> dict[str, float]:
-    """The `relative_error` of each output, over several inputs and sizes of the batch."""
-    fixed = traced.fixed_batch
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """How far a model's outputs are from those of the model that it came from.
+
+    Attributes:
+        errors: The `relative_error` of each output.
+        agreement: Of each output that looks like scores of classes, the share of the examples
+            whose largest score is that of the same class.
+    """
+
+    errors: dict[str, float]
+    agreement: dict[str, float]
+
+
+def compared(
+    run: Runner, traced: Traced, samples: Samples, all_examples: bool = False
+) -> Comparison:
+    """Compares over several inputs and sizes of the batch, or on all examples that are held out."""
+    fixed = traced.fixed_batch or 1
     pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
-    for number, count in enumerate(BATCHES if fixed is None else (fixed, fixed)):
-        arrays = samples.batch(count, first=number)
+    counts = list(BATCHES)
+    if all_examples:
+        counts[-1] = max(counts[-1], len(samples.held_out))
+    for number, count in enumerate(counts):
+        arrays = samples.batch(-(-count // fixed) * fixed, first=number)
         expected = traced.expected(arrays)
         for name, actual in run(arrays).items():
             pairs.setdefault(name, []).append((actual, expected[name]))
-    return {name: _pooled(both) for name, both in pairs.items()}
+    agreement = {name: _same_class(both) for name, both in pairs.items() if _are_scores(both)}
+    return Comparison({name: _pooled(both) for name, both in pairs.items()}, agreement)
+
+
+def _are_scores(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> bool:
+    return all(
+        actual.shape == expected.shape and expected.ndim == 2 and expected.shape[1] > 1
+        for actual, expected in pairs
+    )
+
+
+def _same_class(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
+    return float(np.mean(np.concatenate([a.argmax(1) == e.argmax(1) for a, e in pairs])))
 
 
 def worst_layer(run: Runner, traced: Traced, samples: Samples) -> tuple[str, float] | None:
