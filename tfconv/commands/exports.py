@@ -26,7 +26,7 @@ _OPTIONS = {
     "keep_native": ("tflite", "saved_model"),
     "opset": ("onnx",),
 }
-_NEED_DATA = ("int8", "mixed")
+_NEED_DATA = ("int8", "int16x8", "mixed")
 _NAMES = {  # what the arguments of tfconv.export's functions are called here
     "batch_size": "--batch",
     "directory": "--output",
@@ -59,7 +59,7 @@ def add_convert(commands: Any) -> None:
     )
     convert.add_argument(
         "--quantize",
-        choices=("float16", "dynamic", "int8", "mixed"),
+        choices=("float16", "dynamic", "int8", "int16x8", "mixed"),
         help="tflite: smaller numbers; mixed: integers where they are safe (default: float32)",
     )
     convert.add_argument(

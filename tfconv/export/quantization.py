@@ -20,8 +20,15 @@ from tfconv.export.verification import Runner, relative_error
 
 # The error that a layer may have at most, relative to the root mean square of its output: what
 # has more is left in floating point or, for "int8", warned of.
-BOUNDS = {None: 1e-5, "float16": 3e-3, "dynamic": 2e-2, "int8": 5e-2, "mixed": 4e-2}
-NEED_DATA = ("int8", "mixed")
+BOUNDS = {
+    None: 1e-5,
+    "float16": 3e-3,
+    "dynamic": 2e-2,
+    "int8": 5e-2,
+    "int16x8": 1e-2,
+    "mixed": 4e-2,
+}
+NEED_DATA = ("int8", "int16x8", "mixed")
 _MODEL_BOUND = 0.1  # of the outputs of a whole model; of one in integers, whatever its layers have
 _MARGIN = 0.75  # of a bound, where there is the choice
 _EXAMPLES = 8  # that a layer's error is measured on
@@ -109,6 +116,22 @@ def full_integer(model: Calibrated, step: Step) -> Chosen:
     """The model in integers throughout, whatever that costs its layers."""
     errors = {path: model.error(path, model.layers[path]) for path in _in_turn(model.layers, step)}
     return Chosen(model.quantized(()), errors, [])
+
+
+def sixteen_bits(traced: Traced, samples: Samples, float_content: bytes, step: Step) -> Chosen:
+    """The model in integers of 16 bits, and weights of 8; the errors of layers add up."""
+    file = tflite_file.read(float_content, traced.model)
+    converter = _converter(traced, True, file)
+    kinds = tf.lite.OpsSet
+    converter.target_spec.supported_ops = [
+        kinds.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
+        kinds.TFLITE_BUILTINS,
+    ]
+    converter.representative_dataset = lambda: _calls(traced, samples.calibration)
+    content = converter.convert()
+    model = _Observed(file, float_content, traced, samples)
+    errors = {path: model.error(path, content) for path in _in_turn(model.layers, step)}
+    return Chosen(content, errors, [])
 
 
 def mixed(model: Calibrated, step: Step) -> Chosen:

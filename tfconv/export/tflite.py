@@ -52,6 +52,8 @@ def to_tflite(
     - "float16": weights in float16, half the size; 0.3%.
     - "dynamic": weights in 8-bit integers, other numbers as well while they are multiplied; 2%.
     - "int8": everything in 8-bit integers; the report warns of layers with more than 5%.
+    - "int16x8": the same with 16 bits for all but weights, for what 8 bits ruin; 1%. Slower: few
+      runtimes have more than plain kernels for it.
     - "mixed": 8-bit integers where each layer stays within 4%, float32 where they would ruin
       it: coordinates of deformable convolutions, kernels made at run time.
 
@@ -63,11 +65,11 @@ def to_tflite(
         model: A functional, sequential or subclassed Keras model. For the last,
             ``representative_data`` shows what it takes.
         path: The file to write; None for none. It is there once everything has succeeded.
-        quantize: None, "float16", "dynamic", "int8" or "mixed".
-        representative_data: Inputs as they will come, a hundred or so; needed for "int8" and
-            "mixed". An array [examples, ...], for several inputs a list of one array each or a
-            dictionary by the inputs' names; or a `tf.data.Dataset` or another iterable of such
-            batches, or a function that gives one. Every fourth example is kept out of the
+        quantize: None, "float16", "dynamic", "int8", "int16x8" or "mixed".
+        representative_data: Inputs as they will come, a hundred or so; needed for "int8",
+            "int16x8" and "mixed". An array [examples, ...], for several inputs a list of one array
+            each or a dictionary by the inputs' names; or a `tf.data.Dataset` or another iterable of
+            such batches, or a function that gives one. Every fourth example is kept out of the
             measuring of ranges, and compared on. Without it, random numbers are compared on.
         keep_native: Whether involution and deformable operations become custom operators for the
             delegate of `tfconv.lite`, which the interpreter then needs. Inside
@@ -180,9 +182,12 @@ def _converted(model, path, wanted, data, keep_native, verify, step):
         else:
             step("measuring ranges")
             quantization.check_no_loops(content, quantize)
-            calibrated = quantization.Calibrated(traced, samples, content)
-            choose = quantization.mixed if quantize == "mixed" else quantization.full_integer
-            chosen = choose(calibrated, step)
+            if quantize == "int16x8":
+                chosen = quantization.sixteen_bits(traced, samples, content, step)
+            else:
+                calibrated = quantization.Calibrated(traced, samples, content)
+                choose = quantization.mixed if quantize == "mixed" else quantization.full_integer
+                chosen = choose(calibrated, step)
         content = chosen.content
     content = with_unique_names(_with_borders(content, wanted.io_dtype))
     file = tflite_file.read(content, model)
