@@ -10,7 +10,7 @@ import tensorflow as tf
 import tfconv
 from tfconv import _compat
 from tfconv._compat import KERAS_3, keras
-from tfconv.export import quantization, signatures, tflite, tflite_file, to_tflite, tracing
+from tfconv.export import quantization, signatures, tflite_file, to_tflite, tracing
 from tfconv.export.samples import given_samples, repeatable
 from tfconv.testing import assert_same
 
@@ -176,13 +176,14 @@ def test_every_input_fills_the_batch():
 
 
 def test_bound_of_a_model():
-    assert quantization.model_bound("int8", 1) == 0.05
-    assert quantization.model_bound("int8", 3) == pytest.approx(0.05 * 3**0.5)
-    assert quantization.model_bound("int8", 100) == 0.1
+    assert quantization.model_bound("mixed", 1) == 0.04
+    assert quantization.model_bound("mixed", 3) == pytest.approx(0.04 * 3**0.5)
+    assert quantization.model_bound("mixed", 100) == 0.1
+    assert quantization.model_bound("int8", 1) == 0.1
 
 
 def test_operators_without_outputs():
     operators = [tflite_file.Operator("CALL_ONCE", False, (), (), "")]
-    file = types.SimpleNamespace(operators=operators)
+    file = tflite_file.TFLiteFile(0, tuple(operators), (), (), (), {})
     assert quantization._names(operators) == []
-    assert tflite._types(file) == {}
+    assert file.operator_types == {}

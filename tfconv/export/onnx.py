@@ -151,7 +151,7 @@ def to_onnx(
         content = proto.SerializeToString()
         error = None
         if onnxruntime is not None:
-            errors = verification.compared(_runner(content, onnxruntime), traced, samples)
+            errors = verification.compared(_runner(content, onnxruntime), traced, samples).errors
             error = max(errors.values())
             if not error <= BOUND:
                 worst = max(errors, key=errors.__getitem__)

@@ -127,7 +127,9 @@ def sixteen_bits(traced: Traced, samples: Samples, float_content: bytes, step: S
         kinds.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
         kinds.TFLITE_BUILTINS,
     ]
-    converter.representative_dataset = lambda: _calls(traced, samples.calibration)
+    # Of 16 bits one is spared for inputs up to twice as large, which would be cut off otherwise.
+    examples = [*samples.calibration, *map(_doubled, samples.calibration)]
+    converter.representative_dataset = lambda: _calls(traced, examples)
     content = converter.convert()
     model = _Observed(file, float_content, traced, samples)
     errors = {path: model.error(path, content) for path in _in_turn(model.layers, step)}
@@ -303,6 +305,10 @@ def _calls(traced: Traced, examples: list[Arrays]) -> Iterator[dict[str, Any]]:
             spec.name: example[spec.name].repeat(traced.fixed_batch or 1, axis=0)
             for spec in traced.inputs
         }
+
+
+def _doubled(example: Arrays) -> Arrays:
+    return {name: 2 * x if x.dtype.kind == "f" else x for name, x in example.items()}
 
 
 def _scales_outweigh(file: tflite_file.TFLiteFile) -> bool:

@@ -153,7 +153,7 @@ def _real(array: np.ndarray, quantization: dict[str, Any]) -> np.ndarray:
     scales, zeros = quantization["scales"], quantization["zero_points"]
     if scales.size != 1:
         return array
-    return (array.astype(np.float32) - zeros[0]) * scales[0]
+    return (array.astype(np.float32) - np.float32(zeros[0])) * np.float32(scales[0])
 
 
 def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -145,7 +146,7 @@ class SplitTransformMerge(BaseLayer):
         if self.weighted_sum is not None:
             return self.weight(self.weighted_sum(outputs))
         if self.merge in ("sum", "mean"):
-            total = tf.add_n(outputs)
+            total = functools.reduce(tf.add, outputs)
             return total / self.groups if self.merge == "mean" else total
         y = tf.concat(outputs, axis=self.channel_axis)
         if self.merge == "shuffle":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -76,7 +77,8 @@ class WeightedSum(BaseLayer):
             if not term.shape.is_compatible_with(terms[0].shape):
                 raise ValueError(_unequal([term.shape for term in terms]))
         weights = tf.unstack(tf.cast(self.normalized_weights(), self.compute_dtype))
-        return tf.add_n([weight * term for weight, term in zip(weights, terms)])
+        # One after the other, as in Keras's Add: TensorFlow Lite has no sum of several in integers.
+        return functools.reduce(tf.add, (weight * term for weight, term in zip(weights, terms)))
 
     def normalized_weights(self) -> tf.Tensor:
         """What the inputs are multiplied by: [number of inputs]."""
