@@ -198,39 +198,41 @@ def per_example_conv(
     return y
 
 
-def bilinear(image: np.ndarray, row: float, column: float) -> np.ndarray:
-    """The value of image [H, W, C] between its pixels; each corner outside counts as zero."""
-    top, left = math.floor(row), math.floor(column)
+def interpolated(image: np.ndarray, at: Sequence[float]) -> np.ndarray:
+    """The value of image [*sizes, C] between its pixels; each corner outside counts as zero."""
+    near = [math.floor(i) for i in at]
     value = np.zeros(image.shape[-1])
-    for i, j in ((top, left), (top, left + 1), (top + 1, left), (top + 1, left + 1)):
-        if 0 <= i < image.shape[0] and 0 <= j < image.shape[1]:
-            value += (1 - abs(row - i)) * (1 - abs(column - j)) * image[i, j]
+    for corner in np.ndindex(*[2] * len(near)):
+        pixel = tuple(i + far for i, far in zip(near, corner))
+        if all(0 <= i < n for i, n in zip(pixel, image.shape)):
+            weights = [1 - abs(i - j) for i, j in zip(at, pixel)]
+            value += math.prod(weights) * image[pixel]
     return value
 
 
 def deformable_sample(
     x: np.ndarray, offset: np.ndarray, mask: np.ndarray | None, w: Window
 ) -> np.ndarray:
-    """``s[n, p, t, c] = mask * bilinear(x[n, :, :, c], pixel(p, t) + offset)``."""
+    """``s[n, p, t, c] = mask * interpolated(x[n, ..., c], pixel(p, t) + offset)``."""
     x, offset = x.astype(np.float64), offset.astype(np.float64)
-    taps, channels = len(w.taps), x.shape[-1]
-    groups = offset.shape[-1] // (2 * taps)
+    rank, taps, channels = len(w.kernel_size), len(w.taps), x.shape[-1]
+    groups = offset.shape[-1] // (rank * taps)
     width = channels // groups
-    samples = np.zeros((*offset.shape[:3], taps, channels))
-    for n, i, j in np.ndindex(*offset.shape[:3]):
+    samples = np.zeros((*offset.shape[:-1], taps, channels))
+    for n, *position in np.ndindex(*offset.shape[:-1]):
+        here = (n, *position)
         for t, tap in enumerate(w.taps):
-            row, column = w.pixel((i, j), tap)
             for o in range(groups):
-                dy, dx = offset[n, i, j, (o * taps + t) * 2 :][:2]
+                moved = offset[here][(o * taps + t) * rank :][:rank]
                 mine = slice(o * width, (o + 1) * width)
-                value = bilinear(x[n, :, :, mine], row + dy, column + dx)
+                value = interpolated(x[n][..., mine], w.pixel(position, tap) + moved)
                 if mask is not None:
-                    value = value * np.float64(mask[n, i, j, o * taps + t])
-                samples[n, i, j, t, mine] = value
+                    value = value * np.float64(mask[here][o * taps + t])
+                samples[here][t, mine] = value
     return samples
 
 
-def deformable_conv2d(
+def deformable_conv(
     x: np.ndarray,
     offset: np.ndarray,
     kernel: np.ndarray,
@@ -240,9 +242,9 @@ def deformable_conv2d(
 ) -> np.ndarray:
     """``y[n, p, f] = bias[f] + sum_{t, c} kernel[t, c, f] * s[n, p, t, c]`` within f's group."""
     samples = deformable_sample(x, offset, mask, w)
-    width, filters = kernel.shape[2:]
+    width, filters = kernel.shape[-2:]
     per_group = filters // (x.shape[-1] // width)
-    y = np.zeros((*offset.shape[:3], filters))
+    y = np.zeros((*offset.shape[:-1], filters))
     for f in range(filters):
         g = f // per_group
         for t, tap in enumerate(w.taps):

@@ -12,15 +12,20 @@ namespace {
 template <typename T>
 struct Sizes {
   explicit Sizes(const DeformableArgs<T>& args)
-      : positions(args.geometry.axis[1].output * args.geometry.axis[2].output),
-        taps(args.geometry.axis[1].kernel * args.geometry.axis[2].kernel),
-        pixels(args.geometry.axis[1].input * args.geometry.axis[2].input),
-        samples(positions * args.offset_groups * taps),
-        depth(taps * (args.geometry.channels / args.groups)) {}
+      : rank(args.rank) {
+    for (const ConvAxis& axis : args.geometry.axis) {
+      positions *= axis.output;
+      taps *= axis.kernel;
+      pixels *= axis.input;
+    }
+    samples = positions * args.offset_groups * taps;
+    depth = taps * (args.geometry.channels / args.groups);
+  }
 
-  int64_t positions;
-  int64_t taps;
-  int64_t pixels;
+  int64_t rank;
+  int64_t positions = 1;
+  int64_t taps = 1;
+  int64_t pixels = 1;
   int64_t samples;  // of an image
   int64_t depth;    // of a group's columns
 };
@@ -36,8 +41,8 @@ DeformableArgs<T> Slice(DeformableArgs<T> args, const Sizes<T>& sizes, int64_t f
   args.geometry.batch = count;
   advance(args.x, sizes.pixels * channels);
   advance(args.dx, sizes.pixels * channels);
-  advance(args.offset, 2 * sizes.samples);
-  advance(args.doffset, 2 * sizes.samples);
+  advance(args.offset, sizes.rank * sizes.samples);
+  advance(args.doffset, sizes.rank * sizes.samples);
   advance(args.mask, sizes.samples);
   advance(args.dmask, sizes.samples);
   advance(args.dcolumns, sizes.positions * sizes.taps * channels);
@@ -130,7 +135,7 @@ int Backward(CudaStream stream, const DeformableArgs<T>& args, const Multiplier<
     // Nothing is summed, not even where offsets are NaN.
     const int64_t size = batch * sizes.pixels * args.geometry.channels;
     if (int error = FillZeros(args.dx, size, stream)) return error;
-    if (int error = FillZeros(args.doffset, 2 * batch * sizes.samples, stream)) return error;
+    if (int error = FillZeros(args.doffset, sizes.rank * batch * sizes.samples, stream)) return error;
     if (int error = FillZeros(args.dmask, batch * sizes.samples, stream)) return error;
     return FillZeros(args.dfilter, filter_size, stream);
   }

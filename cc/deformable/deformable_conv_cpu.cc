@@ -37,7 +37,7 @@ struct SampledRows {
 template <typename T>
 double AllSampleCycles(const DeformableArgs<T>& args) {
   return static_cast<double>(Positions(args) * NumTaps(args.geometry)) *
-         (20 + SampleCycles<T>() * static_cast<double>(args.geometry.channels));
+         (20 + SampleCycles(args) * static_cast<double>(args.geometry.channels));
 }
 
 template <typename T>

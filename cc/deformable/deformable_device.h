@@ -11,129 +11,209 @@
 namespace tfconv {
 namespace cuda {
 
-constexpr int kNumCorners = 4;  // top left, top right, bottom left, bottom right
+// Axes are the op's own, the first one first. Bit kRank - 1 - axis of a corner's number says whether
+// it is the far one along that axis.
+template <int kRank>
+constexpr int kCorners = 1 << kRank;
+
+template <int kRank>
+TFCONV_DEVICE bool IsFar(int corner, int axis) {
+  return (corner >> (kRank - 1 - axis)) & 1;
+}
+
+// A rank that is known when the code is compiled: WithRank() returns visit(Rank<...>()).
+template <int kValue>
+struct Rank {
+  static constexpr int value = kValue;
+};
+template <typename Visit>
+auto WithRank(int rank, const Visit& visit) {
+  return rank == 1 ? visit(Rank<1>()) : rank == 2 ? visit(Rank<2>()) : visit(Rank<3>());
+}
+
+// The value between those of the corners.
+template <int kRank, typename Acc>
+TFCONV_DEVICE Acc Between(const Acc* values, const Acc* delta) {
+  if constexpr (kRank == 0) {
+    return values[0];
+  } else {
+    const Acc near = Between<kRank - 1>(values, delta + 1);
+    const Acc far = Between<kRank - 1>(values + kCorners<kRank - 1>, delta + 1);
+    return (1 - delta[0]) * near + delta[0] * far;
+  }
+}
+
+// Its derivative along an axis. At integer positions it is that of the cell towards the far corners.
+template <int kRank, typename Acc>
+TFCONV_DEVICE Acc Slope(const Acc* values, const Acc* delta, int axis) {
+  const int bit = kRank - 1 - axis;
+  Acc differences[kCorners<kRank - 1>];
+#pragma unroll
+  for (int i = 0; i < kCorners<kRank - 1>; ++i) {
+    const int near = (i >> bit << (bit + 1)) | (i & ((1 << bit) - 1));
+    differences[i] = values[near | (1 << bit)] - values[near];
+  }
+  Acc others[kRank] = {};
+#pragma unroll
+  for (int i = 0; i + 1 < kRank; ++i) others[i] = i < axis ? delta[i] : delta[i + 1];
+  return Between<kRank - 1>(differences, others);
+}
+
+template <int kRank, typename Acc>
+TFCONV_DEVICE Acc CornerWeight(const Acc* delta, int corner) {
+  Acc weight = IsFar<kRank>(corner, 0) ? delta[0] : 1 - delta[0];
+#pragma unroll
+  for (int i = 1; i < kRank; ++i) weight *= IsFar<kRank>(corner, i) ? delta[i] : 1 - delta[i];
+  return weight;
+}
 
 // Where one tap of one offset group samples at one position. A corner outside the image is absent:
 // it is neither read nor written, and counts as zero.
-template <typename Acc>
+template <typename Acc, int kRank>
 struct Sample {
-  Acc dy;  // distance from the top left corner, in pixels; NaN if the position is
-  Acc dx;
+  Acc delta[kRank];  // distance from the near corner, in pixels; NaN if the position is
   Acc mask;
-  int top;
-  int left;
-
-  TFCONV_DEVICE Acc Weight(int corner) const {
-    return (corner & 2 ? dy : 1 - dy) * (corner & 1 ? dx : 1 - dx);
-  }
+  int near[kRank];
 };
 
 // What the kernels read of the arguments.
-template <typename T>
+template <typename T, int kRank>
 struct Sampling {
   using Acc = Accumulator<T>;
 
-  Axis vertical;
-  Axis horizontal;
+  Axis axis[kRank];
   int channels;
-  int pixel_bytes;
-  int64_t line_bytes;
   int group_channels;  // that share offsets
   int offset_groups;
   int taps;
-  int positions;           // of an image
-  Divisor by_width;        // of the positions
+  int positions;             // of an image
+  int pixels;                // of an image
+  int64_t strides[kRank];    // bytes between pixels along the axes
+  Divisor by_output[kRank];  // of the positions along the axes
+  Divisor by_kernel[kRank];
   Divisor by_taps;
-  Divisor by_kernel_width;
-  Acc y_limit;  // beyond the image
-  Acc x_limit;
+  Acc limits[kRank];  // beyond the image
   bool has_mask;
   const T* x;
   const T* offset;
   const T* mask;
 
-  // Index of a mask, and half of that of its offsets.
+  // Index of a mask; that of its first offset divided by the rank.
   TFCONV_DEVICE int64_t Index(int64_t image, int position, int group, int tap) const {
     return ((image * positions + position) * offset_groups + group) * taps + tap;
   }
 
-  TFCONV_DEVICE Sample<Acc> Find(const T* moved, const T* own_mask, int y_start,
-                                 int x_start) const {
-    // Two loads: a tensor may begin at any element.
-    const Acc y = static_cast<Acc>(y_start) + Widen(moved[0]);
-    const Acc x_ = static_cast<Acc>(x_start) + Widen(moved[1]);
-    // What touches no pixel, NaN and infinity included, is moved nearby before it becomes an integer.
-    const Acc near_y = fmax(fmin(y, y_limit), Acc(-2));
-    const Acc near_x = fmax(fmin(x_, x_limit), Acc(-2));
-    const Acc floor_y = floor(near_y);
-    const Acc floor_x = floor(near_x);
-    const bool defined = y == y && x_ == x_;
-    return {defined ? near_y - floor_y : y + x_, defined ? near_x - floor_x : y + x_,
-            has_mask ? Widen(*own_mask) : Acc(1), static_cast<int>(floor_y),
-            static_cast<int>(floor_x)};
+  // Along each axis.
+  TFCONV_DEVICE static void Split(const Divisor* by, int number, int* parts) {
+#pragma unroll
+    for (int i = kRank - 1; i > 0; --i) {
+      const int next = by[i].Divide(number);
+      parts[i] = number - next * by[i].value;
+      number = next;
+    }
+    parts[0] = number;
   }
 
-  TFCONV_DEVICE Sample<Acc> FindTap(int64_t image, int group, int position, int tap) const {
-    const int tap_h = by_kernel_width.Divide(tap);
-    const int tap_w = tap - tap_h * by_kernel_width.value;
-    const int h = by_width.Divide(position);
-    const int w = position - h * by_width.value;
+  TFCONV_DEVICE Sample<Acc, kRank> Find(const T* moved, const T* own_mask,
+                                        const int* starts) const {
+    Sample<Acc, kRank> sample;
+    bool defined = true;
+    Acc undefined = 0;  // NaN where a position is
+#pragma unroll
+    for (int i = 0; i < kRank; ++i) {
+      // One load each: a tensor may begin at any element.
+      const Acc at = static_cast<Acc>(starts[i]) + Widen(moved[i]);
+      // What touches no pixel, NaN and infinity included, is moved nearby before it becomes an
+      // integer.
+      const Acc nearby = fmax(fmin(at, limits[i]), Acc(-2));
+      const Acc floored = floor(nearby);
+      sample.delta[i] = nearby - floored;
+      sample.near[i] = static_cast<int>(floored);
+      defined = defined && at == at;
+      undefined += at;
+    }
+#pragma unroll
+    for (int i = 0; i < kRank; ++i) sample.delta[i] = defined ? sample.delta[i] : undefined;
+    sample.mask = has_mask ? Widen(*own_mask) : Acc(1);
+    return sample;
+  }
+
+  TFCONV_DEVICE Sample<Acc, kRank> FindTap(int64_t image, int group, int position, int tap) const {
+    int places[kRank], numbers[kRank], starts[kRank];
+    Split(by_output, position, places);
+    Split(by_kernel, tap, numbers);
+#pragma unroll
+    for (int i = 0; i < kRank; ++i) starts[i] = Source<false>(axis[i], places[i], numbers[i]);
     const int64_t index = Index(image, position, group, tap);
-    return Find(offset + 2 * index, mask + index, Source<false>(vertical, h, tap_h),
-                Source<false>(horizontal, w, tap_w));
+    return Find(offset + kRank * index, mask + index, starts);
   }
 
   // An image of x from a channel on.
   TFCONV_DEVICE const T* Image(int64_t image, int channel) const {
-    return x + image * vertical.input * horizontal.input * channels + channel;
+    return x + image * pixels * channels + channel;
   }
 
-  TFCONV_DEVICE bool Present(const Sample<Acc>& s, int corner) const {
-    return Inside(s.top + (corner >> 1), vertical.input) &&
-           Inside(s.left + (corner & 1), horizontal.input);
+  TFCONV_DEVICE bool Present(const Sample<Acc, kRank>& s, int corner) const {
+    bool present = true;
+#pragma unroll
+    for (int i = 0; i < kRank; ++i) {
+      present = Inside(s.near[i] + (IsFar<kRank>(corner, i) ? 1 : 0), axis[i].input) && present;
+    }
+    return present;
   }
 
-  // The pixel at the top left, in an image, and from there to another corner; anywhere if absent.
-  TFCONV_DEVICE const T* TopLeft(const Sample<Acc>& s, const T* image) const {
-    const unsigned pixel =
-        static_cast<unsigned>(s.top) * static_cast<unsigned>(horizontal.input) +
-        static_cast<unsigned>(s.left);
-    return At(image, static_cast<int>(pixel), pixel_bytes);
+  // The pixel at the near corner, in an image, and from there to another corner; anywhere if absent.
+  TFCONV_DEVICE const T* Near(const Sample<Acc, kRank>& s, const T* image) const {
+    unsigned pixel = static_cast<unsigned>(s.near[0]);
+#pragma unroll
+    for (int i = 1; i < kRank; ++i) {
+      pixel = pixel * static_cast<unsigned>(axis[i].input) + static_cast<unsigned>(s.near[i]);
+    }
+    return At(image, static_cast<int>(pixel), static_cast<int>(strides[kRank - 1]));
   }
   TFCONV_DEVICE int64_t ToCorner(int corner) const {
-    return (corner & 2 ? line_bytes : 0) + (corner & 1 ? pixel_bytes : 0);
+    int64_t bytes = 0;
+#pragma unroll
+    for (int i = 0; i < kRank; ++i) bytes += IsFar<kRank>(corner, i) ? strides[i] : 0;
+    return bytes;
   }
 };
 
 // False if 32-bit arithmetic does not reach.
-template <typename T>
-bool MakeSampling(const DeformableArgs<T>& args, Sampling<T>* s) {
+template <typename T, int kRank>
+bool MakeSampling(const DeformableArgs<T>& args, Sampling<T, kRank>* s) {
   constexpr int64_t kLimit = 1 << 30;
   constexpr int64_t kMaxChannels = 1 << 27;  // so that a pixel's bytes fit
   const ConvGeometry& g = args.geometry;
-  const int64_t taps = g.axis[1].kernel * g.axis[2].kernel;
-  const int64_t positions = g.axis[1].output * g.axis[2].output;
   Axes axes;
-  if (!MakeAxes(g, &axes) || g.channels >= kMaxChannels || taps >= kLimit ||
-      (g.axis[1].input + 1) * (g.axis[2].input + 1) >= kLimit || positions * taps >= kLimit) {
-    return false;
+  if (!MakeAxes(g, &axes) || g.channels >= kMaxChannels) return false;
+  int64_t taps = 1, positions = 1, pixels = 1, cells = 1;
+  int64_t stride = g.channels * static_cast<int64_t>(sizeof(T));
+  for (int i = kRank - 1; i >= 0; --i) {
+    const ConvAxis& a = g.axis[kMaxSpatialAxes - kRank + i];
+    s->axis[i] = axes.axis[kMaxSpatialAxes - kRank + i];
+    s->strides[i] = stride;
+    s->by_output[i] = MakeDivisor(a.output);
+    s->by_kernel[i] = MakeDivisor(a.kernel);
+    // In float32 they may be rounded, by up to 64 pixels.
+    constexpr int kMargin = 128;
+    s->limits[i] = static_cast<Accumulator<T>>(a.input + kMargin);
+    stride *= a.input;
+    taps *= a.kernel;
+    positions *= a.output;
+    pixels *= a.input;
+    cells *= a.input + 1;
+    // Each of the factors is below the limit.
+    if (taps >= kLimit || positions >= kLimit || cells >= kLimit) return false;
   }
-  s->vertical = axes.axis[1];
-  s->horizontal = axes.axis[2];
+  if (positions * taps >= kLimit) return false;
   s->channels = static_cast<int>(g.channels);
-  s->pixel_bytes = s->channels * static_cast<int>(sizeof(T));
-  s->line_bytes = int64_t{s->pixel_bytes} * s->horizontal.input;
   s->group_channels = static_cast<int>(g.channels / args.offset_groups);
   s->offset_groups = static_cast<int>(args.offset_groups);
   s->taps = static_cast<int>(taps);
   s->positions = static_cast<int>(positions);
-  s->by_width = MakeDivisor(g.axis[2].output);
+  s->pixels = static_cast<int>(pixels);
   s->by_taps = MakeDivisor(taps);
-  s->by_kernel_width = MakeDivisor(g.axis[2].kernel);
-  // In float32 they may be rounded, by up to 64 pixels.
-  constexpr int kMargin = 128;
-  s->y_limit = static_cast<Accumulator<T>>(s->vertical.input + kMargin);
-  s->x_limit = static_cast<Accumulator<T>>(s->horizontal.input + kMargin);
   s->x = args.x;
   s->offset = args.offset;
   s->mask = args.mask;
@@ -156,16 +236,17 @@ struct Columns {
   }
 };
 
-template <typename T, typename Element>
-Columns<T> MakeColumns(const DeformableArgs<Element>& args, const Sampling<Element>& s, T* data) {
+template <typename T, typename Element, int kRank>
+Columns<T> MakeColumns(const DeformableArgs<Element>& args, const Sampling<Element, kRank>& s,
+                       T* data) {
   const int64_t width = s.channels / args.groups;
   return {data, static_cast<int>(width), MakeDivisor(width),
           args.geometry.batch * s.positions * s.taps * width};
 }
 
 // Whether 16 bytes of channels lie in one group of either kind, and on 16 bytes.
-template <typename T, typename Element>
-bool IsWide(const Sampling<Element>& s, const Columns<T>& columns) {
+template <typename T, typename Element, int kRank>
+bool IsWide(const Sampling<Element, kRank>& s, const Columns<T>& columns) {
   constexpr int kCount = kVector<Element>;
   return s.group_channels % kCount == 0 && columns.width % kCount == 0 && IsAligned(s.x) &&
          IsAligned(columns.data);

@@ -24,6 +24,7 @@ struct DeformableGpuOp : DeformableOp<kKind> {
                           const std::vector<Buffer>& inputs, const std::vector<Buffer>& outputs) {
     DeformableArgs<T> args = {};
     args.geometry = sizes.geometry;
+    args.rank = sizes.rank;
     args.offset_groups = sizes.offset_groups;
     args.groups = HasFilter(kKind) ? sizes.groups : 1;
     args.filters = sizes.filters;

@@ -1,7 +1,7 @@
-// Deformable sampling and deformable convolution in two dimensions.
+// Deformable sampling and deformable convolution in one to three dimensions.
 //
-//   columns[p, t, c] = mask[p, o(c), t] * bilinear(x[..., c], p * stride - pad + t * dilation
-//                                                             + offset[p, o(c), t])
+//   columns[p, t, c] = mask[p, o(c), t] * linear(x[..., c], p * stride - pad + t * dilation
+//                                                           + offset[p, o(c), t])
 //   y[p, f] = sum_{t, c} columns[p, t, c] * filter[t, c, f]
 //
 // Interface between the TensorFlow ops and the numeric kernels, which are compiled once per
@@ -22,20 +22,21 @@ namespace tfconv {
 // the number of output positions of an image, og the number of offset groups.
 template <typename T>
 struct DeformableArgs {
-  ConvGeometry geometry;  // axes 1 and 2
+  ConvGeometry geometry;
+  int rank;  // the last so many axes of the geometry; the others are trivial
   int64_t offset_groups;
   int64_t groups;     // of the convolution
   int64_t filters;    // F, of all groups
-  const T* x;         // [N, H, W, C]
-  const T* offset;    // [N, P, og, taps, 2]
+  const T* x;         // [N, pixels, C]
+  const T* offset;    // [N, P, og, taps, rank]
   const T* mask;      // [N, P, og, taps] or null
   const T* filter;    // [taps, C / groups, F]
   const T* dcolumns;  // [N, P, taps, C]
   const T* dy;        // [N, P, F]
   T* columns;         // [N, P, taps, C]
   T* y;               // [N, P, F]
-  T* dx;              // [N, H, W, C]
-  T* doffset;         // [N, P, og, taps, 2]
+  T* dx;              // [N, pixels, C]
+  T* doffset;         // [N, P, og, taps, rank]
   T* dmask;           // [N, P, og, taps]; written if there is a mask
   T* dfilter;         // [taps, C / groups, F]
   // Temporary memory of the CPU's kernels, with the sizes that these give.

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <vector>
@@ -39,29 +40,35 @@ Results<T> Expected(const DeformableArgs<T>& args, const Results<T>& like) {
         const int64_t column = (output * taps + t) * g.channels + c;
         const int64_t group = c / (g.channels / args.offset_groups);
         const int64_t m = (output * args.offset_groups + group) * taps + t;
-        const T h = static_cast<T>(position[1]) + args.offset[2 * m];
-        const T w = static_cast<T>(position[2]) + args.offset[2 * m + 1];
-        // The bilinear sample, with its derivatives by h and w.
+        std::array<T, kMaxSpatialAxes> at = {};
+        for (int i = 0; i < args.rank; ++i) {
+          const int axis = kMaxSpatialAxes - args.rank + i;
+          at[axis] = static_cast<T>(position[axis]) + args.offset[args.rank * m + i];
+        }
+        // The linear sample, with its derivatives along the axes.
         const auto for_each_corner = [&](const auto& body) {
-          for (const T i : {std::floor(h), std::floor(h) + 1}) {
-            for (const T j : {std::floor(w), std::floor(w) + 1}) {
-              const int64_t pixel =
-                  Pixel(g, {0, static_cast<int64_t>(i), static_cast<int64_t>(j)});
-              if (pixel < 0) continue;
-              const T along_h = 1 - std::abs(h - i);
-              const T along_w = 1 - std::abs(w - j);
-              body((n * CountInputs(g) + pixel) * g.channels + c, along_h * along_w,
-                   i > h ? along_w : -along_w, j > w ? along_h : -along_h);
+          for (int corner = 0; corner < 1 << args.rank; ++corner) {
+            Position pixel = {};
+            std::array<T, kMaxSpatialAxes> along = {1, 1, 1}, by = {1, 1, 1};
+            for (int axis = kMaxSpatialAxes - args.rank; axis < kMaxSpatialAxes; ++axis) {
+              const bool far = corner >> (kMaxSpatialAxes - 1 - axis) & 1;
+              const T i = std::floor(at[axis]) + (far ? 1 : 0);
+              pixel[axis] = static_cast<int64_t>(i);
+              along[axis] = 1 - std::abs(at[axis] - i);
+              for (int other = 0; other < kMaxSpatialAxes; ++other) {
+                by[other] *= other == axis ? (far ? T(1) : T(-1)) : along[axis];
+              }
             }
+            const int64_t x = Pixel(g, pixel);
+            if (x < 0) continue;
+            body((n * CountInputs(g) + x) * g.channels + c, along[0] * along[1] * along[2], by);
           }
         };
         T sample = 0;
-        T by_h = 0;
-        T by_w = 0;
-        for_each_corner([&](int64_t x, T weight, T weight_by_h, T weight_by_w) {
+        std::array<T, kMaxSpatialAxes> slope = {};
+        for_each_corner([&](int64_t x, T weight, const auto& by) {
           sample += weight * args.x[x];
-          by_h += weight_by_h * args.x[x];
-          by_w += weight_by_w * args.x[x];
+          for (int i = 0; i < kMaxSpatialAxes; ++i) slope[i] += by[i] * args.x[x];
         });
         r.columns[column] = args.mask[m] * sample;
         T dcolumn = 0;
@@ -74,10 +81,12 @@ Results<T> Expected(const DeformableArgs<T>& args, const Results<T>& like) {
           dcolumn += dy * args.filter[weight];
         }
         for_each_corner(
-            [&](int64_t x, T weight, T, T) { r.dx[x] += dcolumn * args.mask[m] * weight; });
+            [&](int64_t x, T weight, const auto&) { r.dx[x] += dcolumn * args.mask[m] * weight; });
         r.dmask[m] += dcolumn * sample;
-        r.doffset[2 * m] += dcolumn * args.mask[m] * by_h;
-        r.doffset[2 * m + 1] += dcolumn * args.mask[m] * by_w;
+        for (int i = 0; i < args.rank; ++i) {
+          r.doffset[args.rank * m + i] +=
+              dcolumn * args.mask[m] * slope[kMaxSpatialAxes - args.rank + i];
+        }
       }
     });
   }
@@ -132,11 +141,15 @@ TYPED_TEST(DeformableTest, MatchesTheDefinition) {
     int64_t offset_groups;
     int64_t groups;
     int64_t filters;
+    int rank;
   };
-  for (const Sizes& sizes : {Sizes{6, 3, 1, 4}, Sizes{20, 2, 2, 34}, Sizes{200, 1, 1, 3}}) {
-    const ConvGeometry g = Geometries(sizes.channels)[1];
+  for (const Sizes& sizes :
+       {Sizes{6, 3, 1, 4, 2}, Sizes{20, 2, 2, 34, 2}, Sizes{200, 1, 1, 3, 2}, Sizes{20, 2, 2, 6, 1},
+        Sizes{70, 1, 1, 3, 1}, Sizes{20, 2, 2, 6, 3}, Sizes{70, 1, 1, 3, 3}}) {
+    const ConvGeometry g = Geometries(sizes.channels)[static_cast<size_t>(sizes.rank - 1)];
     DeformableArgs<T> args = {};
     args.geometry = g;
+    args.rank = sizes.rank;
     args.offset_groups = sizes.offset_groups;
     args.groups = sizes.groups;
     args.filters = sizes.filters;
@@ -146,7 +159,7 @@ TYPED_TEST(DeformableTest, MatchesTheDefinition) {
     const int64_t weights = CountTaps(g) * sizes.channels / sizes.groups * sizes.filters;
     const int64_t columns = g.batch * CountOutputs(g) * CountTaps(g) * g.channels;
     const std::vector<T> x = Random<T>(inputs);
-    std::vector<T> offset = Random<T>(2 * masks);
+    std::vector<T> offset = Random<T>(sizes.rank * masks);
     for (T& value : offset) value *= 3;
     const std::vector<T> mask = Random<T>(masks);
     const std::vector<T> filter = Random<T>(weights);
@@ -160,7 +173,7 @@ TYPED_TEST(DeformableTest, MatchesTheDefinition) {
       SCOPED_TRACE(static_cast<int>(isa));
       const auto run = [&](const Division& division) {
         Results<T> r = {Unwritten<T>(columns),   Unwritten<T>(outputs), Unwritten<T>(inputs),
-                        Unwritten<T>(2 * masks), Unwritten<T>(masks),   Unwritten<T>(weights)};
+                        Unwritten<T>(sizes.rank * masks), Unwritten<T>(masks),   Unwritten<T>(weights)};
         args.columns = r.columns.data();
         args.y = r.y.data();
         args.dx = r.dx.data();

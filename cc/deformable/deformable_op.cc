@@ -22,6 +22,7 @@ class Runner {
 
   Runner(Executor* executor, const DeformableSizes& sizes) : executor_(executor) {
     args_.geometry = sizes.geometry;
+    args_.rank = sizes.rank;
     args_.offset_groups = sizes.offset_groups;
     args_.groups = sizes.groups;
     args_.filters = sizes.filters;
@@ -170,15 +171,15 @@ REGISTER_OP("Tfconv>DeformableSample")
     .Attr("explicit_paddings: list(int) = []")
     .SetShapeFn(ShapeFunction<DeformableOp<Kind::kSample>>)
     .Doc(R"doc(
-Samples an image at the taps of a kernel, each moved by an offset.
+Samples an image of one to three axes at the taps of a kernel, each moved by an offset.
 
 columns[n, p, t, c] = mask[n, p, o(c), t] * x(n, p * stride - pad + t * dilation + offset, c),
-bilinear between pixels and zero outside of the image, with o(c) = c / (C / og).
+linear between pixels and zero outside of the image, with o(c) = c / (C / og).
 
-x: [N, H, W, C]
-offset: [N, Ho, Wo, og * kh * kw * 2]; (dy, dx) for each offset group and tap, in pixels
-mask: none, or one of [N, Ho, Wo, og * kh * kw]
-columns: [N, Ho, Wo, kh * kw, C]
+x: [N, spatial axes, C]
+offset: [N, positions, og * taps * rank]; for each offset group and tap, pixels along each axis
+mask: none, or one of [N, positions, og * taps]
+columns: [N, positions, taps, C]
 )doc");
 
 REGISTER_OP("Tfconv>DeformableSampleGrad")
@@ -215,11 +216,11 @@ REGISTER_OP("Tfconv>DeformableConv")
     .Doc(R"doc(
 Convolution whose taps are moved by offsets: the columns of Tfconv>DeformableSample times a filter.
 
-x: [N, H, W, C]
-offset: [N, Ho, Wo, og * kh * kw * 2]; (dy, dx) for each offset group and tap, in pixels
-filter: [kh, kw, C / groups, F]
-mask: none, or one of [N, Ho, Wo, og * kh * kw]
-y: [N, Ho, Wo, F]
+x: [N, spatial axes, C], one to three axes
+offset: [N, positions, og * taps * rank]; for each offset group and tap, pixels along each axis
+filter: [kernel, C / groups, F]
+mask: none, or one of [N, positions, og * taps]
+y: [N, positions, F]
 )doc");
 
 REGISTER_OP("Tfconv>DeformableConvInputGrad")

@@ -11,9 +11,9 @@ namespace {
 
 // x, offset, mask -> columns. A thread has all taps of a position, and kCount channels at a time;
 // its neighbours have the next ones.
-template <typename T>
+template <typename T, int kRank>
 struct SampleTask {
-  Sampling<T> sampling;
+  Sampling<T, kRank> sampling;
   Columns<T> columns;
   Lanes lanes;
   int64_t images;
@@ -22,19 +22,23 @@ struct SampleTask {
   Divisor by_pieces;   // of an offset group
 };
 
-template <typename T, int kCount, int kSide>
-__global__ void __launch_bounds__(kThreads, 2) SampleKernel(SampleTask<T> task) {
+// The kernel has kSide taps along both of two axes, if that is positive.
+template <typename T, int kCount, int kSide, int kRank>
+__global__ void __launch_bounds__(kThreads, 2) SampleKernel(SampleTask<T, kRank> task) {
   using Acc = Accumulator<T>;
   [[maybe_unused]] constexpr int kColumns = kSide > 0 ? kSide : 1;
   [[maybe_unused]] constexpr int kRows = kSide > 3 ? 1 : kColumns;  // the code of more would not stay in the cache
-  const Sampling<T>& s = task.sampling;
+  constexpr int kLast = kRank - 1;
+  constexpr int kLines = kRank > 1 ? kRank - 2 : 0;  // the last axis but one
+  const Sampling<T, kRank>& s = task.sampling;
   const Columns<T>& columns = task.columns;
-  const int kernel_height = kSide > 0 ? kSide : s.vertical.kernel;
-  const int kernel_width = kSide > 0 ? kSide : s.horizontal.kernel;
+  const int kernel_depth = kRank > 2 ? s.axis[0].kernel : 1;
+  const int kernel_height = kSide > 0 ? kSide : kRank > 1 ? s.axis[kLines].kernel : 1;
+  const int kernel_width = kSide > 0 ? kSide : s.axis[kLast].kernel;
   const int position = task.lanes.row();
   if (position >= s.positions) return;
-  const int h = s.by_width.Divide(position);
-  const int w = position - h * s.by_width.value;
+  int places[kRank];
+  s.Split(s.by_output, position, places);
   // Channels are counted in bytes.
   const int first = task.lanes.lane() * kCount * static_cast<int>(sizeof(T));
   const int step = task.lanes.count() * kCount * static_cast<int>(sizeof(T));
@@ -46,62 +50,73 @@ __global__ void __launch_bounds__(kThreads, 2) SampleKernel(SampleTask<T> task) 
       const T* const x = s.Image(image, channel);
       T* to = columns.data + (image * s.positions + position) * s.taps * columns.width +
               (kCount > 1 ? columns.Channel(channel) : 0);
-      const T* moved = s.offset + 2 * index;
+      const T* moved = s.offset + kRank * index;
       const T* mask = s.mask + index;
-#pragma unroll kRows
-      for (int i = 0; i < kernel_height; ++i) {
-        const int y_start = Source<false>(s.vertical, h, i);
-#pragma unroll kColumns
-        for (int j = 0; j < kernel_width; ++j) {
-          const Sample<Acc> sample =
-              s.Find(moved, mask, y_start, Source<false>(s.horizontal, w, j));
-          const T* const top_left = s.TopLeft(sample, x);
-          const T* corners[kNumCorners];
-          Acc weights[kNumCorners];
-          bool present[kNumCorners];
-#pragma unroll
-          for (int corner = 0; corner < kNumCorners; ++corner) {
-            corners[corner] = Behind(top_left, s.ToCorner(corner));
-            weights[corner] = sample.Weight(corner) * sample.mask;
-            present[corner] = s.Present(sample, corner);
-          }
+      int starts[kRank];
 #pragma unroll 1
-          for (int c = first; c < end; c += step) {
-            Acc values[kCount] = {};
-#pragma unroll
-            for (int corner = 0; corner < kNumCorners; ++corner) {
-              const auto pack = LoadIf<T, kCount>(present[corner], Behind(corners[corner], c));
-#pragma unroll
-              for (int n = 0; n < kCount; ++n) values[n] += Widen(pack.value[n]) * weights[corner];
-            }
-            Store<T, kCount>(
-                kCount > 1 ? Behind(to, c)
-                           : to + columns.Channel(channel + c / static_cast<int>(sizeof(T))),
-                values);
+      for (int d = 0; d < kernel_depth; ++d) {
+        if constexpr (kRank > 2) starts[0] = Source<false>(s.axis[0], places[0], d);
+#pragma unroll kRows
+        for (int i = 0; i < kernel_height; ++i) {
+          if constexpr (kRank > 1) {
+            starts[kLines] = Source<false>(s.axis[kLines], places[kLines], i);
           }
-          moved += 2;
-          ++mask;
-          to += columns.width;
+#pragma unroll kColumns
+          for (int j = 0; j < kernel_width; ++j) {
+            starts[kLast] = Source<false>(s.axis[kLast], places[kLast], j);
+            const Sample<Acc, kRank> sample = s.Find(moved, mask, starts);
+            const T* const near = s.Near(sample, x);
+            const T* corners[kCorners<kRank>];
+            Acc weights[kCorners<kRank>];
+            bool present[kCorners<kRank>];
+#pragma unroll
+            for (int corner = 0; corner < kCorners<kRank>; ++corner) {
+              corners[corner] = Behind(near, s.ToCorner(corner));
+              weights[corner] = CornerWeight<kRank>(sample.delta, corner) * sample.mask;
+              present[corner] = s.Present(sample, corner);
+            }
+#pragma unroll 1
+            for (int c = first; c < end; c += step) {
+              Acc values[kCount] = {};
+#pragma unroll
+              for (int corner = 0; corner < kCorners<kRank>; ++corner) {
+                const auto pack = LoadIf<T, kCount>(present[corner], Behind(corners[corner], c));
+#pragma unroll
+                for (int n = 0; n < kCount; ++n) {
+                  values[n] += Widen(pack.value[n]) * weights[corner];
+                }
+              }
+              Store<T, kCount>(
+                  kCount > 1 ? Behind(to, c)
+                             : to + columns.Channel(channel + c / static_cast<int>(sizeof(T))),
+                  values);
+            }
+            moved += kRank;
+            ++mask;
+            to += columns.width;
+          }
         }
       }
     }
   }
 }
 
-template <typename T>
-void (*ChooseSample(const Sampling<T>& s, bool wide))(SampleTask<T>) {
-  const int side = s.vertical.kernel == s.horizontal.kernel ? s.vertical.kernel : 0;
-  if (!wide) return SampleKernel<T, 1, 0>;
-  if (side == 3) return SampleKernel<T, kVector<T>, 3>;
-  if (side == 5) return SampleKernel<T, kVector<T>, 5>;
-  if (side == 7) return SampleKernel<T, kVector<T>, 7>;
-  return SampleKernel<T, kVector<T>, 0>;
+template <typename T, int kRank>
+void (*ChooseSample(const Sampling<T, kRank>& s, bool wide))(SampleTask<T, kRank>) {
+  if (!wide) return SampleKernel<T, 1, 0, kRank>;
+  if constexpr (kRank == 2) {
+    const int side = s.axis[0].kernel == s.axis[1].kernel ? s.axis[0].kernel : 0;
+    if (side == 3) return SampleKernel<T, kVector<T>, 3, kRank>;
+    if (side == 5) return SampleKernel<T, kVector<T>, 5, kRank>;
+    if (side == 7) return SampleKernel<T, kVector<T>, 7, kRank>;
+  }
+  return SampleKernel<T, kVector<T>, 0, kRank>;
 }
 
-template <typename T>
+template <int kRank, typename T>
 int LaunchSample(CudaStream stream, const DeformableArgs<T>& args) {
-  SampleTask<T> task = {};
-  const Sampling<T>& s = task.sampling;
+  SampleTask<T, kRank> task = {};
+  const Sampling<T, kRank>& s = task.sampling;
   if (!MakeSampling(args, &task.sampling)) return cudaErrorInvalidValue;
   task.columns = MakeColumns(args, s, args.columns);
   task.images = args.geometry.batch;
@@ -122,7 +137,9 @@ int LaunchSample(CudaStream stream, const DeformableArgs<T>& args) {
 
 template <typename T>
 int LaunchDeformableSample(CudaStream stream, const DeformableArgs<T>& args) {
-  return cuda::LaunchSample(stream, args);
+  return cuda::WithRank(args.rank, [&](auto rank) {
+    return cuda::LaunchSample<rank.value>(stream, args);
+  });
 }
 
 template int LaunchDeformableSample(CudaStream, const DeformableArgs<float>&);

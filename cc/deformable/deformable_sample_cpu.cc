@@ -28,7 +28,7 @@ PassPlan PlanSample(const DeformableArgs<T>& args) {
       static_cast<double>(tiles.size) * static_cast<double>(NumTaps(args.geometry));
   const double channels = static_cast<double>(args.geometry.channels);
   return {args.geometry.channels == 0 ? 0 : tiles.count,
-          static_cast<int64_t>(samples * (20 + SampleCycles<T>() * channels)), arena.used()};
+          static_cast<int64_t>(samples * (20 + SampleCycles(args) * channels)), arena.used()};
 }
 
 template <typename T>
@@ -92,9 +92,10 @@ void SumPartial(const DeformableArgs<T>& args, int64_t begin, int64_t end, void*
   const int64_t samples = Positions(args) * args.offset_groups * NumTaps(args.geometry);
   const int64_t first = begin * kSumUnit;
   const int64_t last = Min(end * kSumUnit, samples);
-  AddParts(args.partial, parts, 2 * samples, 2 * first, 2 * last, args.doffset);
+  const int64_t rank = args.rank;
+  AddParts(args.partial, parts, rank * samples, rank * first, rank * last, args.doffset);
   if (args.mask == nullptr) return;
-  AddParts(args.partial + parts * 2 * samples, parts, samples, first, last, args.dmask);
+  AddParts(args.partial + parts * rank * samples, parts, samples, first, last, args.dmask);
 }
 
 // `count` numbers from `first` on of the slices that have written them. The next slice's flags are
@@ -124,14 +125,13 @@ template <typename T>
 PassPlan PlanSumDx(const DeformableArgs<T>& args) {
   const DxParts<T> parts(args);
   return {parts.exist() ? args.geometry.batch * parts.lines : 0,
-          1 + parts.units.slices.count * args.geometry.axis[2].input * args.geometry.channels, 0};
+          1 + parts.units.slices.count * parts.width * args.geometry.channels, 0};
 }
 
 template <typename T>
 void SumDx(const DeformableArgs<T>& args, int64_t begin, int64_t end, void*) {
   const DxParts<T> parts(args);
   const int64_t channels = args.geometry.channels;
-  const int64_t width = args.geometry.axis[2].input;
   for (int64_t line = begin; line < end; ++line) {
     const int64_t first = line / parts.lines * parts.units.of_image();
     for (int64_t block = 0; block < parts.units.per_image; ++block) {
@@ -139,8 +139,8 @@ void SumDx(const DeformableArgs<T>& args, int64_t begin, int64_t end, void*) {
           GetSpreadUnit(args, parts.units, first + block * parts.units.slices.count);
       const uint8_t* written =
           parts.written + unit.number * parts.lines + line % parts.lines;
-      for (int64_t w = 0; w < width; ++w) {
-        const int64_t pixel = (line * width + w) * channels;
+      for (int64_t w = 0; w < parts.width; ++w) {
+        const int64_t pixel = (line * parts.width + w) * channels;
         AddWritten(parts, written, pixel + unit.begin, unit.end - unit.begin,
                    args.dx + pixel + unit.begin);
       }

@@ -9,7 +9,7 @@
 namespace tfconv {
 namespace {
 
-// Rows and columns of pixels are counted in 32 bits.
+// Pixels along an axis are counted in 32 bits.
 constexpr int64_t kMaxImageSize = std::numeric_limits<int32_t>::max() - 1;
 
 // `size` is a multiple of `unit`; both may be unknown.
@@ -35,8 +35,8 @@ absl::Status MergeShape(const std::string& name, const char* tensor, const Dims&
 absl::Status CheckFilter(const std::string& name, const DeformableShapes& in,
                          DeformableSizes* sizes) {
   const int64_t channels = in.x[-1];
-  const int64_t group_channels = in.filter[2];
-  sizes->filters = in.filter[3];
+  const int64_t group_channels = in.filter[-2];
+  sizes->filters = in.filter[-1];
   if (group_channels == 0 && channels == 0) {
     sizes->groups = 1;
   } else if (group_channels == 0 || (channels != kUnknown && group_channels != kUnknown &&
@@ -64,19 +64,21 @@ absl::Status MakeSizes(const ConvAttributes& attributes, bool has_filter, bool h
                        const DeformableShapes& in, DeformableSizes* sizes,
                        DeformableShapes* shapes) {
   const std::string& name = attributes.op_name;
+  const int spatial_rank = attributes.rank();
+  sizes->rank = spatial_rank;
   sizes->taps = sizes->offset_groups = sizes->groups = sizes->filters = kUnknown;
   const std::pair<const char*, const Dims*> tensors[] = {
       {"x", &in.x},           {"offset", &in.offset},    {"mask", &in.mask},
       {"filter", &in.filter}, {"dcolumns", &in.columns}, {"dy", &in.y}};
   for (const auto& [tensor, dims] : tensors) {
-    const int rank = dims == &in.columns ? 5 : 4;
+    const int rank = spatial_rank + (dims == &in.columns ? 3 : 2);
     if (auto status = CheckRank(name, tensor, *dims, rank); !status.ok()) return status;
   }
 
   // Taps.
-  int64_t kernel[kDeformableRank];
-  for (int i = 0; i < kDeformableRank; ++i) {
-    kernel[i] = has_filter ? in.filter[i] : attributes.kernel_size[i];
+  std::vector<int64_t> kernel;
+  for (int i = 0; i < spatial_rank; ++i) {
+    kernel.push_back(has_filter ? in.filter[i] : attributes.kernel_size[i]);
   }
   std::vector<int64_t> known_kernel;
   for (const int64_t size : kernel) {
@@ -84,17 +86,17 @@ absl::Status MakeSizes(const ConvAttributes& attributes, bool has_filter, bool h
   }
   int64_t taps;
   if (auto status = CountTaps(name, known_kernel, &taps); !status.ok()) return status;
-  if (known_kernel.size() == kDeformableRank) sizes->taps = taps;
+  if (known_kernel.size() == kernel.size()) sizes->taps = taps;
 
   // Positions.
   ConvGeometry& geometry = sizes->geometry;
   for (ConvAxis& axis : geometry.axis) axis = TrivialAxis();
   std::vector<int64_t> positions = {in.x[0]};
-  for (int i = 0; i < kDeformableRank; ++i) {
-    ConvAxis& axis = geometry.axis[CanonicalAxis(i, kDeformableRank)];
+  for (int i = 0; i < spatial_rank; ++i) {
+    ConvAxis& axis = geometry.axis[CanonicalAxis(i, spatial_rank)];
     if (in.x[i + 1] > kMaxImageSize) {
       return absl::InvalidArgumentError(absl::StrCat(name, ": x has shape ", in.x.ToString(),
-                                                     ", its height and width must be at most ",
+                                                     ", its spatial sizes must be at most ",
                                                      kMaxImageSize));
     }
     if (auto status = attributes.MakeAxis(i, in.x[i + 1], kernel[i], &axis); !status.ok()) {
@@ -107,26 +109,26 @@ absl::Status MakeSizes(const ConvAttributes& attributes, bool has_filter, bool h
   absl::StrAppend(&because, " with ", attributes.ToString());
 
   // Offset groups.
-  const int64_t unit = sizes->taps == kUnknown ? kUnknown : 2 * sizes->taps;
+  const int64_t unit = sizes->taps == kUnknown ? kUnknown : spatial_rank * sizes->taps;
   const auto channels_of = [&](const Dims& dims, int64_t per_group) {
     std::string expected = SizesToString(positions);
     expected.pop_back();
     return absl::StrCat(" has shape ", dims.ToString(), ", expected ", expected, ",og*", per_group,
                         "] for ", because);
   };
-  if (!IsMultiple(in.offset[3], unit)) {
+  if (!IsMultiple(in.offset[-1], unit)) {
     return absl::InvalidArgumentError(absl::StrCat(name, ": offset", channels_of(in.offset, unit)));
   }
-  if (!IsMultiple(in.mask[3], sizes->taps)) {
+  if (!IsMultiple(in.mask[-1], sizes->taps)) {
     return absl::InvalidArgumentError(
         absl::StrCat(name, ": mask", channels_of(in.mask, sizes->taps)));
   }
-  if (unit != kUnknown && in.offset[3] != kUnknown) {
-    sizes->offset_groups = in.offset[3] / unit;
-  } else if (unit != kUnknown && in.mask[3] != kUnknown) {
-    sizes->offset_groups = in.mask[3] / sizes->taps;
+  if (unit != kUnknown && in.offset[-1] != kUnknown) {
+    sizes->offset_groups = in.offset[-1] / unit;
+  } else if (unit != kUnknown && in.mask[-1] != kUnknown) {
+    sizes->offset_groups = in.mask[-1] / sizes->taps;
   }
-  const int64_t channels = in.x[3];
+  const int64_t channels = in.x[-1];
   if (sizes->offset_groups != kUnknown && channels != kUnknown &&
       channels % sizes->offset_groups != 0) {
     return absl::InvalidArgumentError(
@@ -143,13 +145,13 @@ absl::Status MakeSizes(const ConvAttributes& attributes, bool has_filter, bool h
   };
   const int64_t groups = sizes->offset_groups;
   std::vector<int64_t> offset =
-      extended({groups == kUnknown ? in.offset[3] : groups * 2 * sizes->taps});
+      extended({groups == kUnknown ? in.offset[-1] : groups * unit});
   if (auto status = MergeShape(name, "offset", in.offset, because, &offset); !status.ok()) {
     return status;
   }
   positions.assign(offset.begin(), offset.end() - 1);
   absl::StrAppend(&because, " and offset of shape ", in.offset.ToString());
-  std::vector<int64_t> mask = extended({groups == kUnknown ? in.mask[3] : groups * sizes->taps});
+  std::vector<int64_t> mask = extended({groups == kUnknown ? in.mask[-1] : groups * sizes->taps});
   if (auto status = MergeShape(name, "mask", in.mask, because, &mask); !status.ok()) {
     return status;
   }
@@ -168,16 +170,22 @@ absl::Status MakeSizes(const ConvAttributes& attributes, bool has_filter, bool h
 
   geometry.batch = positions[0];
   geometry.channels = columns.back();
-  for (int i = 0; i < kDeformableRank; ++i) {
-    geometry.axis[CanonicalAxis(i, kDeformableRank)].output = positions[i + 1];
+  for (int i = 0; i < spatial_rank; ++i) {
+    geometry.axis[CanonicalAxis(i, spatial_rank)].output = positions[i + 1];
   }
-  shapes->x = Dims({positions[0], in.x[1], in.x[2], columns.back()});
+  std::vector<int64_t> x = {positions[0]};
+  for (int i = 0; i < spatial_rank; ++i) x.push_back(in.x[i + 1]);
+  x.push_back(columns.back());
+  shapes->x = Dims(x);
   shapes->offset = Dims(extended({offset.back()}));
   if (has_mask) shapes->mask = Dims(extended({mask.back()}));
   shapes->columns = Dims(extended({sizes->taps, columns.back()}));
   shapes->y = Dims(extended({y.back()}));
   if (has_filter) {
-    shapes->filter = Dims({in.filter[0], in.filter[1], in.filter[2], y.back()});
+    std::vector<int64_t> filter;
+    for (int i = 0; i < spatial_rank; ++i) filter.push_back(in.filter[i]);
+    filter.insert(filter.end(), {in.filter[-2], y.back()});
+    shapes->filter = Dims(filter);
   }
   return absl::OkStatus();
 }

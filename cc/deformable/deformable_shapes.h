@@ -13,8 +13,6 @@
 
 namespace tfconv {
 
-constexpr int kDeformableRank = 2;
-
 // Shapes of all tensors of an op. Those that it does not have stay of unknown rank.
 struct DeformableShapes {
   Dims x;
@@ -28,6 +26,7 @@ struct DeformableShapes {
 // What the inputs' shapes say once they are checked.
 struct DeformableSizes {
   ConvGeometry geometry;  // complete if all sizes are known
+  int rank;               // spatial axes
   int64_t taps;
   int64_t offset_groups;
   int64_t groups;
@@ -72,13 +71,7 @@ struct DeformableAttributes {
       return absl::InvalidArgumentError(
           absl::StrCat(conv.op_name, ": at most one mask is possible. Received: ", modulation));
     }
-    if (auto status = conv.Read(context, !HasFilter(kind)); !status.ok()) return status;
-    if (conv.rank() != kDeformableRank) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(conv.op_name, ": strides must be ", kDeformableRank,
-                       " integers. Received: ", SizesToString(conv.strides)));
-    }
-    return absl::OkStatus();
+    return conv.Read(context, !HasFilter(kind));
   }
 };
 

@@ -1,4 +1,4 @@
-// The gradient of bilinear sampling: spreads upstream gradients to pixels, offsets and masks.
+// The gradient of linear sampling: spreads upstream gradients to pixels, offsets and masks.
 #ifndef TFCONV_DEFORMABLE_DEFORMABLE_SPREADING_H_
 #define TFCONV_DEFORMABLE_DEFORMABLE_SPREADING_H_
 
@@ -10,97 +10,115 @@
 #include "common/gemm.h"
 #include "common/product.h"
 #include "common/vec.h"
+#include "deformable/deformable_corners.h"
 #include "deformable/deformable_kernel.h"
 #include "deformable/deformable_sampling.h"
 
 namespace tfconv {
 namespace TFCONV_ISA_NAMESPACE {
 
-// Adds weight * upstream to the corners of dx, and upstream * corner to `sum`.
-template <typename S, typename T, typename Upstream>
+// Adds the sums of the lanes of each of kCount vectors.
+template <int kCount, typename S>
+TFCONV_INLINE void AddSums(const typename S::Vec* vectors, typename S::Scalar* sums) {
+  if constexpr (kCount == 4) {
+    S::AddSumsOfFour(vectors, sums);
+  } else {
+    for (int i = 0; i < kCount; ++i) sums[i] += S::SumLanes(vectors[i]);
+  }
+}
+
+// Adds weight * upstream to some corners of dx, and upstream * corner to `sum`.
+template <int kCount, typename S, typename T, typename Upstream>
 TFCONV_INLINE int64_t Spread(const Upstream* upstream, const T* const* corner,
                              typename S::Scalar* const* target, const typename S::Scalar* weight,
                              int64_t c, int64_t end, typename S::Scalar* sum) {
   if (c + S::kLanes > end) return c;
-  typename S::Vec sums[kNumCorners] = {};
+  typename S::Vec sums[kCount] = {};
   for (; c + S::kLanes <= end; c += S::kLanes) {
     const typename S::Vec g = S::Load(upstream + c);
 #pragma GCC unroll 4
-    for (int i = 0; i < kNumCorners; ++i) {
+    for (int i = 0; i < kCount; ++i) {
       sums[i] += S::Load(corner[i] + c) * g;
       S::Store(target[i] + c, S::Load(target[i] + c) + g * weight[i]);
     }
   }
-  S::AddSumsOfFour(sums, sum);
+  AddSums<kCount, S>(sums, sum);
   return c;
 }
 
-// The gradient of sampling: adds to dx, and to sums[kNumCorners * r + i] the products of upstream
-// gradient and corner i, from which the gradients for offset and mask follow. Row r of the upstream
-// gradient, for channels [begin, end), is at upstream + r * upstream_stride. `absent` is written in
-// place of corners that are absent and never read as data.
-template <typename T, typename Upstream>
-void SpreadTile(const DeformableArgs<T>& args, const Samples<Accumulator<T>>& s, int64_t rows,
-                int64_t begin, int64_t end, Accumulator<T>* dx, const T* zeros,
-                Accumulator<T>* absent, const Upstream* upstream, int64_t upstream_stride,
-                Accumulator<T>* sums) {
+template <int kCount, typename T, typename Upstream>
+TFCONV_INLINE void SpreadRow(const Upstream* upstream, const T* const* corner,
+                             Accumulator<T>* const* target, const Accumulator<T>* weight,
+                             int64_t count, Accumulator<T>* sum) {
   using Number = Accumulator<T>;
-  const int64_t pixel_stride = args.geometry.channels;
-  const int64_t line_stride = pixel_stride * args.geometry.axis[2].input;
-  const int64_t count = end - begin;
-  for (int64_t r = 0; r < rows; ++r) {
-    const T* corner[kNumCorners];
-    Number* target[kNumCorners];
-    Number weight[kNumCorners];
-    FindCorners(s, r, pixel_stride, line_stride, args.x, zeros, corner);
-    FindCorners(s, r, pixel_stride, line_stride, dx, absent, target);
-    SetWeights(s, r, weight);
-    for (int c = 0; c < kNumCorners; ++c) {
-      corner[c] += begin;
-      target[c] += begin;
-    }
-    const Upstream* row = upstream + r * upstream_stride;
-    Number* sum = sums + kNumCorners * r;
-    int64_t c = Spread<Simd<Number>>(row, corner, target, weight, 0, count, sum);
-    if constexpr (kVecBytes > 32) {
-      c = Spread<Simd<Number, 32>>(row, corner, target, weight, c, count, sum);
-    }
-    if constexpr (kVecBytes > 16) {
-      c = Spread<Simd<Number, 16>>(row, corner, target, weight, c, count, sum);
-    }
-    for (; c < count; ++c) {
-      for (int i = 0; i < kNumCorners; ++i) {
-        sum[i] += ToNumber(corner[i][c]) * ToNumber(row[c]);
-        target[i][c] += ToNumber(row[c]) * weight[i];
-      }
+  int64_t c = Spread<kCount, Simd<Number>>(upstream, corner, target, weight, 0, count, sum);
+  if constexpr (kVecBytes > 32) {
+    c = Spread<kCount, Simd<Number, 32>>(upstream, corner, target, weight, c, count, sum);
+  }
+  if constexpr (kVecBytes > 16) {
+    c = Spread<kCount, Simd<Number, 16>>(upstream, corner, target, weight, c, count, sum);
+  }
+  for (; c < count; ++c) {
+    for (int i = 0; i < kCount; ++i) {
+      sum[i] += ToNumber(corner[i][c]) * ToNumber(upstream[c]);
+      target[i][c] += ToNumber(upstream[c]) * weight[i];
     }
   }
 }
 
-// Gradients for offset and mask from the sums of SpreadTile. At integer positions they belong to
-// the square below and to the right, which floor() has chosen.
-template <typename T, typename Out>
+// The gradient of sampling: adds to dx, and to sums[kCorners * r + i] the products of upstream
+// gradient and corner i, from which the gradients for offset and mask follow. Row r of the upstream
+// gradient, for channels [begin, end), is at upstream + r * upstream_stride. `absent` is written in
+// place of corners that are absent and never read as data.
+template <int kRank, typename T, typename Upstream>
+void SpreadTile(const DeformableArgs<T>& args, const Samples<Accumulator<T>, kRank>& s,
+                int64_t rows, int64_t begin, int64_t end, Accumulator<T>* dx, const T* zeros,
+                Accumulator<T>* absent, const Upstream* upstream, int64_t upstream_stride,
+                Accumulator<T>* sums) {
+  using Number = Accumulator<T>;
+  constexpr int kCount = kCorners<kRank>;
+  constexpr int kAtOnce = kCount < 4 ? kCount : 4;  // the addresses of more exceed the registers
+  const CornerShifts<kRank> shifts(args.geometry);
+  for (int64_t r = 0; r < rows; ++r) {
+    const T* corner[kCount];
+    Number* target[kCount];
+    Number weight[kCount];
+    FindCorners(s, r, shifts, args.x, zeros, corner);
+    FindCorners(s, r, shifts, dx, absent, target);
+#pragma GCC unroll 8
+    for (int i = 0; i < kCount; ++i) {
+      corner[i] += begin;
+      target[i] += begin;
+      weight[i] = s.weight[i][r];
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < kCount; i += kAtOnce) {
+      SpreadRow<kAtOnce>(upstream + r * upstream_stride, corner + i, target + i, weight + i,
+                         end - begin, sums + kCount * r + i);
+    }
+  }
+}
+
+// Gradients for offset and mask from the sums of SpreadTile.
+template <int kRank, typename T, typename Out>
 void FinishTile(const DeformableArgs<T>& args, const Tile<Accumulator<T>>& tile,
-                const Samples<Accumulator<T>>& s, int64_t tap, int64_t offset_group,
+                const Samples<Accumulator<T>, kRank>& s, int64_t tap, int64_t offset_group,
                 const Accumulator<T>* sums, Out* doffset, Out* dmask) {
   using Number = Accumulator<T>;
   const int64_t taps = NumTaps(args.geometry);
   const int64_t stride = args.offset_groups * taps;
   const int64_t first = tile.first * stride + offset_group * taps + tap;
   for (int64_t r = 0; r < tile.rows; ++r) {
-    const Number* sum = sums + kNumCorners * r;
-    const Number dy = s.dy[r];
-    const Number dx = s.dx[r];
+    const Number* sum = sums + kCorners<kRank> * r;
+    Number delta[kRank];
+#pragma GCC unroll 3
+    for (int i = 0; i < kRank; ++i) delta[i] = s.delta[i][r];
     const int64_t index = first + r * stride;
-    StoreNumber(doffset + 2 * index,
-                s.mask[r] * ((1 - dx) * (sum[kBottomLeft] - sum[kTopLeft]) +
-                             dx * (sum[kBottomRight] - sum[kTopRight])));
-    StoreNumber(doffset + 2 * index + 1,
-                s.mask[r] * ((1 - dy) * (sum[kTopRight] - sum[kTopLeft]) +
-                             dy * (sum[kBottomRight] - sum[kBottomLeft])));
-    if (args.mask == nullptr) continue;
-    StoreNumber(dmask + index, (1 - dy) * ((1 - dx) * sum[kTopLeft] + dx * sum[kTopRight]) +
-                                   dy * ((1 - dx) * sum[kBottomLeft] + dx * sum[kBottomRight]));
+#pragma GCC unroll 3
+    for (int i = 0; i < kRank; ++i) {
+      StoreNumber(doffset + kRank * index + i, s.mask[r] * Slope<kRank>(sum, delta, i));
+    }
+    if (args.mask != nullptr) StoreNumber(dmask + index, Between<kRank>(sum, delta));
   }
 }
 
@@ -186,20 +204,21 @@ int64_t PartialSize(const DeformableArgs<T>& args) {
   const int64_t parts = MakeSpreadUnits(args).parts;
   if (parts == 1) return 0;
   const int64_t per_position =
-      args.offset_groups * NumTaps(args.geometry) * (args.mask != nullptr ? 3 : 2);
+      args.offset_groups * NumTaps(args.geometry) * (args.rank + (args.mask != nullptr ? 1 : 0));
   return parts * Positions(args) * per_position;
 }
 
 // dx of every slice, in the type that is computed in, and for every unit which lines of its image
-// it has written: only those count.
+// it has written: only those count. Lines are those along the last axis; of a single axis, pixels.
 template <typename T>
 struct DxParts {
   using Number = Accumulator<T>;
 
   explicit DxParts(const DeformableArgs<T>& args) : units(MakeSpreadUnits(args)) {
     const ConvGeometry& g = args.geometry;
-    lines = g.axis[1].input;
-    size = g.batch * lines * g.axis[2].input * g.channels;
+    width = args.rank == 1 ? 1 : g.axis[2].input;
+    lines = ImagePixels(g) / Max<int64_t>(1, width);
+    size = g.batch * lines * width * g.channels;
     numbers = static_cast<Number*>(args.dx_parts);
     written = reinterpret_cast<uint8_t*>(numbers + units.slices.count * size);
   }
@@ -208,10 +227,11 @@ struct DxParts {
   bool exist() const { return kIsHalf<T> || units.slices.count > 1; }
 
   SpreadUnits units;
-  int64_t lines;
+  int64_t lines;  // of an image
+  int64_t width;
   int64_t size;
-  Number* numbers;   // [slices, N, H, W, C]
-  uint8_t* written;  // [units, H]
+  Number* numbers;   // [slices, N, lines, width, C]
+  uint8_t* written;  // [units, lines]
 };
 
 template <typename T>
@@ -230,10 +250,10 @@ class Spreader {
       : args_(args),
         parts_(args),
         tile_(arena->Take<Tile<Number>>(1)),
-        samples_(arena->Take<Samples<Number>>(1)),
+        samples_(TakeSamples(args, 1, arena)),
         zeros_(arena->Take<T>(args.geometry.channels)),
         absent_(arena->Take<Number>(args.geometry.channels)),
-        sums_(arena->Take<Number>(kNumCorners * Tile<Number>::kRows)) {}
+        sums_(arena->Take<Number>((1 << args.rank) * Tile<Number>::kRows)) {}
 
   // Before first use.
   void Clear() {
@@ -246,8 +266,8 @@ class Spreader {
     partial_doffset_ = partial_dmask_ = nullptr;
     if (units.parts > 1) {
       const int64_t samples = Positions(args_) * args_.offset_groups * NumTaps(args_.geometry);
-      partial_doffset_ = args_.partial + unit.part * 2 * samples;
-      partial_dmask_ = args_.partial + (units.parts * 2 + unit.part) * samples;
+      partial_doffset_ = args_.partial + unit.part * args_.rank * samples;
+      partial_dmask_ = args_.partial + (units.parts * args_.rank + unit.part) * samples;
     }
     if (parts_.exist()) {
       dx_ = parts_.numbers + unit.slice * parts_.size;
@@ -265,49 +285,60 @@ class Spreader {
   template <typename Upstream>
   void Spread(int64_t tap, int64_t begin, int64_t end, const Upstream* upstream,
               int64_t upstream_stride) {
-    const int64_t size = args_.geometry.channels / args_.offset_groups;
-    const int64_t rows = tile_->rows;
     ForEachOffsetGroup(args_, begin, end, [&](int64_t group, int64_t c, int64_t c_end) {
-      FindSamples(args_, *tile_, tap, group, samples_);
-      if (written_ != nullptr) ClearLines();
-      if (c == Max(unit_.begin, group * size)) {
-        memset(sums_, 0, static_cast<size_t>(kNumCorners * rows) * sizeof(Number));
-      }
-      SpreadTile<T>(args_, *samples_, rows, c, c_end, dx_, zeros_, absent_, upstream + (c - begin),
-                    upstream_stride, sums_);
-      if (c_end != Min(unit_.end, (group + 1) * size)) return;
-      if (partial_doffset_ != nullptr) {
-        FinishTile(args_, *tile_, *samples_, tap, group, sums_, partial_doffset_, partial_dmask_);
-      } else {
-        FinishTile(args_, *tile_, *samples_, tap, group, sums_, args_.doffset, args_.dmask);
-      }
+      WithRank(args_.rank, [&](auto rank) {
+        SpreadGroup<rank.value>(tap, group, c, c_end, upstream + (c - begin), upstream_stride);
+      });
     });
   }
 
  private:
   using Number = Accumulator<T>;
 
+  // Channels [begin, end), which are of one offset group.
+  template <int kRank, typename Upstream>
+  void SpreadGroup(int64_t tap, int64_t group, int64_t begin, int64_t end,
+                   const Upstream* upstream, int64_t upstream_stride) {
+    const int64_t size = args_.geometry.channels / args_.offset_groups;
+    const int64_t rows = tile_->rows;
+    auto* samples = static_cast<Samples<Number, kRank>*>(samples_);
+    FindSamples(args_, *tile_, tap, group, samples);
+    if (written_ != nullptr) ClearLines(*samples);
+    if (begin == Max(unit_.begin, group * size)) {
+      memset(sums_, 0, static_cast<size_t>(kCorners<kRank> * rows) * sizeof(Number));
+    }
+    SpreadTile(args_, *samples, rows, begin, end, dx_, static_cast<const T*>(zeros_), absent_,
+               upstream, upstream_stride, sums_);
+    if (end != Min(unit_.end, (group + 1) * size)) return;
+    if (partial_doffset_ != nullptr) {
+      FinishTile(args_, *tile_, *samples, tap, group, sums_, partial_doffset_, partial_dmask_);
+    } else {
+      FinishTile(args_, *tile_, *samples, tap, group, sums_, args_.doffset, args_.dmask);
+    }
+  }
+
   void ClearLine(int64_t line) {
     const int64_t channels = args_.geometry.channels;
-    const int64_t width = args_.geometry.axis[2].input;
+    const int64_t width = parts_.width;
     Number* pixel = dx_ + (unit_.image * parts_.lines + line) * width * channels + unit_.begin;
     const size_t bytes = static_cast<size_t>(unit_.end - unit_.begin) * sizeof(Number);
     for (int64_t w = 0; w < width; ++w) memset(pixel + w * channels, 0, bytes);
   }
 
   // The lines that the samples' corners lie in, before they are added to.
-  void ClearLines() {
-    constexpr int kTop = 1 << kTopLeft | 1 << kTopRight;
-    constexpr int kBottom = 1 << kBottomLeft | 1 << kBottomRight;
+  template <int kRank>
+  void ClearLines(const Samples<Number, kRank>& s) {
+    constexpr int kInLine = kRank == 1 ? 1 : 2;  // corners
+    const int64_t height = args_.geometry.axis[1].input;
     for (int64_t r = 0; r < tile_->rows; ++r) {
-      const int64_t line = samples_->top[r];
-      if ((samples_->present[r] & kTop) != 0 && !written_[line]) {
+#pragma GCC unroll 4
+      for (int i = 0; i < kCorners<kRank> / kInLine; ++i) {
+        if (((s.present[r] >> (kInLine * i)) & ((1 << kInLine) - 1)) == 0) continue;
+        int64_t line = s.near[0][r] + (kRank == 3 ? i >> 1 : i);
+        if constexpr (kRank == 3) line = line * height + s.near[1][r] + (i & 1);
+        if (written_[line]) continue;
         written_[line] = 1;
         ClearLine(line);
-      }
-      if ((samples_->present[r] & kBottom) != 0 && !written_[line + 1]) {
-        written_[line + 1] = 1;
-        ClearLine(line + 1);
       }
     }
   }
@@ -315,7 +346,7 @@ class Spreader {
   const DeformableArgs<T>& args_;
   DxParts<T> parts_;
   Tile<Number>* tile_;
-  Samples<Number>* samples_;
+  void* samples_;
   T* zeros_;
   Number* absent_;
   Number* sums_;
@@ -335,7 +366,7 @@ PassPlan PlanBackward(const DeformableArgs<T>& args, int64_t scratch_bytes, doub
   PassPlan plan;
   plan.units = g.channels == 0 ? 0 : g.batch * units.of_image();
   plan.cycles_per_unit =
-      1 + static_cast<int64_t>(samples * (50 + channels * (3 * SampleCycles<T>() + more_cycles)));
+      1 + static_cast<int64_t>(samples * (50 + channels * (3 * SampleCycles(args) + more_cycles)));
   plan.scratch_bytes = scratch_bytes;
   return plan;
 }

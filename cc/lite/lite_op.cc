@@ -18,7 +18,7 @@ constexpr char kDeformableConv[] = "Tfconv>DeformableConv";
 constexpr char kLocalAttention[] = "Tfconv>LocalAttention";
 constexpr char kPerExampleConv[] = "Tfconv>PerExampleConv";
 
-// Rows and columns of pixels are counted in 32 bits.
+// Pixels along an axis are counted in 32 bits.
 constexpr int64_t kMaxImageSize = std::numeric_limits<int32_t>::max() - 1;
 
 Status CheckInputs(const std::string& op_name, const std::vector<Shape>& inputs, size_t expected) {
@@ -113,8 +113,8 @@ class Deformable : public LiteOp {
     }
     has_mask_ = found->second.integers[0] == 1;
     if (auto s = attributes_.Read(options, !has_filter_); !s.ok()) return s;
-    if (attributes_.rank() == 2) return Status();
-    return Error(name, ": strides must be 2 integers. Received: ", attributes_.strides);
+    args_.rank = attributes_.rank();
+    return Status();
   }
 
   Status Infer(const std::vector<Shape>& inputs, Shape* output) override {
@@ -123,17 +123,18 @@ class Deformable : public LiteOp {
     if (auto s = CheckInputs(name, inputs, 2 + has_filter_ + has_mask_); !s.ok()) return s;
     const Shape& x = inputs[0];
     const Shape& offset = inputs[1];
-    if (auto s = CheckRank(name, "x", x, 4); !s.ok()) return s;
-    if (auto s = CheckRank(name, "offset", offset, 4); !s.ok()) return s;
-    if (x[1] > kMaxImageSize || x[2] > kMaxImageSize) {
-      return Error(name, ": x has shape ", x, ", its height and width must be at most ",
+    const int rank = args_.rank;
+    if (auto s = CheckRank(name, "x", x, rank + 2); !s.ok()) return s;
+    if (auto s = CheckRank(name, "offset", offset, rank + 2); !s.ok()) return s;
+    if (*std::max_element(x.begin() + 1, x.end() - 1) > kMaxImageSize) {
+      return Error(name, ": x has shape ", x, ", its spatial sizes must be at most ",
                    kMaxImageSize);
     }
     std::vector<int64_t> kernel = attributes_.kernel_size;
     if (has_filter_) {
       const Shape& filter = inputs[2];
-      if (auto s = CheckRank(name, "filter", filter, 4); !s.ok()) return s;
-      kernel.assign(filter.begin(), filter.begin() + 2);
+      if (auto s = CheckRank(name, "filter", filter, rank + 2); !s.ok()) return s;
+      kernel.assign(filter.begin(), filter.begin() + rank);
       if (auto s = ReadFilter(name, x, filter, &args_.groups, &args_.filters); !s.ok()) return s;
     }
     int64_t taps;
@@ -149,13 +150,13 @@ class Deformable : public LiteOp {
                    positions, " and og*", last, " for input x of shape ", x, " and kernel size ",
                    kernel, " with ", attributes_.ToString());
     };
-    args_.offset_groups = offset.back() / (2 * taps);
-    if (offset.back() <= 0 || !agrees(offset, args_.offset_groups * 2 * taps)) {
-      return mismatch("offset", offset, 2 * taps);
+    args_.offset_groups = offset.back() / (rank * taps);
+    if (offset.back() <= 0 || !agrees(offset, args_.offset_groups * rank * taps)) {
+      return mismatch("offset", offset, rank * taps);
     }
     if (has_mask_) {
       const Shape& mask = inputs.back();
-      if (auto s = CheckRank(name, "mask", mask, 4); !s.ok()) return s;
+      if (auto s = CheckRank(name, "mask", mask, rank + 2); !s.ok()) return s;
       if (!agrees(mask, args_.offset_groups * taps)) return mismatch("mask", mask, taps);
     }
     if (x.back() % args_.offset_groups != 0) {

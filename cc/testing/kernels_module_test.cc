@@ -772,9 +772,10 @@ struct Deformable {
   Deformable(const Run& run_, const py::array& x, const py::array& offset,
              const std::optional<py::array>& mask_, const Axes& axes)
       : run(run_),
-        sizes(x, axes, 2, 2),
-        offset_groups(CountLast("offset", offset, 2 * sizes.taps)),
-        offset_shape(sizes.Outputs({offset_groups * sizes.taps * 2})),
+        sizes(x, axes, 1, 3),
+        rank(static_cast<int>(axes.size())),
+        offset_groups(CountLast("offset", offset, rank * sizes.taps)),
+        offset_shape(sizes.Outputs({offset_groups * sizes.taps * rank})),
         mask_shape(sizes.Outputs({offset_groups * sizes.taps})),
         columns_shape(sizes.Outputs({sizes.taps, sizes.geometry.channels})),
         in(new Input<T>("x", x, sizes.x, run)),
@@ -782,6 +783,7 @@ struct Deformable {
     CheckDivides("offset groups", offset_groups, sizes.geometry.channels);
     if (mask_) mask.reset(new Input<T>("mask", *mask_, mask_shape, run));
     args.geometry = sizes.geometry;
+    args.rank = rank;
     args.offset_groups = offset_groups;
     args.groups = run.cuda ? 1 : -1;
     args.filters = -1;
@@ -793,11 +795,14 @@ struct Deformable {
   void SetFilter(const py::array& filter_) {
     filter_shape = ShapeOf(filter_);
     const int64_t channels = sizes.geometry.channels;
-    if (filter_shape.size() != 4) throw py::value_error("filter must have four dimensions");
-    const int64_t width = filter_shape[2];
-    args.filters = filter_shape[3];
+    if (filter_shape.size() != static_cast<size_t>(rank) + 2) {
+      throw py::value_error("filter has another rank");
+    }
+    const int64_t width = filter_shape[filter_shape.size() - 2];
+    args.filters = filter_shape.back();
     args.groups = channels == 0 && width == 0 ? 1 : channels / std::max<int64_t>(width, 1);
-    filter_shape = {sizes.kernels[0], sizes.kernels[1], width, args.filters};
+    filter_shape.assign(sizes.kernels.begin(), sizes.kernels.end());
+    filter_shape.insert(filter_shape.end(), {width, args.filters});
     if (args.groups * width != channels) throw py::value_error("filter has other channels");
     CheckDivides("groups", args.groups, args.filters);
     filter.reset(new Input<T>("filter", filter_, filter_shape, run));
@@ -885,6 +890,7 @@ struct Deformable {
 
   Run run;
   Sizes sizes;
+  int rank;
   int64_t offset_groups;
   Shape offset_shape;
   Shape mask_shape;

@@ -248,39 +248,45 @@ Operands Lower(const PerExampleOp<kKind>&, const PerExampleSizes& sizes, const O
 // Where the taps of a deformable op read, and how much of what.
 //
 // Shapes are [N, positions, offset groups, taps]; samples have the group's channels behind. The
-// image has two zeros on every side, and a position is clipped to [-2, size], so that all four
-// corners of a pixel can be read.
+// image has two zeros on every side, and a position is clipped to [-2, size], so that all corners
+// of a cell can be read.
 class Sampling {
  public:
   Sampling(const DeformableSizes& sizes, xla::XlaOp x, xla::XlaOp offset)
-      : batch_(sizes.geometry.batch),
+      : rank_(sizes.rank),
+        batch_(sizes.geometry.batch),
         channels_(sizes.geometry.channels),
         groups_(sizes.offset_groups),
         taps_(sizes.taps) {
     xla::XlaBuilder* builder = x.builder();
-    int64_t output[2], kernel[2];
-    for (int axis = 0; axis < 2; ++axis) {
-      const ConvAxis& a = sizes.geometry.axis[CanonicalAxis(axis, kDeformableRank)];
+    std::vector<int64_t> grid_sizes(static_cast<size_t>(2 * rank_));  // outputs, then taps
+    int64_t positions = 1, rows = batch_ * groups_;
+    x_shape_ = {batch_};
+    for (int axis = 0; axis < rank_; ++axis) {
+      const ConvAxis& a = sizes.geometry.axis[CanonicalAxis(axis, rank_)];
       image_[axis] = a.input;
-      output[axis] = a.output;
-      kernel[axis] = a.kernel;
+      grid_sizes[axis] = a.output;
+      grid_sizes[axis + rank_] = a.kernel;
+      positions *= a.output;
+      rows *= a.input + kMargin;
+      x_shape_.push_back(a.input);
     }
-    const int64_t positions = output[0] * output[1];
+    x_shape_.push_back(channels_);
     shape_ = {batch_, positions, groups_, taps_};
-    x_ = xla::Reshape(x, {batch_, image_[0], image_[1], channels_});
-    const xla::XlaOp moved = xla::Reshape(offset, {batch_, positions, groups_, taps_, 2});
-    const int64_t rows = batch_ * (image_[0] + kMargin) * (image_[1] + kMargin) * groups_;
+    x_ = xla::Reshape(x, x_shape_);
+    const xla::XlaOp moved = xla::Reshape(offset, {batch_, positions, groups_, taps_, rank_});
     index_type_ = rows > std::numeric_limits<int32_t>::max() ? xla::S64 : xla::S32;
-    xla::XlaOp corner[2];
-    for (int axis = 0; axis < 2; ++axis) {
-      const ConvAxis& a = sizes.geometry.axis[CanonicalAxis(axis, kDeformableRank)];
-      const xla::Shape grid_shape = xla::ShapeUtil::MakeShape(
-          xla::S32, {output[0], output[1], kernel[0], kernel[1]});
+    const xla::Shape grid_shape = xla::ShapeUtil::MakeShape(xla::S32, grid_sizes);
+    // Row of the table for the corner that is near along all axes.
+    const xla::Shape index_shape = xla::ShapeUtil::MakeShape(index_type_, shape_);
+    corner_ = xla::Iota(builder, index_shape, 0);
+    for (int axis = 0; axis < rank_; ++axis) {
+      const ConvAxis& a = sizes.geometry.axis[CanonicalAxis(axis, rank_)];
       const auto iota = [&](int64_t dimension) { return xla::Iota(builder, grid_shape, dimension); };
       const auto times = [&](xla::XlaOp op, int64_t factor) {
         return xla::Mul(op, xla::ConstantR0<int32_t>(builder, static_cast<int32_t>(factor)));
       };
-      xla::XlaOp grid = xla::Add(times(iota(axis), a.stride), times(iota(axis + 2), a.dilation));
+      xla::XlaOp grid = xla::Add(times(iota(axis), a.stride), times(iota(axis + rank_), a.dilation));
       grid = xla::Sub(grid, xla::ConstantR0<int32_t>(builder, static_cast<int32_t>(a.pad)));
       grid = xla::ConvertElementType(xla::Reshape(grid, {positions, taps_}), TypeOf(x));
       const xla::XlaOp position = xla::Add(At(moved, axis, 4), grid, {1, 3});
@@ -291,14 +297,12 @@ class Sampling {
       const xla::XlaOp floor = xla::Floor(inside);
       fraction_[axis] = xla::Select(missing, position, xla::Sub(inside, floor));
       is_inside_[axis] = xla::Eq(inside, position);
-      beyond_[axis] = xla::Select(missing, position, xla::ZerosLike(position));
-      corner[axis] = xla::Add(xla::ConvertElementType(floor, index_type_), Index(2));
+      const xla::XlaOp beyond = xla::Select(missing, position, xla::ZerosLike(position));
+      beyond_ = axis == 0 ? beyond : xla::Add(beyond_, beyond);
+      corner_ = xla::Mul(corner_, Index(a.input + kMargin));
+      corner_ = xla::Add(corner_,
+                         xla::Add(xla::ConvertElementType(floor, index_type_), Index(2)));
     }
-    // Row of the table for the upper left corner.
-    const xla::Shape index_shape = xla::ShapeUtil::MakeShape(index_type_, shape_);
-    corner_ = xla::Iota(builder, index_shape, 0);
-    corner_ = xla::Add(xla::Mul(corner_, Index(image_[0] + kMargin)), corner[0]);
-    corner_ = xla::Add(xla::Mul(corner_, Index(image_[1] + kMargin)), corner[1]);
     corner_ = xla::Mul(corner_, Index(groups_));
     corner_ = xla::Add(corner_, xla::Iota(builder, index_shape, 2));
   }
@@ -313,7 +317,7 @@ class Sampling {
   xla::XlaOp Columns(const std::optional<xla::XlaOp>& mask) const {
     const xla::XlaOp table = Table();
     std::optional<xla::XlaOp> sum;
-    for (int corner = 0; corner < 4; ++corner) {
+    for (int corner = 0; corner < 1 << rank_; ++corner) {
       sum = AddTo(sum, xla::Mul(Pixels(table, corner), Weight(corner, mask), {0, 1, 2, 3}));
     }
     return ByTap(*sum);
@@ -323,27 +327,31 @@ class Sampling {
   Operands Gradients(xla::XlaOp dcolumns, const std::optional<xla::XlaOp>& mask) const {
     const xla::XlaOp dsamples = ByGroup(dcolumns), table = Table();
     xla::XlaOp dtable = xla::ZerosLike(table);
-    std::optional<xla::XlaOp> dmask, dfraction[2];
-    for (int corner = 0; corner < 4; ++corner) {
+    std::optional<xla::XlaOp> dmask, dfraction[kMaxSpatialAxes];
+    for (int corner = 0; corner < 1 << rank_; ++corner) {
       dtable = AddPixels(dtable, corner,
                          xla::Mul(dsamples, Weight(corner, mask), {0, 1, 2, 3}));
       const xla::XlaOp match = SumOver(xla::Mul(dsamples, Pixels(table, corner)), 4);
       dmask = AddTo(dmask, xla::Mul(match, Weight(corner, std::nullopt)));
-      for (int axis = 0; axis < 2; ++axis) {
-        const xla::XlaOp change = xla::Mul(match, AxisWeight(corner, 1 - axis));
+      for (int axis = 0; axis < rank_; ++axis) {
+        xla::XlaOp change = match;
+        for (int other = 0; other < rank_; ++other) {
+          if (other != axis) change = xla::Mul(change, AxisWeight(corner, other));
+        }
         dfraction[axis] = AddTo(dfraction[axis], IsFar(corner, axis) ? change : xla::Neg(change));
       }
     }
     Operands doffset;
-    for (int axis = 0; axis < 2; ++axis) {
+    for (int axis = 0; axis < rank_; ++axis) {
       xla::XlaOp change = *dfraction[axis];
       if (mask) change = xla::Mul(change, xla::Reshape(*mask, shape_));
-      change = xla::Select(is_inside_[axis], change, xla::Add(beyond_[0], beyond_[1]));
+      change = xla::Select(is_inside_[axis], change, beyond_);
       doffset.push_back(xla::Reshape(change, {shape_[0], shape_[1], shape_[2], shape_[3], 1}));
     }
-    xla::XlaOp dx = xla::Reshape(
-        dtable, {batch_, image_[0] + kMargin, image_[1] + kMargin, channels_});
-    for (int axis = 0; axis < 2; ++axis) {
+    std::vector<int64_t> padded = x_shape_;
+    for (int axis = 0; axis < rank_; ++axis) padded[axis + 1] += kMargin;
+    xla::XlaOp dx = xla::Reshape(dtable, padded);
+    for (int axis = 0; axis < rank_; ++axis) {
       dx = xla::SliceInDim(dx, 2, 2 + image_[axis], 1, axis + 1);
     }
     Operands result = {dx, xla::ConcatInDim(dx.builder(), doffset, 4)};
@@ -355,7 +363,7 @@ class Sampling {
   static constexpr int64_t kMargin = 4;  // zeros around the image, both sides together
 
   int64_t Width() const { return channels_ / groups_; }
-  static bool IsFar(int corner, int axis) { return (axis == 0 ? corner >> 1 : corner & 1) != 0; }
+  bool IsFar(int corner, int axis) const { return ((corner >> (rank_ - 1 - axis)) & 1) != 0; }
 
   xla::XlaOp Index(int64_t value) const {
     return xla::ConstantR0WithType(x_.builder(), index_type_, value);
@@ -363,18 +371,21 @@ class Sampling {
 
   // Pixels of all images, a row for each pixel and offset group.
   xla::XlaOp Table() const {
-    xla::PaddingConfig config = xla::MakeNoPaddingConfig(4);
-    for (const int axis : {1, 2}) {
-      config.mutable_dimensions(axis)->set_edge_padding_low(2);
-      config.mutable_dimensions(axis)->set_edge_padding_high(2);
+    xla::PaddingConfig config = xla::MakeNoPaddingConfig(rank_ + 2);
+    int64_t rows = batch_ * groups_;
+    for (int axis = 0; axis < rank_; ++axis) {
+      config.mutable_dimensions(axis + 1)->set_edge_padding_low(2);
+      config.mutable_dimensions(axis + 1)->set_edge_padding_high(2);
+      rows *= image_[axis] + kMargin;
     }
-    const int64_t pixels = (image_[0] + kMargin) * (image_[1] + kMargin);
-    return xla::Reshape(xla::Pad(x_, Scalar(x_, 0), config), {batch_ * pixels * groups_, Width()});
+    return xla::Reshape(xla::Pad(x_, Scalar(x_, 0), config), {rows, Width()});
   }
 
   xla::XlaOp Row(int corner) const {
-    const int64_t pitch = image_[1] + kMargin;
-    const int64_t pixel = (IsFar(corner, 0) ? pitch : 0) + (IsFar(corner, 1) ? 1 : 0);
+    int64_t pixel = 0;
+    for (int axis = 0; axis < rank_; ++axis) {
+      pixel = pixel * (image_[axis] + kMargin) + (IsFar(corner, axis) ? 1 : 0);
+    }
     return xla::Add(corner_, Index(pixel * groups_));
   }
 
@@ -403,17 +414,19 @@ class Sampling {
   }
 
   xla::XlaOp Weight(int corner, const std::optional<xla::XlaOp>& mask) const {
-    const xla::XlaOp weight = xla::Mul(AxisWeight(corner, 0), AxisWeight(corner, 1));
+    xla::XlaOp weight = AxisWeight(corner, 0);
+    for (int axis = 1; axis < rank_; ++axis) weight = xla::Mul(weight, AxisWeight(corner, axis));
     return mask ? xla::Mul(weight, xla::Reshape(*mask, shape_)) : weight;
   }
 
+  const int rank_;
   int64_t batch_, channels_, groups_, taps_;
-  int64_t image_[2];
-  std::vector<int64_t> shape_;
+  int64_t image_[kMaxSpatialAxes];
+  std::vector<int64_t> x_shape_, shape_;
   xla::PrimitiveType index_type_;
   xla::XlaOp x_, corner_;
-  xla::XlaOp fraction_[2], is_inside_[2];
-  xla::XlaOp beyond_[2];  // zero, or NaN where an offset is: the sum is the gradient outside
+  xla::XlaOp fraction_[kMaxSpatialAxes], is_inside_[kMaxSpatialAxes];
+  xla::XlaOp beyond_;  // zero, or NaN where an offset is: the gradient outside
 };
 
 template <DeformableKind kKind>
@@ -428,7 +441,8 @@ Operands Lower(const DeformableOp<kKind>& op, const DeformableSizes& sizes, cons
   }
   if constexpr (HasFilter(kKind)) {
     const auto& axis = sizes.geometry.axis;
-    const int64_t rows = sizes.geometry.batch * axis[1].output * axis[2].output;
+    const int64_t rows =
+        sizes.geometry.batch * axis[0].output * axis[1].output * axis[2].output;
     const int64_t width = sizes.geometry.channels / sizes.groups;
     const int64_t group_filters = sizes.filters / sizes.groups;
     const xla::XlaOp filter = xla::Reshape(in[FilterInput(kKind)],

@@ -36,12 +36,27 @@ def deformable_conv(batch, size, groups, width):
     return tfconv.ops.deformable_conv2d, inputs
 
 
+def deformable_volumes(batch, size, groups, width):
+    at = (batch, 3, 4, size // 2)
+    inputs = [(*at, groups * width), (*at, groups * 24), (2, 2, 2, width, groups * 20)]
+    return tfconv.ops.deformable_conv, [*inputs, (*at, groups * 8)]
+
+
+def deformable_sequences(batch, size, groups, width):
+    at = (batch, 4 * size)
+    inputs = [(*at, groups * width), (*at, groups * 3), (3, width, groups * 20)]
+    return tfconv.ops.deformable_conv, [*inputs, (*at, groups * 3)]
+
+
 def per_example(batch, size, groups, width):
     inputs = [(batch, size, size, groups * width), (batch, 3, 3, width, groups * 20)]
     return tfconv.ops.per_example_conv, inputs
 
 
-FAMILIES = [involution, deformable_sample, deformable_conv, per_example]
+FAMILIES = [
+    *(involution, deformable_sample, deformable_conv, deformable_volumes, deformable_sequences),
+    per_example,
+]
 
 
 def results(device, function, inputs):

@@ -35,6 +35,10 @@ class Case(NamedTuple):
     def taps(self) -> int:
         return len(self.geometry.window.taps)
 
+    @property
+    def rank(self) -> int:
+        return len(self.geometry.sizes)
+
     def outputs(self, *last: int) -> tuple[int, ...]:
         return (self.batch, *self.geometry.outputs, *last)
 
@@ -198,14 +202,14 @@ class PerExample:
 
 
 class DeformableSample:
-    ranks = (2,)
+    ranks = (1, 2, 3)
 
     @staticmethod
     def draw(rng, case: Case) -> Arrays:
         count = case.offset_groups * case.taps
         inputs = {
             "x": rng.standard_normal(case.inputs),
-            "offset": 2 * rng.standard_normal(case.outputs(2 * count)),
+            "offset": 2 * rng.standard_normal(case.outputs(case.rank * count)),
             "mask": rng.uniform(-1, 1, case.outputs(count)) if case.masked else None,
             "dcolumns": rng.standard_normal(case.outputs(case.taps, case.channels)),
         }
@@ -231,7 +235,7 @@ class DeformableSample:
 
 
 class DeformableConv:
-    ranks = (2,)
+    ranks = (1, 2, 3)
 
     @staticmethod
     def draw(rng, case: Case) -> Arrays:
@@ -280,9 +284,9 @@ FAMILIES = {
 
 
 def tap_positions(case: Case) -> np.ndarray:
-    """Where the taps lie without offsets: [*output, 1, taps, 2]."""
+    """Where the taps lie without offsets: [*output, 1, taps, rank]."""
     w = case.geometry.window
-    positions = np.zeros((*case.geometry.outputs, 1, case.taps, 2))
+    positions = np.zeros((*case.geometry.outputs, 1, case.taps, case.rank))
     for at in np.ndindex(*case.geometry.outputs):
         for number, tap in enumerate(w.taps):
             positions[(*at, 0, number)] = w.pixel(at, tap)
@@ -290,8 +294,8 @@ def tap_positions(case: Case) -> np.ndarray:
 
 
 def as_taps(case: Case, offset: np.ndarray) -> np.ndarray:
-    """Offsets as [N, *output, offset groups, taps, 2]."""
-    return offset.reshape(case.outputs(case.offset_groups, case.taps, 2))
+    """Offsets as [N, *output, offset groups, taps, rank]."""
+    return offset.reshape(case.outputs(case.offset_groups, case.taps, case.rank))
 
 
 def columns_of(case: Case, x, offset, mask) -> tuple[np.ndarray, np.ndarray]:

@@ -97,29 +97,32 @@ def per_example_conv(x, kernels, dy, w: Window) -> tuple[np.ndarray, np.ndarray]
 
 def columns_times_filter(columns, filter_) -> np.ndarray:
     """``y[n, p, f] = sum_{t, c} filter[t, c, f] * columns[n, p, t, c]`` within f's group."""
-    width, filters = filter_.shape[2:]
+    width, filters = filter_.shape[-2:]
     groups = columns.shape[-1] // width
     per_group = filters // groups
-    flat = filter_.astype(np.float64).reshape(columns.shape[3], width, filters)
-    y = np.zeros((*columns.shape[:3], filters))
+    flat = filter_.astype(np.float64).reshape(columns.shape[-2], width, filters)
+    y = np.zeros((*columns.shape[:-2], filters))
     for g in range(groups):
         c, f = slice(g * width, (g + 1) * width), slice(g * per_group, (g + 1) * per_group)
-        y[..., f] = np.einsum("nhwtc,tcf->nhwf", columns[..., c], flat[..., f])
+        y[..., f] = np.einsum("...tc,tcf->...f", columns[..., c], flat[..., f])
     return y
 
 
 def of_columns_times_filter(columns, filter_, dy) -> tuple[np.ndarray, np.ndarray]:
     """Gradients of `columns_times_filter`."""
-    width, filters = filter_.shape[2:]
+    width, filters = filter_.shape[-2:]
     groups = columns.shape[-1] // width
     per_group = filters // groups
     dy = dy.astype(np.float64)
-    flat = filter_.astype(np.float64).reshape(columns.shape[3], width, filters)
+    positions = math.prod(dy.shape[:-1])
+    flat_columns = columns.reshape(positions, *columns.shape[-2:])
+    flat_dy = dy.reshape(positions, filters)
+    flat = filter_.astype(np.float64).reshape(columns.shape[-2], width, filters)
     dcolumns, dflat = np.zeros(columns.shape), np.zeros_like(flat)
     for g in range(groups):
         c, f = slice(g * width, (g + 1) * width), slice(g * per_group, (g + 1) * per_group)
-        dcolumns[..., c] = np.einsum("nhwf,tcf->nhwtc", dy[..., f], flat[..., f])
-        dflat[..., f] = np.einsum("nhwtc,nhwf->tcf", columns[..., c], dy[..., f])
+        dcolumns[..., c] = np.einsum("...f,tcf->...tc", dy[..., f], flat[..., f])
+        dflat[..., f] = np.einsum("ptc,pf->tcf", flat_columns[..., c], flat_dy[..., f])
     return dcolumns, dflat.reshape(filter_.shape)
 
 
@@ -128,32 +131,32 @@ def deformable_sample(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Gradients of `reference.deformable_sample` for x, offset and mask (ones if it is None).
 
-    At integer positions they are those towards the pixels below and to the right.
+    At integer positions they are those towards the pixels that follow along each axis.
     """
     x, offset, dcolumns = (t.astype(np.float64) for t in (x, offset, dcolumns))
-    height, columns, channels = x.shape[1:]
-    taps = len(w.taps)
-    groups = offset.shape[-1] // (2 * taps)
-    width = channels // groups
-    mask = np.ones((*offset.shape[:3], groups * taps)) if mask is None else mask.astype(np.float64)
+    rank, taps = len(w.kernel_size), len(w.taps)
+    groups = offset.shape[-1] // (rank * taps)
+    width = x.shape[-1] // groups
+    mask = np.ones((*offset.shape[:-1], groups * taps)) if mask is None else mask.astype(np.float64)
     dx, doffset, dmask = np.zeros_like(x), np.zeros_like(offset), np.zeros_like(mask)
-    for n, i, j in np.ndindex(*offset.shape[:3]):
+    for n, *position in np.ndindex(*offset.shape[:-1]):
+        here = (n, *position)
         for o, (t, tap) in ((o, pair) for o in range(groups) for pair in enumerate(w.taps)):
             number = o * taps + t
             c = slice(o * width, (o + 1) * width)
-            row, column = w.pixel((i, j), tap) + offset[n, i, j, 2 * number : 2 * number + 2]
-            top, left = math.floor(row), math.floor(column)
-            weight = mask[n, i, j, number]
-            upstream = dcolumns[n, i, j, t, c]
-            for a, down in ((top, 0), (top + 1, 1)):
-                for b, right in ((left, 0), (left + 1, 1)):
-                    along_y, along_x = 1 - abs(row - a), 1 - abs(column - b)
-                    pixel = np.zeros(width)
-                    if 0 <= a < height and 0 <= b < columns:
-                        pixel = x[n, a, b, c]
-                        dx[n, a, b, c] += weight * along_y * along_x * upstream
-                    product = np.sum(pixel * upstream)
-                    dmask[n, i, j, number] += along_y * along_x * product
-                    doffset[n, i, j, 2 * number] += weight * (2 * down - 1) * along_x * product
-                    doffset[n, i, j, 2 * number + 1] += weight * (2 * right - 1) * along_y * product
+            at = w.pixel(position, tap) + offset[here][rank * number : rank * (number + 1)]
+            weight = mask[here][number]
+            upstream = dcolumns[here][t, c]
+            for corner in np.ndindex(*[2] * rank):
+                pixel = tuple(math.floor(i) + far for i, far in zip(at, corner))
+                along = [1 - abs(i - j) for i, j in zip(at, pixel)]
+                values = np.zeros(width)
+                if all(0 <= i < size for i, size in zip(pixel, x.shape[1:-1])):
+                    values = x[(n, *pixel)][c]
+                    dx[(n, *pixel)][c] += weight * math.prod(along) * upstream
+                product = np.sum(values * upstream)
+                dmask[here][number] += math.prod(along) * product
+                for axis, far in enumerate(corner):
+                    others = math.prod(along[:axis] + along[axis + 1 :])
+                    doffset[here][rank * number + axis] += weight * (2 * far - 1) * others * product
     return dx, doffset, dmask

@@ -84,6 +84,8 @@ BLOCKS = {
         Case(Geometry((4, 4), 2), 1, 1, 200),  # partial sums of offset gradients
         Case(Geometry((4, 4), 2), 1, 1, 204, offset_groups=3, masked=False),
         Case(Geometry((3, 3), 1), 20, 1, 7),  # more images than units
+        Case(Geometry((300,), 2), 1, 1, 24),
+        Case(Geometry((3, 5, 9), (1, 2, 1)), 1, 1, 72),  # slices of the positions
     ],
     "deformable_conv": [
         Case(Geometry((16, 15), (1, 2)), 1, 1, 40, 20),
@@ -100,6 +102,9 @@ BLOCKS = {
         Case(Geometry((28, 28), 1), 1, 1, 260, 1030),  # a filter that is packed by blocks
         Case(Geometry((2, 3), 1), 1, 1, 400, 700),  # the same for few rows
         Case(Geometry((2, 2), 2), 1, 2, 180, 400, offset_groups=3),
+        Case(Geometry((90,), 3, 1, "causal", 2), 2, 2, 20, 3, offset_groups=4),
+        Case(Geometry((2, 3, 4), 2), 2, 2, 36, 20, offset_groups=3),
+        Case(Geometry((4, 6, 7), (2, 1, 2)), 1, 9, 1, 1),
     ],
 }
 
@@ -254,10 +259,13 @@ DIVIDED = {
     "deformable_sample": [
         Case(Geometry((9, 8), 3), 2, 1, 12, offset_groups=3),
         Case(Geometry((9, 8), 3, 2), 1, 1, 200),
+        Case(Geometry((70,), 3), 1, 1, 20),
+        Case(Geometry((4, 5, 6), 2), 1, 1, 36, offset_groups=2),
     ],
     "deformable_conv": [
         Case(Geometry((9, 8), 3), 2, 3, 4, 5, offset_groups=2),
         Case(Geometry((9, 8), 3, 2), 1, 1, 200, 40, masked=False),
+        Case(Geometry((3, 5, 6), 2), 1, 1, 40, 20),
     ],
 }
 

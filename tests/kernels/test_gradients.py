@@ -28,15 +28,21 @@ FORWARD = {
     ),
     "per_example": lambda w, x, filter: reference.per_example_conv(x, filter, w),
     "deformable_sample": lambda w, x, offset, mask: reference.deformable_sample(x, offset, mask, w),
-    "deformable_conv": lambda w, x, offset, mask, filter: reference.deformable_conv2d(
+    "deformable_conv": lambda w, x, offset, mask, filter: reference.deformable_conv(
         x, offset, filter, mask, None, w
     ),
 }
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_gradients_of_references(name, rng):
-    case = CASES[name]
+@pytest.mark.parametrize(
+    "name, case",
+    [
+        *CASES.items(),
+        ("deformable_sample", Case(Geometry((5,), 2, 1, "full", 2), 2, 1, 4, offset_groups=2)),
+        ("deformable_conv", Case(Geometry((2, 3, 2), 2, (2, 1, 1)), 1, 2, 1, 2, offset_groups=2)),
+    ],
+)
+def test_gradients_of_references(name, case, rng):
     inputs = FAMILIES[name].draw(rng, case)
     if "offset" in inputs:  # between pixels, where gradients exist
         offset = inputs["offset"]

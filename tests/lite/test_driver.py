@@ -99,14 +99,14 @@ def draw(rng, name, geometry, number):
         expected = reference.per_example_conv(*inputs, w)
     else:
         count = groups * len(w.taps)  # as many offset groups
-        offset = 2 * rng.standard_normal((*positions, 2 * count))
+        offset = 2 * rng.standard_normal((*positions, len(outputs) * count))
         mask = rng.uniform(size=(*positions, count)) if masked else None
         filter = rng.standard_normal((*w.kernel_size, width, filters))
         inputs = [x, offset] + [filter] * (name == CONV) + [mask] * masked
         # The op has float32 positions: so must the reference, whose floors depend on them.
         offset = offset.astype(np.float32)
         if name == CONV:
-            expected = reference.deformable_conv2d(x, offset, filter, mask, None, w)
+            expected = reference.deformable_conv(x, offset, filter, mask, None, w)
         else:
             expected = reference.deformable_sample(x, offset, mask, w)
     inputs = [t.astype(np.float32) for t in inputs]
@@ -125,8 +125,8 @@ def cases():
     for name, ranks in (
         (INVOLUTION, (1, 2, 3)),
         (PER_EXAMPLE, (1, 2, 3)),
-        (SAMPLE, [2]),
-        (CONV, [2]),
+        (SAMPLE, (1, 2, 3)),
+        (CONV, (1, 2, 3)),
     ):
         for rank in ranks:
             for geometry in GEOMETRIES[rank]:
@@ -222,7 +222,7 @@ ERRORS = [
         SAMPLE,
         {"kernel_size": (3,), "strides": (1,), "dilations": (1,), "explicit_paddings": (1, 1)},
         [X, OFFSET],
-        "strides must be 2 integers",
+        "x must have 3 dimensions",
     ),
     (CONV, {}, [X, OFFSET, (3, 3, 4)], "filter must have 4 dimensions"),
     (CONV, {}, [X, OFFSET, (3, 3, 3, 6)], "the 3 input channels .* must divide the 4 channels"),

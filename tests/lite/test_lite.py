@@ -39,6 +39,12 @@ LAYERS = [
         DEFORMABLE,
     ),
     (lambda: tfconv.DeformableConv2D(5, 3, dilation_rate=(1, 2)), (8, 9, 4), DEFORMABLE),
+    (lambda: tfconv.DeformableConv1D(6, 3, padding="causal", groups=2), (11, 4), DEFORMABLE),
+    (
+        lambda: tfconv.DeformableConv3D(3, (2, 3, 1), strides=(1, 2, 1), offset_groups=2),
+        (4, 5, 3, 6),
+        DEFORMABLE,
+    ),
     (lambda: tfconv.CondConv2D(20, 3, num_experts=3), (8, 7, 13), PER_EXAMPLE),
     (
         lambda: tfconv.CondConv2D(6, 3, num_experts=2, groups=3, padding="same", strides=2),

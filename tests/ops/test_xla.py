@@ -13,7 +13,7 @@ from tests.ops.fingerprint import hashes, results
 from tests.ops.geometries import GEOMETRIES, Geometry, assert_close, gradients, second_gradients
 from tfconv._compat import keras
 from tfconv.ops import (
-    deformable_conv2d,
+    deformable_conv,
     deformable_sample,
     involution,
     local_attention,
@@ -86,7 +86,7 @@ def attention_case(rng, geometry):
 def deformable_inputs(rng, geometry, masked):
     count = 2 * len(geometry.window.taps)
     x = rng.standard_normal((2, *geometry.sizes, 6))
-    offset = rng.standard_normal((2, *geometry.outputs, 2 * count)) * 2
+    offset = rng.standard_normal((2, *geometry.outputs, len(geometry.sizes) * count)) * 2
     mask = rng.standard_normal((2, *geometry.outputs, count))
     return [x, offset, mask] if masked else [x, offset]
 
@@ -100,7 +100,7 @@ def sample_case(rng, geometry, masked=True):
 def deformable_case(rng, geometry, masked=True):
     x, offset, *mask = deformable_inputs(rng, geometry, masked)
     kernel = rng.standard_normal((*geometry.window.kernel_size, 2, 9))
-    return of_geometry(deformable_conv2d, geometry), [x, offset, kernel, *mask]
+    return of_geometry(deformable_conv, geometry), [x, offset, kernel, *mask]
 
 
 ALL = [involution_case, span_case, attention_case, per_example_case, sample_case, deformable_case]
@@ -109,8 +109,8 @@ CASES = [
     *((span_case, geometry) for rank in (1, 2, 3) for geometry in GEOMETRIES[rank][::5]),
     *((attention_case, geometry) for rank in (1, 2, 3) for geometry in GEOMETRIES[rank][::4]),
     *((per_example_case, geometry) for rank in (1, 2, 3) for geometry in GEOMETRIES[rank][1::3]),
-    *((sample_case, geometry) for geometry in GEOMETRIES[2][2::4]),
-    *((deformable_case, geometry) for geometry in GEOMETRIES[2][::3]),
+    *((sample_case, geometry) for rank in (1, 2, 3) for geometry in GEOMETRIES[rank][2::4]),
+    *((deformable_case, geometry) for rank in (1, 2, 3) for geometry in GEOMETRIES[rank][::3]),
 ]
 
 

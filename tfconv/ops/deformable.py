@@ -32,25 +32,27 @@ def deformable_sample(
 ) -> tf.Tensor:
     """Pixels under the taps of a kernel, each tap moved by an offset of its own.
 
-    ``s[n, p, t, c] = mask[n, p, o(c), t] * bilinear(x[n, :, :, c], p * strides - pad +
-    t * dilation + offset[n, p, o(c), t])``: bilinear interpolation in which every one of the
-    four corners that lies outside the image counts as zero. A NaN coordinate gives NaN for that
-    sample; an infinite one lies outside.
+    ``s[n, p, t, c] = mask[n, p, o(c), t] * linear(x[n, ..., c], p * strides - pad +
+    t * dilation + offset[n, p, o(c), t])`` over one to three spatial axes: linear interpolation
+    along each of them (bilinear in images), in which every one of the 2, 4 or 8 corners that lies
+    outside of x counts as zero. A NaN coordinate gives NaN for that sample; an infinite one lies
+    outside.
 
     Args:
-        x: [N, H, W, C] tensor; float16, bfloat16, float32 or float64.
-        offset: [N, Ho, Wo, OG * kh * kw * 2] tensor in pixels, index
-            ``(o * kh * kw + tap) * 2 + {0: dy, 1: dx}``; OG offset groups must divide C.
-        mask: Optional modulation, [N, Ho, Wo, OG * kh * kw].
-        kernel_size: Taps per spatial axis; an int or two ints.
+        x: [N, *spatial, C] tensor; float16, bfloat16, float32 or float64.
+        offset: [N, *output, OG * taps * rank] tensor in pixels, index
+            ``(o * taps + tap) * rank + axis``: in images, dy and dx. OG offset groups must divide
+            C.
+        mask: Optional modulation, [N, *output, OG * taps].
+        kernel_size: Taps per spatial axis; an int or one int per axis.
         strides: Pixels between neighbouring outputs.
-        padding: "valid", "same", "full", an int, or two (before, after) pairs.
+        padding: "valid", "same", "full", "causal" (one axis), an int, or (before, after) pairs.
         dilation_rate: Pixels between neighbouring taps.
         data_format: "channels_last" or "channels_first", which holds for ``x``, ``offset`` and
             ``mask``; None takes Keras's setting.
 
     Returns:
-        [N, Ho, Wo, kh * kw, C] tensor of ``x``'s type, in either data format.
+        [N, *output, taps, C] tensor of ``x``'s type, in either data format.
 
     Raises:
         ValueError: If an argument is not what is described above.
@@ -65,11 +67,10 @@ def deformable_sample(
         >>> tfconv.ops.deformable_sample(x, half_down, kernel_size=1)[0, :, 0, 0, 0].numpy()
         array([1.5, 4.5, 3. ], dtype=float32)
     """
-    geometry = Geometry.of(kernel_size, strides, padding, dilation_rate, rank=2)
-    tensors = _converted(x, offset, mask)
+    x, offset, mask = _converted(x, offset, mask)
+    geometry = Geometry.of(kernel_size, strides, padding, dilation_rate, rank=_rank(x))
     if _compat.standardized_data_format(data_format) == "channels_first":
-        tensors = [None if t is None else to_last(t) for t in tensors]
-    x, offset, mask = tensors
+        x, offset, mask = (None if t is None else to_last(t) for t in (x, offset, mask))
     _check(x, offset, mask, geometry)
     x = fitting(x, geometry, "deformable_sample")
 
@@ -86,6 +87,56 @@ def deformable_sample(
 
 
 @tf.autograph.experimental.do_not_convert  # nothing to convert, and tracing stays fast
+def deformable_conv(
+    x: tf.Tensor,
+    offset: tf.Tensor,
+    kernel: tf.Tensor,
+    mask: tf.Tensor | None = None,
+    bias: tf.Tensor | None = None,
+    *,
+    strides: int | Sequence[int] = 1,
+    padding: Padding = "same",
+    dilation_rate: int | Sequence[int] = 1,
+    data_format: str | None = None,
+) -> tf.Tensor:
+    """Deformable convolution of one to three axes, version 1 (no mask) and 2 (with one).
+
+    ``y[n, p, f] = bias[f] + sum_{t, c} kernel[t, c, f] * s[n, p, t, c]`` with the samples ``s``
+    of `deformable_sample`, over the channels c of f's group.
+
+    Args:
+        x: [N, *spatial, C] tensor; float16, bfloat16, float32 or float64.
+        offset: [N, *output, OG * taps * rank] tensor in pixels (see `deformable_sample`).
+        kernel: [*kernel_size, C / groups, filters] tensor; the shapes say how many groups there
+            are.
+        mask: Optional modulation, [N, *output, OG * taps].
+        bias: Optional [filters] tensor.
+        strides: Pixels between neighbouring outputs.
+        padding: "valid", "same", "full", "causal" (one axis), an int, or (before, after) pairs.
+        dilation_rate: Pixels between neighbouring taps.
+        data_format: "channels_last" or "channels_first", which holds for ``x``, ``offset``,
+            ``mask`` and the result; None takes Keras's setting.
+
+    Returns:
+        [N, *output, filters] tensor of ``x``'s type.
+
+    Raises:
+        ValueError: If an argument is not what is described above.
+        tf.errors.InvalidArgumentError: If the shapes do not fit each other.
+
+    Source: arXiv:1703.06211, equations 2-4; arXiv:1811.11168, equation 1.
+
+    Example:
+        >>> x, kernel = tf.ones([1, 5, 5, 5, 2]), tf.ones([3, 3, 3, 2, 8])
+        >>> offset = tf.zeros([1, 5, 5, 5, 3 * 3 * 3 * 3])
+        >>> tfconv.ops.deformable_conv(x, offset, kernel)[0, 2, 2, 2, :2].numpy()
+        array([54., 54.], dtype=float32)
+    """
+    window = (strides, padding, dilation_rate)
+    return _convolution("deformable_conv", (x, offset, kernel, mask, bias), window, data_format)
+
+
+@tf.autograph.experimental.do_not_convert
 def deformable_conv2d(
     x: tf.Tensor,
     offset: tf.Tensor,
@@ -98,22 +149,15 @@ def deformable_conv2d(
     dilation_rate: int | Sequence[int] = 1,
     data_format: str | None = None,
 ) -> tf.Tensor:
-    """Deformable convolution, version 1 (no mask) and 2 (with one).
-
-    ``y[n, p, f] = bias[f] + sum_{t, c} kernel[t, c, f] * s[n, p, t, c]`` with the samples ``s``
-    of `deformable_sample`, over the channels c of f's group.
+    """`deformable_conv` of images, with all its arguments.
 
     Args:
-        x: [N, H, W, C] tensor; float16, bfloat16, float32 or float64.
-        offset: [N, Ho, Wo, OG * kh * kw * 2] tensor in pixels (see `deformable_sample`).
-        kernel: [kh, kw, C / groups, filters] tensor; the shapes say how many groups there are.
+        x: [N, H, W, C] tensor.
+        offset: [N, Ho, Wo, OG * kh * kw * 2] tensor in pixels.
+        kernel: [kh, kw, C / groups, filters] tensor.
         mask: Optional modulation, [N, Ho, Wo, OG * kh * kw].
         bias: Optional [filters] tensor.
-        strides: Pixels between neighbouring outputs.
-        padding: "valid", "same", "full", an int, or two (before, after) pairs.
-        dilation_rate: Pixels between neighbouring taps.
-        data_format: "channels_last" or "channels_first", which holds for ``x``, ``offset``,
-            ``mask`` and the result; None takes Keras's setting.
+        strides, padding, dilation_rate, data_format: As in `deformable_conv`.
 
     Returns:
         [N, Ho, Wo, filters] tensor of ``x``'s type.
@@ -130,31 +174,38 @@ def deformable_conv2d(
         >>> tfconv.ops.deformable_conv2d(x, offset, kernel)[0, 2, 2, :2].numpy()
         array([27., 27.], dtype=float32)
     """
+    window = (strides, padding, dilation_rate)
+    tensors = (x, offset, kernel, mask, bias)
+    return _convolution("deformable_conv2d", tensors, window, data_format, ranks=(2,))
+
+
+def _convolution(name, tensors, window, data_format, ranks=(1, 2, 3)) -> tf.Tensor:
+    x, offset, kernel, mask, bias = tensors
     x, offset, mask = _converted(x, offset, mask)
     kernel = tf.convert_to_tensor(kernel, dtype=x.dtype)
-    if kernel.shape.rank != 4 or not kernel.shape.is_fully_defined():
+    rank = (kernel.shape.rank or 0) - 2
+    if rank not in ranks or not kernel.shape.is_fully_defined():
+        sizes = "kh, kw" if ranks == (2,) else "*kernel_size"
         raise invalid_argument(
-            "deformable_conv2d needs a kernel of known shape [kh, kw, C / groups, filters]. "
+            f"{name} needs a kernel of known shape [{sizes}, C / groups, filters]. "
             f"Received: kernel of shape {kernel.shape}"
         )
-    geometry = Geometry.of(kernel.shape[:2].as_list(), strides, padding, dilation_rate, rank=2)
-    attributes = geometry.attributes()
-    del attributes["kernel_size"]
+    geometry = Geometry.of(kernel.shape[:-2].as_list(), *window, rank=rank)
 
     def channels_last(x, offset, mask):
         _check(x, offset, mask, geometry)
-        x = fitting(x, geometry, "deformable_conv2d")
-        channels, filters = x.shape[-1], kernel.shape[3]
-        width = kernel.shape[2]
+        x = fitting(x, geometry, name)
+        channels, filters = x.shape[-1], kernel.shape[-1]
+        width = kernel.shape[-2]
         if width == 0 or channels % width or filters % (channels // width):
             raise invalid_argument(
-                f"deformable_conv2d: kernel of shape {kernel.shape} does not fit x of shape "
-                f"{x.shape}: its third size must divide the {channels} channels into groups, "
-                f"whose number must divide the {filters} filters"
+                f"{name}: kernel of shape {kernel.shape} does not fit x of shape {x.shape}: its "
+                f"last but one size must divide the {channels} channels into groups, whose number "
+                f"must divide the {filters} filters"
             )
         y = dispatch(
             lambda module: module.tfconv_deformable_conv(
-                x=x, offset=offset, filter=kernel, mask=_listed(mask), **attributes
+                x=x, offset=offset, filter=kernel, mask=_listed(mask), **geometry.op_attributes()
             ),
             lambda: in_float32(
                 lambda *t: _portable_conv(*t, geometry=geometry), x, offset, kernel, mask
@@ -176,60 +227,75 @@ def _listed(mask: tf.Tensor | None) -> list[tf.Tensor]:
     return [] if mask is None else [mask]
 
 
+def _rank(x: tf.Tensor) -> int:
+    """The number of x's spatial axes."""
+    if x.shape.rank not in (3, 4, 5):
+        raise invalid_argument(
+            "deformable ops need x of rank 3 to 5: a batch, one to three spatial axes, channels. "
+            f"Received: x of shape {x.shape}"
+        )
+    return x.shape.rank - 2
+
+
 def _check(x, offset, mask, geometry: Geometry) -> None:
     """Raises when what is known of the shapes does not fit."""
-    if x.shape.rank != 4 or not x.shape[-1]:
+    rank = geometry.rank
+    if x.shape.rank != rank + 2 or not x.shape[-1]:
         raise invalid_argument(
-            "deformable ops need x of rank 4 with a known number of channels. "
+            f"deformable ops need x of rank {rank + 2} with a known number of channels. "
             f"Received: x of shape {x.shape}"
         )
     channels, taps = x.shape[-1], geometry.taps
     output = [x.shape[0], *geometry.output_shape(x.shape.as_list()[1:-1])]
-    width = offset.shape[-1] if offset.shape.rank == 4 else None
+    width = offset.shape[-1] if offset.shape.rank == rank + 2 else None
     if width is None or not offset.shape.is_compatible_with([*output, None]):
         fits = False
     else:
-        groups, rest = divmod(width, 2 * taps)
+        groups, rest = divmod(width, rank * taps)
         fits = rest == 0 and groups > 0 and channels % groups == 0
     if not fits:
         raise invalid_argument(
             f"deformable: offset of shape {offset.shape} does not fit x of shape {x.shape}: "
-            f"expected {tf.TensorShape([*output, None])} with OG * {taps} * 2 in the last place, "
-            f"OG a divisor of the {channels} channels (kernel_size={geometry.kernel_size}, "
+            f"expected {tf.TensorShape([*output, None])} with OG * {taps} * {rank} in the last "
+            f"place, OG a divisor of the {channels} channels (kernel_size={geometry.kernel_size}, "
             f"strides={geometry.strides}, dilation_rate={geometry.dilation_rate}, "
             f"pads={geometry.pads or 'same'})"
         )
-    if mask is not None and not mask.shape.is_compatible_with([*output, width // 2]):
+    if mask is not None and not mask.shape.is_compatible_with([*output, width // rank]):
         raise invalid_argument(
             f"deformable: mask of shape {mask.shape} does not fit offset of shape {offset.shape}: "
-            f"expected {tf.TensorShape([*output, width // 2])}"
+            f"expected {tf.TensorShape([*output, width // rank])}"
         )
 
 
 def _starts(geometry: Geometry, sizes: list[Any], output: list[Any]) -> list[tf.Tensor]:
-    """Rows and columns, [P, taps] each, where the taps fall before they are moved."""
-    starts = []
+    """For each axis where the taps fall before they are moved, [P, taps]."""
+    starts, positions = [], product(output)
+    taps = np.indices(geometry.kernel_size).reshape([geometry.rank, geometry.taps])
     for axis, (before, _) in enumerate(geometry.pad_amounts(sizes)):
         first = tf.range(output[axis]) * geometry.strides[axis] - before
-        tap = np.arange(geometry.kernel_size[axis]) * geometry.dilation_rate[axis]
-        shape = [1, 1, 1, 1]
+        shape = [1] * geometry.rank
         shape[axis] = -1
-        grid = tf.reshape(first, shape)
-        shape[axis], shape[axis + 2] = 1, -1
-        grid = grid + tap.reshape(shape).astype(np.int32)
-        grid = tf.broadcast_to(grid, [*output, *geometry.kernel_size])
-        starts.append(tf.reshape(grid, [product(output), geometry.taps]))
+        first = tf.reshape(tf.broadcast_to(tf.reshape(first, shape), output), [positions, 1])
+        tap = taps[axis] * geometry.dilation_rate[axis]
+        starts.append(first + tap[None].astype(np.int32))
     return starts
 
 
 def _portable_sample(x, offset, mask, *, geometry: Geometry) -> tf.Tensor:
-    """Stock ops: gathers the four corners from the image with two zeros on every side.
+    samples = _portable_rows(x, offset, mask, geometry=geometry)
+    output = [geometry.output_size(n, axis) for axis, n in enumerate(spatial_sizes(x))]
+    return tf.reshape(samples, [-1, *output, geometry.taps, x.shape[-1]])
+
+
+def _portable_rows(x, offset, mask, *, geometry: Geometry) -> tf.Tensor:
+    """Stock ops: gathers the corners from x with two zeros on every side; [-1, taps, C].
 
     A position is clipped to [-2, size]: all its corners can then be read, and those outside
     read a zero, with no test of their own.
     """
-    channels, taps = x.shape[-1], geometry.taps
-    groups = offset.shape[-1] // (2 * taps)
+    channels, taps, rank = x.shape[-1], geometry.taps, geometry.rank
+    groups = offset.shape[-1] // (rank * taps)
     sizes = spatial_sizes(x)
     batch, *output = output_sizes(x, geometry)
     positions = product(output)
@@ -237,7 +303,7 @@ def _portable_sample(x, offset, mask, *, geometry: Geometry) -> tf.Tensor:
     width = offset.shape[-1]
     offset = of_sizes(offset, [batch, *output, width], message.format("offset"), reshaped=True)
     if mask is not None:
-        width = width // 2
+        width = width // rank
         mask = of_sizes(mask, [batch, *output, width], message.format("mask"), reshaped=True)
 
     def by_tap(t):  # [N, P, groups, taps] -> [N, P, taps, groups]
@@ -245,41 +311,43 @@ def _portable_sample(x, offset, mask, *, geometry: Geometry) -> tf.Tensor:
             return tf.reshape(t, [batch, positions, taps, 1])
         return tf.transpose(t, [0, 1, 3, 2])
 
-    moved = tf.reshape(offset, [batch, positions, groups, taps, 2])
-    floors, fractions = [], []
+    moved = tf.reshape(offset, [batch, positions, groups, taps, rank])
+    near, fractions = None, []
+    pitches = [n + 4 for n in sizes]
     for axis, start in enumerate(_starts(geometry, sizes, output)):
         position = by_tap(moved[..., axis]) + tf.cast(start, x.dtype)[:, :, None]
         # Clipped as an integer, which any position makes without a test of its own: as a
         # fraction, NaN stays NaN, and infinity becomes one of a pixel that is zero.
         floor = tf.cast(tf.floor(position), tf.int32)
         floor = tf.clip_by_value(floor, -2, sizes[axis])
-        floors.append(floor + 2)
+        near = floor + 2 if near is None else near * pitches[axis] + (floor + 2)
         fraction = position - tf.cast(floor, x.dtype)
         fractions.append(tf.clip_by_value(fraction, tf.zeros([], x.dtype), tf.ones([], x.dtype)))
-    (row, column), (fy, fx) = floors, fractions
-    pitch = sizes[1] + 4
-    table = tf.pad(x, [[0, 0], [2, 2], [2, 2], [0, 0]])
-    table = tf.reshape(table, [-1, (sizes[0] + 4) * pitch * groups, channels // groups])
-    corner = (row * pitch + column) * groups + tf.range(groups)
-    upper, left = 1 - fy, 1 - fx
+    table = tf.pad(x, [[0, 0], *[[2, 2]] * rank, [0, 0]])
+    table = tf.reshape(table, [-1, product(pitches) * groups, channels // groups])
+    near = near * groups + tf.range(groups)
+    weights = [(1 - fraction, fraction) for fraction in fractions]
     if mask is not None:
         modulation = by_tap(tf.reshape(mask, [batch, positions, groups, taps]))
-        upper, fy = upper * modulation, fy * modulation
+        weights[0] = tuple(weight * modulation for weight in weights[0])
     count = positions * taps * groups
     total = None
-    for (dy, wy), (dx, wx) in itertools.product(((0, upper), (1, fy)), ((0, left), (1, fx))):
-        index = tf.reshape(corner + (dy * pitch + dx) * groups, [-1, count])
-        value = tf.gather(table, index, batch_dims=1)
-        term = value * tf.reshape(wy * wx, [-1, count, 1])
+    for corner in itertools.product((0, 1), repeat=rank):
+        shift, weight = corner[0], weights[0][corner[0]]
+        for axis in range(1, rank):
+            shift = shift * pitches[axis] + corner[axis]
+            weight = weight * weights[axis][corner[axis]]
+        value = tf.gather(table, tf.reshape(near + shift * groups, [-1, count]), batch_dims=1)
+        term = value * tf.reshape(weight, [-1, count, 1])
         total = term if total is None else total + term
-    return tf.reshape(total, [-1, *output, taps, channels])
+    return tf.reshape(total, [-1, taps, channels])
 
 
 def _portable_conv(x, offset, kernel, mask, *, geometry: Geometry) -> tf.Tensor:
     """Samples, then one matrix product a group."""
-    kh, kw, width, filters = kernel.shape
-    taps, groups = kh * kw, x.shape[-1] // width
-    samples = _portable_sample(x, offset, mask, geometry=geometry)
+    width, filters = kernel.shape[-2:]
+    taps, groups = geometry.taps, x.shape[-1] // width
+    samples = _portable_rows(x, offset, mask, geometry=geometry)
     output = [geometry.output_size(n, axis) for axis, n in enumerate(spatial_sizes(x))]
     if groups == 1:
         rows = tf.reshape(samples, [-1, taps * width])
@@ -304,9 +372,7 @@ def _sample_gradient(op, upstream):
 
 def _of_conv(op) -> dict[str, Any]:
     """The attributes of a convolution or of one of its gradients."""
-    attributes = Geometry.of_op(op, op.inputs[2].shape[:2].as_list()).attributes()
-    del attributes["kernel_size"]
-    return attributes
+    return Geometry.of_op(op, op.inputs[2].shape[:-2].as_list()).op_attributes()
 
 
 @tf.RegisterGradient("Tfconv>DeformableConv")
@@ -338,7 +404,7 @@ def _sample_second_gradient(op, *upstream):
 def _conv_second_gradient(op, first: list) -> list:
     """`first` are the gradients that flow into those of x, offset, kernel and mask."""
     x, offset, kernel, dy, *mask = op.inputs
-    geometry = Geometry.of_op(op, kernel.shape[:2].as_list())
+    geometry = Geometry.of_op(op, kernel.shape[:-2].as_list())
 
     def twin(x, offset, kernel, mask=None):
         return in_float32(lambda *t: _portable_conv(*t, geometry=geometry), x, offset, kernel, mask)
