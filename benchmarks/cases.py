@@ -16,13 +16,15 @@ class Case:
     """One pass of one kind of convolution, channels last, with padding "same".
 
     Attributes:
-        family: "involution", "attention", "deformable", "per_example" or "condconv".
+        family: "involution", "attention", "deformable", "deformable_3d", "per_example" or
+            "condconv".
         batch, channels, size: Shape of the input: [batch, size, size, channels].
         kernel: Taps per axis.
         group_channels: Channels that share a kernel (involution), of a head (attention).
         stride: Pixels between neighbouring outputs.
         dtype: Type of all tensors.
         backward: Whether the gradients of all inputs are computed after the output.
+        depth: Of volumes, [batch, depth, size, size, channels]; 0 for images.
     """
 
     family: str
@@ -34,6 +36,7 @@ class Case:
     stride: int = 1
     dtype: str = "float32"
     backward: bool = False
+    depth: int = 0
 
     @property
     def direction(self) -> str:
@@ -44,19 +47,34 @@ class Case:
         """Output positions per axis."""
         return -(-self.size // self.stride)
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The spatial sizes of the input."""
+        return (self.depth, self.size, self.size) if self.depth else (self.size, self.size)
+
+    @property
+    def taps(self) -> int:
+        return self.kernel ** len(self.sizes)
+
+    @property
+    def positions(self) -> int:
+        """Outputs, of all examples."""
+        return self.batch * math.prod(-(-size // self.stride) for size in self.sizes)
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of an input by its name."""
         n, c, k = self.batch, self.channels, self.kernel
-        image = (n, self.outputs, self.outputs)
+        image = (n, *(-(-size // self.stride) for size in self.sizes))
+        taps = (k,) * len(self.sizes)
         shapes = {
-            "x": (n, self.size, self.size, c),
+            "x": (n, *self.sizes, c),
             "query": (*image, c),
-            "key": (n, self.size, self.size, c),
+            "key": (n, *self.sizes, c),
             "position_kernels": (*image, c // self.group_channels, k * k),
             "depthwise_kernel": (k, k, c, 1),
-            "offset": (*image, 2 * k * k),
-            "mask": (*image, k * k),
-            "kernel": (k, k, c, c),
+            "offset": (*image, len(taps) * self.taps),
+            "mask": (*image, self.taps),
+            "kernel": (*taps, c, c),
             "kernels": (n, k, k, c, c),
             "experts": (EXPERTS, k, k, c, c),
             "routing": (n, EXPERTS),
@@ -75,12 +93,13 @@ class Case:
 
         Each product of the forward pass has two gradients, hence three times as many with them.
         """
-        positions, taps = self.batch * self.outputs**2, self.kernel**2
+        positions, taps = self.positions, self.taps
         matrix = positions * taps * self.channels**2
         count = {
             "involution": positions * taps * self.channels,
             "attention": 2 * positions * taps * self.channels,
             "deformable": matrix + positions * taps * self.channels * 4,
+            "deformable_3d": matrix + positions * taps * self.channels * 8,
             "per_example": matrix,
             "condconv": matrix + self.batch * EXPERTS * taps * self.channels**2,
         }[self.family]
@@ -94,14 +113,14 @@ class Case:
         """
         item = 4 if self.dtype == "float32" else 2
         inputs = sum(math.prod(self.shape(name)) for name in INPUTS[self.family])
-        y = self.batch * self.outputs**2 * self.channels
+        y = self.positions * self.channels
         return item * (3 * inputs + 2 * y if self.backward else inputs + y)
 
     @property
     def columns_bytes(self) -> int:
         """Size of the matrix that holds every tap's pixels: taps times the input."""
         item = 4 if self.dtype == "float32" else 2
-        return item * self.batch * self.outputs**2 * self.kernel**2 * self.channels
+        return item * self.positions * self.taps * self.channels
 
 
 # Inputs of tfconv's functions, in their order.
@@ -109,6 +128,7 @@ INPUTS = {
     "involution": ("x", "position_kernels"),
     "attention": ("query", "key", "x"),
     "deformable": ("x", "offset", "kernel", "mask"),
+    "deformable_3d": ("x", "offset", "kernel", "mask"),
     "per_example": ("x", "kernels"),
     "condconv": ("x", "experts", "routing"),
 }

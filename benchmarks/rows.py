@@ -10,11 +10,17 @@ from benchmarks.cases import Case, Rival
 
 SHAPES = ((8, 64, 56), (8, 128, 28), (8, 256, 14))
 SHAPES_PER_EXAMPLE = ((8, 64, 28), (32, 64, 28), (32, 128, 14))
-KERNEL = {"involution": 7, "attention": 7, "deformable": 3, "per_example": 3, "condconv": 3}
+SHAPES_3D = ((2, 64, 28),)
+DEPTHS = {"deformable_3d": 8}
+KERNEL = {
+    **{"involution": 7, "attention": 7, "deformable": 3, "deformable_3d": 3},
+    **{"per_example": 3, "condconv": 3},
+}
 STOCK = {
     "involution": "tf.nn.depthwise_conv2d",
     "attention": "involution",
     "deformable": "tf.nn.conv2d",
+    "deformable_3d": "tf.nn.conv3d",
     "per_example": "tf.nn.conv2d",
     "condconv": "tf.nn.conv2d",
 }
@@ -22,6 +28,7 @@ WORK = {
     "involution": "involution",
     "attention": "local attention",
     "deformable": "deformable v2",
+    "deformable_3d": "deformable v2 in 8 planes",
     "per_example": "per example",
     "condconv": "8 experts mixed",
 }
@@ -42,6 +49,10 @@ PEERS = {
         "tf.nn.conv2d": (1.35, 3.0),
         "torchvision deform_conv2d": (1 / 5, 1 / 12),
         "portable twin": None,
+    },
+    "deformable_3d": {
+        "tf.nn.conv3d": (1.6, 3.0),
+        "portable twin": (1 / 4, 1 / 4),
     },
     "per_example": {
         "tf.nn.conv2d": (1.2, 1.6),
@@ -118,11 +129,13 @@ def have_torch() -> bool:
 
 
 def shapes_of(family: str) -> tuple[tuple[int, int, int], ...]:
+    if family in DEPTHS:
+        return SHAPES_3D
     return SHAPES if family in ("involution", "attention", "deformable") else SHAPES_PER_EXAMPLE
 
 
 def work_of(case: Case) -> str:
-    return f"{WORK[case.family]} {case.kernel}x{case.kernel}"
+    return f"{WORK[case.family]} {'x'.join([str(case.kernel)] * len(case.sizes))}"
 
 
 def groups() -> Iterator[Group]:
@@ -138,7 +151,8 @@ def _cases(family: str, **changes) -> Iterator[Case]:
     """A family's cases: every shape, forward and then with the backward pass."""
     for backward in (False, True):
         for shape in shapes_of(family):
-            yield Case(family, *shape, KERNEL[family], backward=backward, **changes)
+            depth = DEPTHS.get(family, 0)
+            yield Case(family, *shape, KERNEL[family], backward=backward, depth=depth, **changes)
 
 
 def _against_peers() -> Iterator[Group]:

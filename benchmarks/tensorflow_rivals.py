@@ -46,11 +46,15 @@ def _patches(case: Case, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
 def _deformable(
     case: Case, x: tf.Tensor, offset: tf.Tensor, kernel: tf.Tensor, mask: tf.Tensor
 ) -> tf.Tensor:
-    return tfconv.ops.deformable_conv2d(x, offset, kernel, mask, strides=case.stride)
+    return tfconv.ops.deformable_conv(x, offset, kernel, mask, strides=case.stride)
 
 
 def _conv(case: Case, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     return tf.nn.conv2d(x, kernel, 1, "SAME")
+
+
+def _conv3d(case: Case, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    return tf.nn.conv3d(x, kernel, [1] * 5, "SAME")
 
 
 def _per_example(case: Case, x: tf.Tensor, kernels: tf.Tensor) -> tf.Tensor:
@@ -104,6 +108,7 @@ _OURS = {
     "involution": _involution,
     "attention": _attention,
     "deformable": _deformable,
+    "deformable_3d": _deformable,
     "per_example": _per_example,
     "condconv": _condconv,
 }
@@ -123,6 +128,7 @@ PEERS = {
         ("tf.nn.conv2d", family): Peer(_conv, ["x", "kernel"])
         for family in ("deformable", "per_example", "condconv")
     },
+    ("tf.nn.conv3d", "deformable_3d"): Peer(_conv3d, ["x", "kernel"]),
     ("split loop", "per_example"): Peer(_split_loop, INPUTS["per_example"]),
     ("split loop", "condconv"): Peer(_condconv_split, INPUTS["condconv"]),
 }

@@ -22,6 +22,7 @@ TINY = {
     "involution": Case("involution", 2, 32, 6, kernel=5),
     "attention": Case("attention", 2, 32, 6, kernel=5),
     "deformable": Case("deformable", 2, 4, 6, kernel=3),
+    "deformable_3d": Case("deformable_3d", 1, 4, 4, kernel=3, depth=3),
     "per_example": Case("per_example", 3, 4, 6, kernel=3),
     "condconv": Case("condconv", 3, 4, 6, kernel=3),
 }
@@ -123,6 +124,7 @@ def test_costs(family, backward, dtype):
         "involution": case.kernel**2,
         "attention": 2 * case.kernel**2,
         "deformable": case.kernel**2 * (case.channels + 4),
+        "deformable_3d": case.kernel**3 * (case.channels + 8),
         "per_example": case.kernel**2 * case.channels,
         "condconv": case.kernel**2 * case.channels * (1 + cases.EXPERTS / case.outputs**2),
     }[family]
