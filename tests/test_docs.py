@@ -152,7 +152,7 @@ SYMBOLS: dict[str, Callable[[Any, Any, Any], Any]] = {
     "r_2": lambda layer, x, y: layer.ranks[1],
     "e": lambda layer, x, y: layer.num_experts,
     "o": lambda layer, x, y: layer.offset_groups,
-    "s": lambda layer, x, y: 3 if layer.modulated else 2,
+    "s": lambda layer, x, y: layer.rank + layer.modulated,
     "h": lambda layer, x, y: layer.num_heads,
     "d": lambda layer, x, y: getattr(layer, "key_dim", None) or layer.filters // layer.num_heads,
     "v": lambda layer, x, y: layer.value_dim or layer.key_dim,
@@ -323,6 +323,8 @@ ROWS: dict[str, list[Row]] = {
             (2, 7, 6, 4),
         ),
         Row(lambda: tfconv.DeformableConv2D(5, 3, dilation_rate=2, modulated=False), (1, 8, 8, 3)),
+        Row(lambda: tfconv.DeformableConv1D(4, 3, groups=2, offset_groups=2), (2, 9, 4)),
+        Row(lambda: tfconv.DeformableConv3D(3, (3, 2, 1)), (1, 4, 4, 5, 2)),
     ],
     "SqueezeExcite": [
         Row(lambda: tfconv.SqueezeExcite(squeeze_channels=3, use_bias=False), (2, 5, 8)),

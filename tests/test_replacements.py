@@ -14,7 +14,7 @@ def names(layer):
 @pytest.mark.parametrize(
     "layer, there, not_there",
     [
-        ("Conv1D", {"CondConv1D", "Involution1D", "SelfAttention1D"}, {"DeformableConv2D"}),
+        ("Conv1D", {"DeformableConv1D", "Involution1D", "SelfAttention1D"}, {"CondConv2D"}),
         ("Conv2D", {"DeformableConv2D", "LocalSelfAttention2D", "LocallyConnected2D"}, {"Dense"}),
         ("Conv3D", {"DynamicConv3D", "SelfAttention3D"}, {"CondConv2D", "DepthwiseCondConv2D"}),
         ("DepthwiseConv2D", {"DepthwiseCondConv2D", "Involution2D"}, {"CondConv2D"}),

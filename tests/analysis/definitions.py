@@ -92,14 +92,16 @@ def gated(times, gate, layer, x):
 
 
 def deformable(times, gate, layer, x):
-    """Every sample is four corners times their weights; then it meets its mask, if there is one."""
+    """Every sample is corners times their weights; then it meets its mask, if there is one."""
     places, taps, groups = window_of(layer, x), math.prod(layer.kernel_size), layer.offset_groups
+    rank = len(layer.kernel_size)
     made = convolved(times, x, np.asarray(layer.offset_kernel), places, 1)
     made = made + np.asarray(layer.offset_bias)
-    offsets = made[..., : groups * taps * 2].reshape(*made.shape[:2], groups, taps, 2)
-    masks = layer.mask_scale * sigmoid(made[..., groups * taps * 2 :])
+    offsets = made[..., : groups * taps * rank]
+    offsets = offsets.reshape(*made.shape[:-1], groups, taps, rank)
+    masks = layer.mask_scale * sigmoid(made[..., groups * taps * rank :])
     kernel, width = np.asarray(layer.kernel), x.shape[-1] // groups
-    y = np.zeros((*made.shape[:2], layer.filters))
+    y = np.zeros((*made.shape[:-1], layer.filters))
     inputs, each = x.shape[-1] // layer.groups, layer.filters // layer.groups
     for position in np.ndindex(*y.shape[:-1]):
         for number, tap in enumerate(places.taps):
@@ -108,7 +110,7 @@ def deformable(times, gate, layer, x):
                 mine = slice(o * width, (o + 1) * width)
                 at = places.pixel(position, tap) + offsets[position][o, number]
                 low = np.floor(at).astype(int)
-                for corner in ((0, 0), (0, 1), (1, 0), (1, 1)):
+                for corner in np.ndindex(*[2] * rank):
                     pixel = tuple(low + corner)
                     inside = all(0 <= i < n for i, n in zip(pixel, x.shape))
                     near = np.prod(1 - np.abs(at - pixel))

@@ -79,8 +79,8 @@ def test_formulas_of_the_page(name):
         found = profile(layer, given(x))
         count = found.multiply_adds + found.gating
         if name == "DeformableConv":
-            samples = x.shape[-1] * layer.geometry.taps * np.prod(y.shape[1:3])
-            count -= 4 * samples + found.gating
+            samples = x.shape[-1] * layer.geometry.taps * np.prod(y.shape[1:-1])
+            count -= 2**layer.rank * samples + found.gating
         symbols = values(formula, layer, x, y)
         if "u_i" in symbols:
             symbols["u_i"] = [
@@ -150,6 +150,11 @@ BY_HAND = [
     + (24 + 24 + 6 * 27 + 2 * 6 * 9, 6 * 27, 6 * (72 + 486), 72 + 486),
     (tfconv.DeformableConv2D(4, 3, padding="same", modulated=False, use_bias=False), (3, 2, 2))
     + (6 * 18, 6 * 18, 6 * (72 + 324), 72 + 324),
+    # 2 taps: the biases of 2 * 2 offsets and masks, and the masks' sigmoid and scale; 8 taps.
+    (tfconv.DeformableConv1D(4, 2, padding="same"), (3, 2))
+    + (12 + 3 * 4 + 2 * 3 * 2, 3 * 4, 3 * (16 + 16), 16 + 16),
+    (tfconv.DeformableConv3D(4, 2, padding="same", modulated=False), (3, 2, 1, 2))
+    + (24 + 6 * 24, 6 * 24, 6 * (64 + 384), 64 + 384),
     # Filtered along rows, 2x5 pixels are left.
     (tfconv.FlattenedConv2D(4, 3), (4, 5, 3), 24, 20 * 4 + 10 * 4, 12 * (20 + 10 + 6), 3 * 12),
     (tfconv.LowRankConv2D(4, 3, kernel_rank=2), (4, 5, 3), 24, 20 * 2 + 10 * 2 + 6 * 2)

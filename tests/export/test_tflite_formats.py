@@ -17,7 +17,9 @@ from tfconv.export.verification import Runner, compared
 COSTLY = {
     "CondConv1D",
     "CondDense",
+    "DeformableConv1D",
     "DeformableConv2D",
+    "DeformableConv3D",
     "DepthwiseCondConv2D",
     "Involution1D",
     "Involution2D",

@@ -210,6 +210,7 @@ def test_arguments_by_position(name):
         ("Conv2D", {"padding": "causal"}, ["padding"]),
         ("Conv3DTranspose", {"padding": "causal"}, ["padding"]),
         ("Involution3D", {"padding": "causal"}, ["padding"]),
+        ("DeformableConv3D", {"padding": "causal"}, ["padding"]),
         ("Conv1D", {"filters": 5, "groups": 2}, ["filters", "groups"]),
         ("LowRankConv2D", {"kernel_rank": 3, "groups": 2}, ["kernel_rank", "groups"]),
         ("TuckerConv2D", {"ranks": (2, 3), "groups": 2}, ["ranks", "groups"]),

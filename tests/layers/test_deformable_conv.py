@@ -1,4 +1,4 @@
-"""DeformableConv2D."""
+"""DeformableConv1D, DeformableConv2D and DeformableConv3D."""
 
 import warnings
 
@@ -58,10 +58,59 @@ def test_by_hand(modulated, rng, implementation):
     window = reference.window((7, 6), 3, 2, "same")
     made = reference.conv(x, offset_kernel, window) + offset_bias
     offset, mask = made[..., :36], 1.5 / (1 + np.exp(-made[..., 36:]))
-    expected = reference.deformable_conv2d(
+    expected = reference.deformable_conv(
         x, offset, kernel, mask if modulated else None, bias, window
     )
     np.testing.assert_allclose(layer(x), np.maximum(expected, 0), rtol=1e-10, atol=1e-10)
+
+
+RANKS = {1: tfconv.DeformableConv1D, 3: tfconv.DeformableConv3D}
+
+
+@pytest.mark.parametrize("modulated", [True, False], ids=["v2", "v1"])
+@pytest.mark.parametrize("rank", RANKS)
+def test_other_ranks_by_hand(rank, modulated, rng, implementation):
+    layer = RANKS[rank](
+        4, 2, strides=2, padding="same", groups=2, offset_groups=2, modulated=modulated,
+        activation="tanh", dtype="float64",
+    )  # fmt: skip
+    sizes, taps = (5, 4, 3)[:rank], 2**rank
+    x = rng.standard_normal((2, *sizes, 4))
+    layer(x)
+    randomize(layer)
+    kernel, bias, offset_kernel, offset_bias = layer.get_weights()
+    window = reference.window(sizes, 2, 2, "same")
+    made = reference.conv(x, offset_kernel, window) + offset_bias
+    offset, mask = made[..., : 2 * taps * rank], made[..., 2 * taps * rank :]
+    assert mask.shape[-1] == (2 * taps if modulated else 0)
+    mask = 2 / (1 + np.exp(-mask)) if modulated else None
+    expected = np.tanh(reference.deformable_conv(x, offset, kernel, mask, bias, window))
+    np.testing.assert_allclose(layer(x), expected, rtol=1e-10, atol=1e-10)
+    for made, shown in zip((offset, mask), layer.offsets_and_mask(x)):
+        assert (made is None) == (shown is None)
+        if made is not None:
+            np.testing.assert_allclose(shown, made, rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(layer(x, *layer.offsets_and_mask(x)), expected, atol=1e-10)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"padding": "same", "groups": 2, "strides": 2}], ids=str)
+@pytest.mark.parametrize("rank", RANKS)
+def test_other_ranks_start_as_plain_convolution(rank, arguments, rng, implementation):
+    x = rng.standard_normal((2, *(7, 5, 4)[:rank], 4))
+    layer = RANKS[rank](6, 3, **arguments, dtype="float64")
+    plain = getattr(tfconv, f"Conv{rank}D")(6, 3, **arguments, dtype="float64")
+    layer(x)
+    plain.build(x.shape)
+    plain.set_weights(layer.get_weights()[:2])
+    np.testing.assert_allclose(layer(x), plain(x), rtol=1e-12, atol=1e-12)
+
+
+def test_causal_layers_start_causal(rng):
+    layer = tfconv.DeformableConv1D(3, 3, padding="causal", dilation_rate=2)
+    x = rng.standard_normal((1, 9, 2)).astype(np.float32)
+    y = layer(x).numpy()
+    x[:, 5:] = 0
+    np.testing.assert_array_equal(layer(x)[:, :5], y[:, :5])
 
 
 STARTS = [(True, 2.0, 1.0), (True, 1.0, 0.5), (False, 1.0, 1.0)]

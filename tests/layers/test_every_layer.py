@@ -115,6 +115,12 @@ OPTIONS = {
         {"filters": 4, "groups": 4, "activation": "tanh", "data_format": "channels_first"},
         {"filters": 8, "groups": 4, "share_kernel": True, "data_format": "channels_first"},
     ],
+    "DeformableConv{}D": [
+        {"offset_groups": 2, **PLAIN[0]},
+        {"modulated": False, **PLAIN[1]},
+        {"offset_groups": 4, **PLAIN[2]},
+        PLAIN[3],
+    ],
     "Involution{}D": [
         {"groups": 2, "reduction_ratio": 1},
         {"group_channels": 1, "reduction_ratio": 2, "activation": "tanh"},
@@ -124,18 +130,11 @@ OPTIONS = {
 RANKS_WITH_GEOMETRIES = {
     **{family.format(rank): rank for family in OPTIONS for rank in GEOMETRIES},
     "DepthwiseCondConv2D": 2,
-    "DeformableConv2D": 2,
     "LocallyConnected1D": 1,
     "LocallyConnected2D": 2,
 }
 OPTIONS_OF_ONE_RANK = {
     "DepthwiseCondConv2D": [{**a, **b} for a, b in zip(MIXED, DEPTHWISE)],
-    "DeformableConv2D": [
-        {"offset_groups": 2, **PLAIN[0]},
-        {"modulated": False, **PLAIN[1]},
-        {"offset_groups": 4, **PLAIN[2]},
-        PLAIN[3],
-    ],
     "LocallyConnected1D": PLAIN,
     "LocallyConnected2D": PLAIN,
 }
@@ -241,6 +240,13 @@ ROWS = [
         (4, 2, 3),
         offset=(4, 2, 3),
         modulation=(2, 2, 3),
+    ),
+    row(
+        "DeformableConv3D",
+        {"filters": 2, "kernel_size": (2, 1, 2), "padding": "same", "offset_groups": 2},
+        (2, 3, 2, 4),
+        offset=(2, 3, 2, 24),
+        modulation=(2, 3, 2, 8),
     ),
     row("LocalSelfAttention2D", {"filters": 4, "kernel_size": 3, "num_heads": 2}, (3, 4, 5)),
     row("LocalSelfAttention2D", {"filters": 6, "kernel_size": (2, 4), "num_heads": 1}, (4, 3, 2)),

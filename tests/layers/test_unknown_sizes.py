@@ -40,6 +40,7 @@ TOO_SMALL = {
     "DepthwiseCondConv2D": {"kernel_size": 5},
     "DynamicConv2D": {"filters": 4, "kernel_size": 5},
     "DeformableConv2D": {"filters": 4, "kernel_size": 5},
+    "DeformableConv3D": {"filters": 2, "kernel_size": 5},
     "Involution2D": {"kernel_size": 5, "groups": 2, "padding": "valid"},
 }
 ROWS = {

@@ -41,6 +41,7 @@ HELD = {
             tfconv.Conv1D,
             with_experts(tfconv.CondConv1D, routing_activation="softmax"),
             tfconv.DynamicConv1D,
+            tfconv.DeformableConv1D,
             tfconv.LocallyConnected1D,
         ],
     ),
@@ -71,7 +72,11 @@ HELD = {
         ],
     ),
     "Conv2D of one tap": (lambda: layers.Conv2D(4, 1), (6, 5, 6), [tfconv.PointwiseConv2D]),
-    "Conv3D": (lambda: layers.Conv3D(4, 2), (4, 4, 4, 2), [tfconv.Conv3D, tfconv.CondConv3D]),
+    "Conv3D": (
+        lambda: layers.Conv3D(4, 2),
+        (4, 4, 4, 2),
+        [tfconv.Conv3D, tfconv.CondConv3D, tfconv.DeformableConv3D],
+    ),
     "DepthwiseConv2D": (
         lambda: layers.DepthwiseConv2D(3, depth_multiplier=2, activation="relu"),
         (6, 5, 3),

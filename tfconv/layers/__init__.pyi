@@ -239,7 +239,9 @@ class _DeformableConv(_Layer):
     ) -> Any: ...
     def offsets_and_mask(self, inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]: ...
 
+class DeformableConv1D(_DeformableConv): ...
 class DeformableConv2D(_DeformableConv): ...
+class DeformableConv3D(_DeformableConv): ...
 
 class _DepthwiseCondConv(_Layer):
     def __init__(
@@ -882,7 +884,9 @@ __all__ = [
     "Conv2DTranspose",
     "Conv3D",
     "Conv3DTranspose",
+    "DeformableConv1D",
     "DeformableConv2D",
+    "DeformableConv3D",
     "DepthwiseCondConv2D",
     "DepthwiseConv1D",
     "DepthwiseConv2D",

@@ -12,15 +12,17 @@ from tfconv.layers.base import OptionalInputs, require_built
 from tfconv.layers.spatial import ConvLayer, OneKernelConv
 
 
-class DeformableConv2D(OptionalInputs, OneKernelConv, ConvLayer, rank=2):
-    """Deformable convolution of images, version 2 (modulated) or 1.
+class DeformableConv(OptionalInputs, OneKernelConv, ConvLayer):
+    """Deformable convolution of any rank, version 2 (modulated) or 1.
 
     ``y[p, f] = activation(bias[f] + sum_{t, c} kernel[t, c, f] * mask[p, o(c), t] *
-    bilinear(x[:, :, c], p * strides - pad + t * dilation + offset[p, o(c), t]))``. Offsets (in
+    linear(x[..., c], p * strides - pad + t * dilation + offset[p, o(c), t]))``, with linear
+    interpolation along each axis, where what lies outside of x counts as zero. Offsets (in
     pixels) and masks come from the caller or, when none are given, from a convolution of the
     input with the same kernel size, strides, padding and dilation, whose weights start at
     zero. With ``mask = mask_scale * sigmoid(...)`` the layer so starts as a plain convolution:
-    put in the place of one, with its weights, it gives the same until it is trained.
+    put in the place of one, with its weights, it gives the same until it is trained. Offsets may
+    move taps anywhere, with ``padding="causal"`` to later steps, too.
 
     Args:
         offset_groups: Groups of input channels that have offsets of their own.
@@ -36,21 +38,21 @@ class DeformableConv2D(OptionalInputs, OneKernelConv, ConvLayer, rank=2):
             at 1, 1 for masks from 0 to 1 that start at one half, as in the paper.
 
     Call arguments:
-        inputs: [N, H, W, C] tensor (or [N, C, H, W]).
-        offset: Optional [N, Ho, Wo, offset_groups * kh * kw * 2] tensor in pixels, index
-            ``(o * kh * kw + tap) * 2 + {0: dy, 1: dx}``, channels first if the inputs are. A
-            layer first called with it has no offset convolution of its own.
-        modulation: The masks: optional [N, Ho, Wo, offset_groups * kh * kw] tensor, only together
+        inputs: [N, *spatial, C] tensor (or [N, C, *spatial]).
+        offset: Optional [N, *output, offset_groups * taps * rank] tensor in pixels, index
+            ``(o * taps + tap) * rank + axis`` (in images dy, then dx), channels first if the
+            inputs are. A layer first called with it has no offset convolution of its own.
+        modulation: The masks: optional [N, *output, offset_groups * taps] tensor, only together
             with ``offset``; without it, samples are not modulated. (``mask`` was its name; in
             Keras, that says which timesteps count.)
 
-    Output shape: [N, Ho, Wo, filters].
+    Output shape: [N, *output, filters].
 
     Weights:
-        kernel: [kh, kw, C / groups, filters].
+        kernel: [*kernel_size, C / groups, filters].
         bias: [filters].
-        offset_kernel: [kh, kw, C, offset_groups * kh * kw * (3 if modulated else 2)]: offsets
-            first, then masks.
+        offset_kernel: [*kernel_size, C, offset_groups * taps * (rank + 1 if modulated else rank)]:
+            offsets first, then masks.
         offset_bias: one for each of its outputs.
 
     Raises:
@@ -59,16 +61,6 @@ class DeformableConv2D(OptionalInputs, OneKernelConv, ConvLayer, rank=2):
 
     Source: Dai et al., Deformable Convolutional Networks, arXiv:1703.06211, section 2.1; Zhu et
     al., Deformable ConvNets v2, arXiv:1811.11168, section 3.2.
-
-    Example:
-        >>> layer = tfconv.DeformableConv2D(8, 3, padding="same", offset_groups=2)
-        >>> x = tf.random.normal([2, 6, 6, 4])
-        >>> y = layer(x)
-        >>> y.shape
-        TensorShape([2, 6, 6, 8])
-        >>> plain = tfconv.ops.conv(x, tf.convert_to_tensor(layer.kernel), padding="same")
-        >>> bool(tf.reduce_all(tf.abs(y - plain) < 1e-4))  # before training
-        True
     """
 
     by_position = 2
@@ -102,13 +94,13 @@ class DeformableConv2D(OptionalInputs, OneKernelConv, ConvLayer, rank=2):
 
     def build(self, input_shape):
         kernel_shape = self.kernel_shape(input_shape)
-        count = kernel_shape[2] * self.groups
+        count = kernel_shape[-2] * self.groups
         self.require_divisor("offset_groups", count, input_shape)
         self.kernel = self.add_kernel(kernel_shape)
         self.bias = self.add_bias((self.filters,))
         self.offset_kernel = self.offset_bias = None
         if not self.given_at_build:
-            made = self.offset_groups * self.geometry.taps * (3 if self.modulated else 2)
+            made = self.offset_groups * self.geometry.taps * (self.rank + self.modulated)
             shape = (*self.kernel_size, count, made)
             self.offset_kernel = self.add(shape, "offset_kernel", "offset")
             self.offset_bias = self.add((made,), "offset_bias", "offset_bias")
@@ -141,7 +133,7 @@ class DeformableConv2D(OptionalInputs, OneKernelConv, ConvLayer, rank=2):
             if modulation is not None:
                 modulation = self.channels_last(self.weight(modulation))
         kernel = tf.convert_to_tensor(kernel)
-        y = ops.deformable_conv2d(x, offset, kernel, modulation, **self.geometry_arguments)
+        y = ops.deformable_conv(x, offset, kernel, modulation, **self.geometry_arguments)
         return self.restored(y)
 
     def offsets_and_mask(self, inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
@@ -161,7 +153,7 @@ class DeformableConv2D(OptionalInputs, OneKernelConv, ConvLayer, rank=2):
             for weight in (self.offset_kernel, self.offset_bias)
         )
         made = ops.conv(x, kernel, **self.geometry_arguments) + bias
-        offsets = self.offset_groups * self.geometry.taps * 2
+        offsets = self.offset_groups * self.geometry.taps * self.rank
         if not self.modulated:
             return made, None
         return made[..., :offsets], self.mask_scale * tf.sigmoid(made[..., offsets:])
@@ -170,3 +162,36 @@ class DeformableConv2D(OptionalInputs, OneKernelConv, ConvLayer, rank=2):
 def _with_scaled_gradient(x: tf.Tensor, factor: float) -> tf.Tensor:
     """``x``, whose gradient is multiplied with ``factor``."""
     return x if factor == 1 else x + (factor - 1) * (x - tf.stop_gradient(x))
+
+
+class DeformableConv1D(DeformableConv, rank=1):
+    """Deformable convolution of sequences.
+
+    Example:
+        >>> tfconv.DeformableConv1D(8, 3, padding="causal")(tf.zeros([2, 10, 4])).shape
+        TensorShape([2, 10, 8])
+    """
+
+
+class DeformableConv2D(DeformableConv, rank=2):
+    """Deformable convolution of images.
+
+    Example:
+        >>> layer = tfconv.DeformableConv2D(8, 3, padding="same", offset_groups=2)
+        >>> x = tf.random.normal([2, 6, 6, 4])
+        >>> y = layer(x)
+        >>> y.shape
+        TensorShape([2, 6, 6, 8])
+        >>> plain = tfconv.ops.conv(x, tf.convert_to_tensor(layer.kernel), padding="same")
+        >>> bool(tf.reduce_all(tf.abs(y - plain) < 1e-4))  # before training
+        True
+    """
+
+
+class DeformableConv3D(DeformableConv, rank=3):
+    """Deformable convolution of volumes.
+
+    Example:
+        >>> tfconv.DeformableConv3D(8, 3, padding="same")(tf.zeros([1, 4, 6, 6, 2])).shape
+        TensorShape([1, 4, 6, 6, 8])
+    """

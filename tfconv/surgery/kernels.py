@@ -10,6 +10,7 @@ from tfconv import layers
 from tfconv._compat import convert_variable, keras, quantization_of
 from tfconv.layers.conv import Conv
 from tfconv.layers.conv_transpose import ConvTranspose
+from tfconv.layers.deformable_conv import DeformableConv
 from tfconv.layers.depthwise_conv import DepthwiseConv
 from tfconv.layers.experts import Experts, MixedConv, Mixture
 from tfconv.layers.factorized import FactorizedConv
@@ -37,7 +38,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     ),
     "dense": (keras.layers.Dense, layers.CondDense),
     "factorized": (FactorizedConv,),
-    "convolution": (*CONVOLUTIONS, Conv, MixedConv, layers.DeformableConv2D, LocallyConnected),
+    "convolution": (*CONVOLUTIONS, Conv, MixedConv, DeformableConv, LocallyConnected),
 }
 # Names of the kernel that makes a layer's outputs; layers that have several have the first.
 _NAMES = (
@@ -72,7 +73,7 @@ def kind(layer: Any) -> str | None:
 
 def is_plain(layer: Any) -> bool:
     """Whether a layer has nothing but its kernel, or two if it is separable, and a bias."""
-    others = (Mixture, layers.DeformableConv2D, LocallyConnected, FactorizedConv)
+    others = (Mixture, DeformableConv, LocallyConnected, FactorizedConv)
     return kind(layer) is not None and not isinstance(layer, others)
 
 
@@ -121,13 +122,13 @@ def take_weights(old: Any, new: Any) -> bool:
             )
             for name, value in values.items()
         }
-    if isinstance(new, layers.DeformableConv2D) and new.modulated:
+    if isinstance(new, DeformableConv) and new.modulated:
         values["kernel"] = values["kernel"] / (new.mask_scale * 0.5)  # of sigmoid(0)
     if any(values[name].shape != tuple(weights[name].shape) for name in values):
         return False
     for name, value in values.items():
         weights[name].assign(value)
-    if isinstance(new, layers.DeformableConv2D):
+    if isinstance(new, DeformableConv):
         for weight in (new.offset_kernel, new.offset_bias):
             if weight is not None:
                 weight.assign(np.zeros(weight.shape))

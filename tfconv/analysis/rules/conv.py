@@ -8,7 +8,6 @@ from typing import Any
 import tfconv.layers.conv
 import tfconv.layers.depthwise_conv
 import tfconv.layers.locally_connected
-from tfconv import layers
 from tfconv._compat import keras
 from tfconv.analysis.cost import Cost, rule
 from tfconv.analysis.rules.sizes import (
@@ -20,7 +19,7 @@ from tfconv.analysis.rules.sizes import (
     spatial,
     values,
 )
-from tfconv.layers import conv_transpose, gated_conv, separable_conv
+from tfconv.layers import conv_transpose, deformable_conv, gated_conv, separable_conv
 from tfconv.ops.conv_transpose import transposed_crops
 
 
@@ -159,21 +158,21 @@ def gated(layer, inputs, outputs):
     )
 
 
-@rule(layers.DeformableConv2D)
+@rule(deformable_conv.DeformableConv)
 def deformable(layer, inputs, outputs):
-    """A convolution of samples, four products for each sample, and the offsets' convolution."""
+    """A convolution of samples, a product for each corner of a sample, the offsets' convolution."""
     window, width = geometry(layer), channels(layer, inputs[0])
     kernel = window.taps * width // layer.groups * layer.filters
     places = positions(layer, outputs[0])
     samples = places * window.taps * width
     moves = layer.offset_groups * window.taps
     given = len(inputs) > 1
-    parts = 0 if given else 3 if layer.modulated else 2
+    parts = 0 if given else layer.rank + layer.modulated
     offsets = window.taps * width * moves * parts
     modulated = len(inputs) > 2 if given else layer.modulated
-    masks = places * moves if parts == 3 else 0
+    masks = places * moves if modulated and not given else 0
     return Cost(
-        multiply_adds=places * (kernel + offsets) + 4 * samples,
+        multiply_adds=places * (kernel + offsets) + 2**layer.rank * samples,
         gating=samples if modulated else 0,
         elementwise=outputs_work(layer, values(outputs[0])) + places * moves * parts + 2 * masks,
         weights=kernel + offsets,
