@@ -52,7 +52,10 @@ Tiles MakeTiles(const AttentionGeometry& g, bool sliced) {
 
 bool IsSliced(const AttentionGeometry& g) { return g.bias == kBiasByTap; }
 
-// Memory for the sums of one position and head.
+// Heads of a position whose sums are made side by side, for each of them waits long.
+constexpr int64_t kTogether = 4;
+
+// Memory for the sums of one position and some heads.
 template <typename T, Of kOf>
 struct Scratch {
   using Sum = Accumulator<T>;
@@ -60,18 +63,18 @@ struct Scratch {
   Scratch(const AttentionGeometry& g, int64_t columns, Arena* arena)
       : neighbours(g, columns, arena) {
     const int64_t most = Neighbours<kOf>::Most(g) + kWindowRoom;
-    logits = arena->Take<Sum>(most);
-    gradients = arena->Take<Sum>(most);
-    means = arena->Take<Sum>(most);
+    for (int i = 0; i < kTogether; ++i) {
+      logits[i] = arena->Take<Sum>(most);
+      gradients[i] = arena->Take<Sum>(most);
+    }
     first = arena->Take<Sum>(g.width + kWindowRoom);
     second = arena->Take<Sum>(g.depth + kWindowRoom);
     result = arena->Take<Sum>(Max(g.width, g.depth) + kWindowRoom);
   }
 
   Neighbours<kOf> neighbours;
-  Sum* logits;
-  Sum* gradients;
-  Sum* means;
+  Sum* logits[kTogether];
+  Sum* gradients[kTogether];
   Sum* first;  // of one head, up to a whole vector
   Sum* second;
   Sum* result;
@@ -85,8 +88,8 @@ void TakeChannels(const T* from, int64_t count, double factor, Accumulator<T>* t
   for (int64_t i = count; i < count + kWindowRoom; ++i) to[i] = 0;
 }
 
-// A pass over the positions of queries or keys: calls run(position, head, neighbourhood) for those
-// of a unit, and begin(unit) before.
+// A pass over the positions of queries or keys: calls run(position, first head, number of heads,
+// neighbourhood) for those of a unit, and begin(slice, heads) before.
 template <typename T, Of kOf, typename Begin, typename Run>
 void ForEachPosition(const AttentionGeometry& g, const Tiles& tiles, Range units,
                      Neighbours<kOf>* neighbours, const Begin& begin, const Run& run) {
@@ -102,35 +105,37 @@ void ForEachPosition(const AttentionGeometry& g, const Tiles& tiles, Range units
       neighbours->SetLine(line);
       for (int64_t column = columns.begin; column < columns.end; ++column) {
         const Neighbourhood& near = neighbours->Get(column);
-        for (int64_t head = heads.begin; head < heads.end; ++head) {
-          run(line * tiles.width + column, head, near);
+        for (int64_t head = heads.begin; head < heads.end; head += kTogether) {
+          run(line * tiles.width + column, head, Min(kTogether, heads.end - head), near);
         }
       }
     }
   }
 }
 
-// The logits of a query, which is in scratch.first, up to a whole vector.
+// The logits of a query up to a whole vector. `channels` is memory for its own.
 template <typename T>
 void FindLogits(const LocalAttentionArgs<T>& args, const WindowSums<T>& sums, int64_t position,
-                int64_t head, const Neighbourhood& near, const Scratch<T, Of::kQueries>& s) {
+                int64_t head, const Neighbourhood& near, Accumulator<T>* channels,
+                Accumulator<T>* logits) {
   using Sum = Accumulator<T>;
   using S = Simd<Sum>;
   const AttentionGeometry& g = args.geometry;
+  const int64_t own = position * g.heads + head;
+  TakeChannels(args.query + own * g.width, g.width, g.scale, channels);
   const T* keys = args.key + (near.base * g.heads + head) * g.width;
-  sums.products(keys, near.by_width, near.count, s.first, g.width, s.logits);
+  sums.products(keys, near.by_width, near.count, channels, g.width, logits);
   if (g.bias != kNoBias) {
-    const int64_t row = g.bias == kBiasByTap ? head : position * g.heads + head;
-    const T* bias = args.bias + row * NumTaps(g);
+    const T* bias = args.bias + (g.bias == kBiasByTap ? head : own) * NumTaps(g);
     int64_t i = 0;
     if (near.has_all_taps) {
       for (; i + S::kLanes <= near.count; i += S::kLanes) {
-        S::Store(s.logits + i, S::Load(s.logits + i) + S::Load(bias + i));
+        S::Store(logits + i, S::Load(logits + i) + S::Load(bias + i));
       }
     }
-    for (; i < near.count; ++i) s.logits[i] += ToNumber(bias[near.taps[i]]);
+    for (; i < near.count; ++i) logits[i] += ToNumber(bias[near.taps[i]]);
   }
-  FillTail(s.logits, near.count, -Infinity<Sum>());
+  FillTail(logits, near.count, -Infinity<Sum>());
 }
 
 template <typename T>
@@ -143,17 +148,24 @@ void Forward(const LocalAttentionArgs<T>& args, int64_t begin, int64_t end, void
   const auto by_width = WindowSums<T>::Of(g.width), by_depth = WindowSums<T>::Of(g.depth);
   ForEachPosition<T>(
       g, tiles, {begin, end}, &s.neighbours, [](int64_t, Range) {},
-      [&](int64_t position, int64_t head, const Neighbourhood& near) {
-        const int64_t own = position * g.heads + head;
-        Sum factor = 0;  // where nothing is seen
+      [&](int64_t position, int64_t head, int64_t count, const Neighbourhood& near) {
+        Sum sums[kTogether] = {}, most[kTogether];
         if (near.count > 0) {
-          TakeChannels(args.query + own * g.width, g.width, g.scale, s.first);
-          FindLogits(args, by_width, position, head, near, s);
-          factor = 1 / Exponentials(s.logits, near.count, Largest(s.logits, near.count));
+          for (int64_t i = 0; i < count; ++i) {
+            FindLogits(args, by_width, position, head + i, near, s.first, s.logits[i]);
+          }
+          for (int64_t i = 0; i < count; ++i) most[i] = Largest(s.logits[i], near.count);
+          for (int64_t i = 0; i < count; ++i) {
+            sums[i] = Exponentials(s.logits[i], near.count, most[i]);
+          }
         }
-        by_depth.weighted(args.value + (near.base * g.heads + head) * g.depth, near.by_depth,
-                          near.count, s.logits, factor, g.depth, s.result);
-        if (g.depth > 0) CopyElements(s.result, args.y + own * g.depth, g.depth);
+        for (int64_t i = 0; i < count; ++i) {
+          const int64_t own = position * g.heads + head + i;
+          const Sum factor = near.count > 0 ? 1 / sums[i] : 0;  // nothing is seen: zeros
+          by_depth.weighted(args.value + (near.base * g.heads + head + i) * g.depth, near.by_depth,
+                            near.count, s.logits[i], factor, g.depth, s.result);
+          if (g.depth > 0) CopyElements(s.result, args.y + own * g.depth, g.depth);
+        }
       });
 }
 
@@ -199,10 +211,26 @@ void GiveBias(const LocalAttentionArgs<T>& args, int64_t own, int64_t head,
   for (int64_t i = 0; i < near.count; ++i) StoreNumber(row + near.taps[i], gradients[i]);
 }
 
+// Turns gradients for weights into those for logits, up to a whole vector, and returns the mean that
+// they lose. The weights are `weights` times `factor`.
+template <typename Sum>
+TFCONV_INLINE Sum Soften(const Sum* weights, int64_t count, Sum factor, Sum* gradients) {
+  using S = Simd<Sum>;
+  typename S::Vec sum = {};
+  for (int64_t i = 0; i < count; i += S::kLanes) {
+    sum += S::Load(weights + i) * S::Load(gradients + i);
+  }
+  const Sum mean = Reduced<S, false>(sum)[0] * factor;
+  for (int64_t i = 0; i < count; i += S::kLanes) {
+    const typename S::Vec weight = S::Load(weights + i) * factor;
+    S::Store(gradients + i, weight * (S::Load(gradients + i) - mean));
+  }
+  return mean;
+}
+
 template <typename T>
 void BackwardQuery(const LocalAttentionArgs<T>& args, int64_t begin, int64_t end, void* memory) {
   using Sum = Accumulator<T>;
-  using S = Simd<Sum>;
   const AttentionGeometry& g = args.geometry;
   const int64_t taps = NumTaps(g);
   const Tiles tiles = MakeTiles<Of::kQueries>(g, IsSliced(g));
@@ -218,38 +246,34 @@ void BackwardQuery(const LocalAttentionArgs<T>& args, int64_t begin, int64_t end
         memset(dbias + heads.begin * taps, 0,
                static_cast<size_t>((heads.end - heads.begin) * taps) * sizeof(Sum));
       },
-      [&](int64_t position, int64_t head, const Neighbourhood& near) {
-        const int64_t own = position * g.heads + head;
-        Sum total = 0, mean = 0;
+      [&](int64_t position, int64_t head, int64_t count, const Neighbourhood& near) {
+        const int64_t first = position * g.heads + head, there = near.base * g.heads + head;
+        Sum sums[kTogether] = {}, most[kTogether] = {}, means[kTogether] = {};
         if (near.count > 0) {
-          TakeChannels(args.query + own * g.width, g.width, g.scale, s.first);
-          FindLogits(args, by_width, position, head, near, s);
-          const Sum most = Largest(s.logits, near.count);
-          const Sum sum = Exponentials(s.logits, near.count, most);
-          total = most + Log(sum);
-          TakeChannels(args.dy + own * g.depth, g.depth, 1, s.second);
-          by_depth.products(args.value + (near.base * g.heads + head) * g.depth, near.by_depth,
-                            near.count, s.second, g.depth, s.gradients);
-          FillTail(s.gradients, near.count, Sum(0));
-          const Sum inverse = 1 / sum;
-          typename S::Vec means = {};
-          for (int64_t i = 0; i < near.count; i += S::kLanes) {
-            const typename S::Vec weights = S::Load(s.logits + i) * inverse;
-            S::Store(s.logits + i, weights);
-            means += weights * S::Load(s.gradients + i);
+          for (int64_t i = 0; i < count; ++i) {
+            FindLogits(args, by_width, position, head + i, near, s.first, s.logits[i]);
+            TakeChannels(args.dy + (first + i) * g.depth, g.depth, 1, s.second);
+            by_depth.products(args.value + (there + i) * g.depth, near.by_depth, near.count,
+                              s.second, g.depth, s.gradients[i]);
+            FillTail(s.gradients[i], near.count, Sum(0));
           }
-          mean = S::SumLanes(means);
-          for (int64_t i = 0; i < near.count; i += S::kLanes) {
-            const typename S::Vec gradients = S::Load(s.gradients + i) - mean;
-            S::Store(s.gradients + i, S::Load(s.logits + i) * gradients);
+          for (int64_t i = 0; i < count; ++i) most[i] = Largest(s.logits[i], near.count);
+          for (int64_t i = 0; i < count; ++i) {
+            sums[i] = Exponentials(s.logits[i], near.count, most[i]);
+          }
+          for (int64_t i = 0; i < count; ++i) {
+            means[i] = Soften(s.logits[i], near.count, 1 / sums[i], s.gradients[i]);
           }
         }
-        args.statistics[2 * own] = total;
-        args.statistics[2 * own + 1] = mean;
-        by_width.weighted(args.key + (near.base * g.heads + head) * g.width, near.by_width,
-                          near.count, s.gradients, static_cast<Sum>(g.scale), g.width, s.result);
-        if (g.width > 0) CopyElements(s.result, args.dquery + own * g.width, g.width);
-        if (g.bias != kNoBias) GiveBias(args, own, head, near, s.gradients, dbias);
+        for (int64_t i = 0; i < count; ++i) {
+          const int64_t own = first + i;
+          args.statistics[2 * own] = near.count > 0 ? most[i] + Log(sums[i]) : 0;
+          args.statistics[2 * own + 1] = means[i];
+          by_width.weighted(args.key + (there + i) * g.width, near.by_width, near.count,
+                            s.gradients[i], static_cast<Sum>(g.scale), g.width, s.result);
+          if (g.width > 0) CopyElements(s.result, args.dquery + own * g.width, g.width);
+          if (g.bias != kNoBias) GiveBias(args, own, head + i, near, s.gradients[i], dbias);
+        }
       });
 }
 
@@ -258,31 +282,31 @@ PassPlan PlanBackwardQuery(const LocalAttentionArgs<T>& args) {
   return Plan<T, Of::kQueries>(args, IsSliced(args.geometry), Cycles(args, 2, 1));
 }
 
-// Of the queries that see a key: logits less the logarithm of what their softmax is divided by, and
-// means.
+// Of the queries that see a key: takes from the logits the logarithm of what their softmax is divided
+// by, and from the gradients for weights their mean.
 template <typename T>
 void TakeStatistics(const LocalAttentionArgs<T>& args, int64_t head, const Neighbourhood& near,
-                    const Scratch<T, Of::kKeys>& s) {
+                    Accumulator<T>* logits, Accumulator<T>* gradients) {
   using Sum = Accumulator<T>;
   const AttentionGeometry& g = args.geometry;
   const int64_t taps = NumTaps(g), first = near.base * g.heads + head;
   const Sum* statistics = args.statistics + 2 * first;
   for (int64_t i = 0; i < near.count; ++i) {
     const Sum* own = statistics + 2 * near.positions[i] * g.heads;
-    s.logits[i] -= own[0];
-    s.means[i] = own[1];
+    logits[i] -= own[0];
+    gradients[i] -= own[1];
   }
   if (g.bias == kBiasByTap) {
     const T* bias = args.bias + head * taps;
-    for (int64_t i = 0; i < near.count; ++i) s.logits[i] += ToNumber(bias[near.taps[i]]);
+    for (int64_t i = 0; i < near.count; ++i) logits[i] += ToNumber(bias[near.taps[i]]);
   } else if (g.bias == kBiasByPosition) {
     const T* bias = args.bias + first * taps;
     for (int64_t i = 0; i < near.count; ++i) {
-      s.logits[i] += ToNumber(bias[near.positions[i] * g.heads * taps + near.taps[i]]);
+      logits[i] += ToNumber(bias[near.positions[i] * g.heads * taps + near.taps[i]]);
     }
   }
-  FillTail(s.logits, near.count, -Infinity<Sum>());
-  FillTail(s.means, near.count, Sum(0));
+  FillTail(logits, near.count, -Infinity<Sum>());
+  FillTail(gradients, near.count, Sum(0));
 }
 
 template <typename T>
@@ -294,31 +318,37 @@ void BackwardKey(const LocalAttentionArgs<T>& args, int64_t begin, int64_t end, 
   Arena arena(memory);
   Scratch<T, Of::kKeys> s(g, tiles.length, &arena);
   const auto by_width = WindowSums<T>::Of(g.width), by_depth = WindowSums<T>::Of(g.depth);
-  const Sum scale = static_cast<Sum>(g.scale);
   ForEachPosition<T>(
       g, tiles, {begin, end}, &s.neighbours, [](int64_t, Range) {},
-      [&](int64_t position, int64_t head, const Neighbourhood& near) {
-        const int64_t own = position * g.heads + head, first = near.base * g.heads + head;
-        const T* queries = args.query + first * g.width;
-        const T* dy = args.dy + first * g.depth;
-        if (near.count > 0) {
-          TakeChannels(args.key + own * g.width, g.width, g.scale, s.first);
-          by_width.products(queries, near.by_width, near.count, s.first, g.width, s.logits);
-          TakeStatistics(args, head, near, s);
-          TakeChannels(args.value + own * g.depth, g.depth, 1, s.second);
-          by_depth.products(dy, near.by_depth, near.count, s.second, g.depth, s.gradients);
-          FillTail(s.gradients, near.count, Sum(0));
-          Exponentials(s.logits, near.count, Sum(0));
-          for (int64_t i = 0; i < near.count; i += S::kLanes) {
-            const typename S::Vec gradients = S::Load(s.gradients + i) - S::Load(s.means + i);
-            S::Store(s.gradients + i, S::Load(s.logits + i) * gradients);
+      [&](int64_t position, int64_t head, int64_t count, const Neighbourhood& near) {
+        const int64_t first = position * g.heads + head;
+        const T* queries = args.query + (near.base * g.heads + head) * g.width;
+        const T* dy = args.dy + (near.base * g.heads + head) * g.depth;
+        for (int64_t i = 0; near.count > 0 && i < count; ++i) {
+          TakeChannels(args.key + (first + i) * g.width, g.width, g.scale, s.first);
+          by_width.products(queries + i * g.width, near.by_width, near.count, s.first, g.width,
+                            s.logits[i]);
+          TakeChannels(args.value + (first + i) * g.depth, g.depth, 1, s.second);
+          by_depth.products(dy + i * g.depth, near.by_depth, near.count, s.second, g.depth,
+                            s.gradients[i]);
+          TakeStatistics(args, head + i, near, s.logits[i], s.gradients[i]);
+        }
+        for (int64_t i = 0; i < count; ++i) {
+          for (int64_t j = 0; j < near.count; j += S::kLanes) {
+            const typename S::Vec weights = Exp<S>(S::Load(s.logits[i] + j));
+            S::Store(s.logits[i] + j, weights);
+            S::Store(s.gradients[i] + j, weights * S::Load(s.gradients[i] + j));
           }
         }
-        by_depth.weighted(dy, near.by_depth, near.count, s.logits, Sum(1), g.depth, s.result);
-        if (g.depth > 0) CopyElements(s.result, args.dvalue + own * g.depth, g.depth);
-        by_width.weighted(queries, near.by_width, near.count, s.gradients, scale, g.width,
-                          s.result);
-        if (g.width > 0) CopyElements(s.result, args.dkey + own * g.width, g.width);
+        for (int64_t i = 0; i < count; ++i) {
+          const int64_t own = first + i;
+          by_depth.weighted(dy + i * g.depth, near.by_depth, near.count, s.logits[i], Sum(1),
+                            g.depth, s.result);
+          if (g.depth > 0) CopyElements(s.result, args.dvalue + own * g.depth, g.depth);
+          by_width.weighted(queries + i * g.width, near.by_width, near.count, s.gradients[i],
+                            static_cast<Sum>(g.scale), g.width, s.result);
+          if (g.width > 0) CopyElements(s.result, args.dkey + own * g.width, g.width);
+        }
       });
 }
 

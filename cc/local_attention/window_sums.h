@@ -50,9 +50,14 @@ TFCONV_INLINE typename S::Vec Exp(typename S::Vec x) {
   const Vec shifted = bounded * static_cast<Sum>(1.4426950408889634) + C::kRound;
   const Vec n = shifted - C::kRound;
   const Vec r = (bounded - n * C::kLn2High) - n * C::kLn2Low;
-  Vec sum = Vec{} + static_cast<Sum>(kInverse[C::kDegree]);
+  // By pairs of terms, which do not wait for each other.
+  const Vec square = r * r;
+  Vec sum = {};
 #pragma GCC unroll 16
-  for (int i = C::kDegree - 1; i >= 0; --i) sum = sum * r + static_cast<Sum>(kInverse[i]);
+  for (int i = C::kDegree - 1; i >= 0; i -= 2) {
+    const Vec pair = r * static_cast<Sum>(kInverse[i + 1]) + static_cast<Sum>(kInverse[i]);
+    sum = i == C::kDegree - 1 ? pair : sum * square + pair;
+  }
   // Two to the power of n, by its exponent.
   const Bits bits = BitCast<Bits>(shifted) - BitCast<Bits>(Vec{} + C::kRound);
   const Vec scale = BitCast<Vec>((bits << C::kMantissa) + BitCast<Bits>(Vec{} + Sum(1)));
@@ -116,6 +121,28 @@ TFCONV_INLINE typename S::Vec LoadChannels(const U* p, int64_t left) {
   return S::Load(p);
 }
 
+// The vector whose lane i is lane i ^ kBit of v.
+template <typename S, int kBit, int... kIndex>
+TFCONV_INLINE typename S::Vec Crossed(typename S::Vec v, Indices<kIndex...>) {
+  return __builtin_shufflevector(v, v, (kIndex ^ kBit)...);
+}
+
+// The largest lane, or the sum of all, in every lane.
+template <typename S, bool kLargest, int kBit = S::kLanes / 2>
+TFCONV_INLINE typename S::Vec Reduced(typename S::Vec v) {
+  const typename S::Vec w = Crossed<S, kBit>(v, typename MakeIndices<S::kLanes>::Type());
+  if constexpr (kLargest) {
+    v = w > v ? w : v;
+  } else {
+    v += w;
+  }
+  if constexpr (kBit > 1) {
+    return Reduced<S, kLargest, kBit / 2>(v);
+  } else {
+    return v;
+  }
+}
+
 // products[i] = sum_c rows[offsets[i] + c] * x[c]. Offsets, and room for products, go up to a whole
 // vector.
 template <typename S, bool kWhole, typename T>
@@ -141,7 +168,7 @@ void Products(const T* rows, const int64_t* offsets, int64_t count, const Accumu
     for (int64_t c = 0; c < width; c += kLanes) {
       sum += LoadChannels<S, kWhole>(rows + offsets[i] + c, width - c) * S::Load(x + c);
     }
-    products[i] = S::SumLanes(sum);
+    products[i] = Reduced<S, false>(sum)[0];
   }
 }
 
@@ -201,30 +228,32 @@ constexpr int64_t kWindowRoom = 16;
 
 // A number in what follows `count` elements up to a whole vector.
 template <typename Sum>
-void FillTail(Sum* p, int64_t count, Sum value) {
-  for (int64_t i = count; i < RoundUp(count, Simd<Sum>::kLanes); ++i) p[i] = value;
+TFCONV_INLINE void FillTail(Sum* p, int64_t count, Sum value) {
+  using S = Simd<Sum>;
+  using Mask = typename MaskType<Sum>::Type;
+  typename VectorType<Mask, S::kLanes>::Type lane;
+  for (int i = 0; i < S::kLanes; ++i) lane[i] = i;
+  const int64_t left = count % S::kLanes;
+  if (left == 0) return;
+  Sum* last = p + count - left;
+  S::Store(last, lane < static_cast<Mask>(left) ? S::Load(last) : typename S::Vec{} + value);
 }
 
 // The largest of `count` numbers, whose tail is filled with the least.
 template <typename Sum>
-Sum Largest(const Sum* p, int64_t count) {
+TFCONV_INLINE Sum Largest(const Sum* p, int64_t count) {
   using S = Simd<Sum>;
   typename S::Vec most = S::Load(p);
   for (int64_t i = S::kLanes; i < count; i += S::kLanes) {
     const typename S::Vec v = S::Load(p + i);
     most = v > most ? v : most;
   }
-  Sum lanes[S::kLanes];
-  S::Store(lanes, most);
-  for (int half = S::kLanes / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) lanes[i] = lanes[i + half] > lanes[i] ? lanes[i + half] : lanes[i];
-  }
-  return lanes[0];
+  return Reduced<S, true>(most)[0];
 }
 
 // Replaces `count` logits by exp(logit - least), up to a whole vector, and returns their sum.
 template <typename Sum>
-Sum Exponentials(Sum* p, int64_t count, Sum least) {
+TFCONV_INLINE Sum Exponentials(Sum* p, int64_t count, Sum least) {
   using S = Simd<Sum>;
   typename S::Vec sum = {};
   for (int64_t i = 0; i < count; i += S::kLanes) {
@@ -232,7 +261,7 @@ Sum Exponentials(Sum* p, int64_t count, Sum least) {
     S::Store(p + i, e);
     sum += e;
   }
-  return S::SumLanes(sum);
+  return Reduced<S, false>(sum)[0];
 }
 
 }  // namespace TFCONV_ISA_NAMESPACE
