@@ -33,9 +33,23 @@ BUT_LAYERS := $(ONCE) analysis blocks commands export lite models ops serving su
   test_compare.py test_demo.py test_dispatch.py test_distribute.py \
   test_docs.py test_readme.py visual layers/test_every_layer.py
 
-# Of tests that are dear, Keras 3 runs about every THIN-th case; of all tests with many cases, Keras 2
-# and tf_keras run a third as many. tests/conftest.py chooses.
-THIN ?= 4
+# How many cases of each test a level has: of those with many cases about every N-th (every), of those
+# that are dear every M-th. `make test` runs the level `fast`, a release all. tests/conftest.py chooses.
+LEVEL ?= fast
+# Leaves out what this level has.
+BESIDES ?=
+EVERY_3_fast := 3
+DEAR_3_fast := 12
+EVERY_2_fast := 36
+EVERY_3_more := 1
+DEAR_3_more := 4
+EVERY_2_more := 12
+EVERY_3_all := 1
+DEAR_3_all := 1
+EVERY_2_all := 1
+chosen = --every=$(EVERY_$(1)_$(LEVEL)) $(if $(DEAR_$(1)_$(LEVEL)),--dear=$(DEAR_$(1)_$(LEVEL))) \
+  $(if $(BESIDES),--besides=$(EVERY_$(1)_$(BESIDES))$(addprefix $(comma),$(DEAR_$(1)_$(BESIDES))))
+comma := ,
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -43,7 +57,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TFCONV_WERROR ?= 1
 export TFCONV_REQUIRE_NATIVE ?= 1
 
-.PHONY: help demo test test-all test-rest test-sanitize test-gpu bazel-test bazel-tools coverage bench bench-gpu docs
+.PHONY: help demo test test-all test-more test-rest test-sanitize test-gpu bazel-test bazel-tools coverage bench bench-gpu docs
 .PHONY: lint format export-report compare-report networks-bench serving-bench test-parity build
 .PHONY: build-addons build-gpu kernels wheels wheels-test release-check env env-addons clean
 
@@ -135,25 +149,27 @@ test: build kernels lint ## Lint, then tests under Keras 3, Keras 2 and tf_keras
 	run() {  # name, python, TF_USE_LEGACY_KERAS, further arguments
 	  echo "== pytest: $$1"
 	  TF_USE_LEGACY_KERAS=$$3 "$$2" -m pytest -q -n $(PYTEST_WORKERS) --dist worksteal $(TESTS) \
-	    $(PYTEST_ARGS) $(REST) --ignore=tests/gpu "$${@:4}" 2>&1 | tee "$(LOGS)/$$1.log" || failed=1
+	    $(PYTEST_ARGS) --ignore=tests/gpu "$${@:4}" 2>&1 | tee "$(LOGS)/$$1.log" || failed=1
 	}
 	$(AGAIN) build-addons > $(LOGS)/build-addons.log 2>&1 &
-	run keras-3 $(VENV)/bin/python 0 --dear=$(THIN)
+	run keras-3 $(VENV)/bin/python 0 $(call chosen,3)
 	wait $$! || { cat $(LOGS)/build-addons.log; exit 1; }
-	thinner=$$(($(THIN) == 1 ? 1 : 3 * $(THIN)))
-	run keras-2-addons $(VENV_ADDONS)/bin/python 0 --every=$$thinner $(addprefix --ignore=tests/,$(ONCE))
-	run legacy-keras $(VENV)/bin/python 1 --every=$$thinner $(addprefix --ignore=tests/,$(BUT_LAYERS)) -k "not xla"
+	run keras-2-addons $(VENV_ADDONS)/bin/python 0 $(call chosen,2) $(addprefix --ignore=tests/,$(ONCE))
+	run legacy-keras $(VENV)/bin/python 1 $(call chosen,2) $(addprefix --ignore=tests/,$(BUT_LAYERS)) -k "not xla"
 	echo "== summary"
 	for name in keras-3 keras-2-addons legacy-keras; do
 	  printf '%-16s %s\n' "$$name" "$$(grep -E '[0-9]+ (passed|failed|error)' "$(LOGS)/$$name.log" | tail -n 1)"
 	done
 	exit $$failed
 
-test-rest: ## What `make test` leaves out
-	@$(AGAIN) test REST=--rest
+test-more: ## More cases than `make test` has, and none of those
+	@$(AGAIN) test LEVEL=more BESIDES=fast
+
+test-rest: ## All cases that `make test` leaves out
+	@$(AGAIN) test LEVEL=all BESIDES=fast
 
 test-all: ## Everything: before a release
-	@$(AGAIN) test THIN=1
+	@$(AGAIN) test LEVEL=all
 	$(AGAIN) bazel-test
 	$(AGAIN) test-sanitize
 	$(AGAIN) docs
@@ -244,7 +260,7 @@ test-gpu: build-gpu ## Test the ops on a GPU, native and portable, in ten minute
 	@export CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES:-0} TF_FORCE_GPU_ALLOW_GROWTH=true
 	run() { timeout "$$1" $(GPU_PYTHON) -m pytest -q -rs $(PYTEST_ARGS) "$${@:2}"; }
 	run 240 -x tests/gpu
-	run 360 tests/ops --every=$(THIN) --dear=$$((3 * $(THIN))) -k "not call" \
+	run 360 tests/ops --every=4 --dear=12 -k "not call" \
 	  --ignore=tests/ops/test_concurrency.py --deselect=tests/ops/test_xla.py::test_threads \
 	  --deselect=tests/ops/test_determinism.py::test_threads
 

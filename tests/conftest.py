@@ -48,15 +48,18 @@ def pytest_addoption(parser):
         help="the same, of the tests that are marked `dear` only",
     )
     parser.addoption(
-        "--rest", action="store_true", help="run what --every and --dear leave out, and only that"
+        "--besides",
+        metavar="N[,M]",
+        help="leave out what runs with --every=N --dear=M",
     )
 
 
 def pytest_collection_modifyitems(config, items):
     option = config.getoption
     chosen = _chosen(items, option("every"), max(option("every"), option("dear")))
-    if option("rest"):
-        chosen = set(items) - chosen
+    if option("besides"):
+        every, *dear = map(int, option("besides").split(","))
+        chosen -= _chosen(items, every, max([every, *dear]))
     left_out = [item for item in items if item not in chosen]
     if left_out:
         config.hook.pytest_deselected(items=left_out)

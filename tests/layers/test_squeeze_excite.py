@@ -37,7 +37,9 @@ def test_squeezed_channels(arguments, squeezed):
 
 @pytest.mark.parametrize("first", [False, True])
 def test_unknown_channels(first):
-    layer = tfconv.SqueezeExcite(2, data_format="channels_first" if first else "channels_last")
+    layer = tfconv.SqueezeExcite(
+        reduction_ratio=2, data_format="channels_first" if first else "channels_last"
+    )
     layer(tf.ones([1, 4, 4, 4]))
     with pytest.raises(ValueError, match="SqueezeExcite needs the channel axis .*Received: "):
         tf.function(lambda x: layer(x)).get_concrete_function(tf.TensorSpec([None] * 4))

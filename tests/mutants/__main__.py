@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = [
     f"tfconv/{name}" for name in ("ops", "export", "surgery", "analysis", "blocks", "layers")
 ]
-THIN = {"fast": None, "all": 1}
+LEVELS = ["fast", "more", "all"]
 BUILD = ROOT / "build" / "mutants"
 RESULTS = ROOT / "build" / "mutants.json"
 # Seconds that tests may take longer than they did when they were measured; then they are stopped.
@@ -173,7 +173,7 @@ def main() -> None:
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--tests", choices=THIN, default="fast", help="of `make test` or -all")
+    parser.add_argument("--tests", choices=LEVELS, default="fast", help="which level of `make test`")
     parser.add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")
     parser.add_argument("--count", type=int, default=100, help="of mutants (default: 100)")
     parser.add_argument("--only", default="", help="mutants whose key or file starts with this")
@@ -190,7 +190,7 @@ def main() -> None:
         for mutant in mutants:
             print(_title(mutant), mutant.diff((ROOT / mutant.path).read_bytes()), "", sep="\n")
         return
-    chosen = [e for e in environments(ROOT, THIN[arguments.tests]) if _exists(e)]
+    chosen = [e for e in environments(ROOT, arguments.tests) if _exists(e)]
     places = []
     try:
         places += [Workplace(ROOT, BUILD / str(number)) for number in range(arguments.jobs)]

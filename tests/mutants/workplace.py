@@ -33,18 +33,17 @@ class Environment:
     arguments: tuple[str, ...]
 
 
-def environments(root: Path, thin: int | None) -> list[Environment]:
+def environments(root: Path, level: str) -> list[Environment]:
     """What `make test` would run: `run NAME PYTHON TF_USE_LEGACY_KERAS ARGUMENTS` in its recipe.
 
     Args:
         root: The project.
-        thin: THIN, if it is given.
+        level: How many cases of each test: LEVEL.
     """
     recipe = (root / "Makefile").read_text().partition("\ntest:")[2].partition("\n\n")[0]
     lines = re.findall(r"^\t(?:run \w|\w+=).*$", recipe, re.M)
     told = ["tell-runs:", "\t@run() { printf '%s\\n' \"$$(printf '%q ' \"$$@\")\"; }", *lines]
-    given = [] if thin is None else [f"THIN={thin}"]
-    command = ["make", "-s", "--eval", "\n".join(told), "tell-runs", *given]
+    command = ["make", "-s", "--eval", "\n".join(told), "tell-runs", f"LEVEL={level}"]
     said = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
     return [
         Environment(name, root / python, legacy, ("tests", "--ignore=tests/gpu", *arguments))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
+import tfconv
 from tests.sliding_windows import GEOMETRIES, Geometry, random_geometry, table  # noqa: F401
 from tfconv.ops.channels import to_first
+from tfconv.ops.native import library
 
 
 def as_function(function, mode: str):
@@ -67,15 +69,34 @@ TOLERANCES = {
 }
 
 
-def assert_close(actual, expected, dtype=None):
-    """Compares with the tolerance of the actual value's type."""
+def assert_close(actual, expected, dtype=None, further=0.0):
+    """Compares with the tolerance of the actual value's type, and ``further`` differences."""
     if dtype is None:
         dtype = tf.as_dtype(actual.dtype)
-    np.testing.assert_allclose(
-        np.asarray(tf.cast(actual, tf.float64)),
-        np.asarray(tf.cast(expected, tf.float64)),
-        **TOLERANCES[dtype],
-    )
+    actual, expected = (np.asarray(tf.cast(t, tf.float64)) for t in (actual, expected))
+    if np.any(further):
+        error = actual - expected
+        actual = expected + np.sign(error) * np.maximum(np.abs(error) - further, 0)
+    np.testing.assert_allclose(actual, expected, **TOLERANCES[dtype])
+
+
+def rounding_of_samples(function, inputs, upstream=None):
+    """How far rounded samples may move the output and the gradients of a deformable convolution.
+
+    Where the processor multiplies bfloat16, samples are rounded to it, by up to 2**-9 of each,
+    before they are multiplied: in the output and in the gradient of the kernel.
+    """
+    if tf.as_dtype(inputs[0].dtype) != tf.bfloat16 or library().isa != "avx512bf16":
+        return [0.0] * (1 + len(inputs))
+    x, offset, *others = (tf.cast(t, tf.float64) for t in inputs)
+    inputs = [tf.abs(x), offset, *map(tf.abs, others)]
+    with tfconv.portable():
+        if upstream is None:
+            upstream = gradients(tf.identity, [function(*inputs)])[1]
+        y, _, _, kernel, *_ = gradients(function, inputs, tf.abs(upstream))
+    moved = [0.0] * (1 + len(inputs))
+    moved[0], moved[3] = 2**-9 * y, 2**-9 * kernel
+    return moved
 
 
 def check_only_wanted_gradients(function, inputs, wanted, module, name, called, monkeypatch):
