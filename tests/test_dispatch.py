@@ -185,8 +185,15 @@ def truncated(folder):
     return "cannot be loaded"
 
 
+def other_ops(folder):
+    shutil.copytree(ROOT / "cc", folder.parent / "_cc")
+    put(folder / KEY, RUNNING)
+    return "built from other sources, with other ops"
+
+
 @pytest.mark.parametrize(
-    "break_library", [nothing, other_version, other_version_in_this_ones_place, corrupt, truncated]
+    "break_library",
+    [nothing, other_version, other_version_in_this_ones_place, corrupt, truncated, other_ops],
 )
 def test_library_that_cannot_serve(break_library, library_folder, rng):
     reason = break_library(library_folder)

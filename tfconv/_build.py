@@ -310,9 +310,18 @@ def sources_hash(source_dir: PathLike | None = None) -> str:
 
     It is the same for a checkout's `cc` and a wheel's `_cc`, which has no tests.
     """
+    return _hash_files(source_dir, "*")
+
+
+def interface_hash(source_dir: PathLike | None = None) -> str:
+    """The same of what says which ops there are, with which inputs and attributes."""
+    return _hash_files(source_dir, "*_op.*")
+
+
+def _hash_files(source_dir: PathLike | None, pattern: str) -> str:
     root = Path(source_dir) if source_dir else find_sources()
     lines = []
-    for path in sorted(root.rglob("*")):
+    for path in sorted(root.rglob(pattern)):
         if path.name.endswith(_SOURCE_SUFFIXES) and not path.name.endswith("_test.cc"):
             with contextlib.suppress(FileNotFoundError):  # an editor's temporary file
                 lines.append(f"{path.relative_to(root).as_posix()} {_hash_file(path)}\n")
@@ -330,6 +339,14 @@ def is_stale(info: Mapping[str, Any]) -> bool:
     try:
         return info.get("sources_hash") != sources_hash()
     except BuildError:  # no sources to be stale against
+        return False
+
+
+def has_other_ops(info: Mapping[str, Any]) -> bool:
+    """Whether a library with this build info may have other ops than the package calls."""
+    try:
+        return is_stale(info) and info.get("interface_hash") != interface_hash()
+    except BuildError:  # no sources to compare with
         return False
 
 
@@ -795,7 +812,7 @@ def build(
         **({"CMAKE_CUDA_COMPILER": cuda.nvcc} if cuda else {}),
     }
     with build_lock(folder, lambda: report(0, 1, "waiting for another build of tfconv")):
-        before = sources_hash(sources)
+        before, interface = sources_hash(sources), interface_hash(sources)
         ninja = Ninja(folder, sources, compiler, variables, config=config, verbose=verbose)
         ninja.make([f"tfconv_ops_{config.version}", "tfconv_lite"], jobs, report)
         library, delegate = output / LIBRARY_NAME, output.parent / LITE_LIBRARY_NAME
@@ -810,6 +827,7 @@ def build(
             "cuda_archs": list(cuda.archs) if cuda else [],
             "cuda_version": cuda.version if cuda else None,
             "sources_hash": before,
+            "interface_hash": interface,
             "library_sha256": _hash_file(library),
         }
         known = read_info(output) or {}

@@ -112,6 +112,13 @@ def test_sources_and_staleness(tree):
         write(tree.package / "_cc", {name: text + " "})
         assert module.is_stale(good)
         write(tree.package / "_cc", {name: text})
+    old = {**good, "sources_hash": "of older sources"}
+    assert module.has_other_ops(old) and not module.has_other_ops(good)
+    old["interface_hash"] = module.interface_hash()
+    write(tree.package / "_cc", {"a/a.h": "other kernels"})
+    assert not module.has_other_ops(old)
+    write(tree.package / "_cc", {"a/another_op.cc": "another op"})
+    assert module.has_other_ops(old)
 
 
 def test_output_goes_to_the_cache_if_the_package_is_read_only(tree, monkeypatch):

@@ -74,6 +74,13 @@ def library() -> Library:
             problem=f"{path} was built with TensorFlow {built_with}, and {running} is running; "
             "`python -m tfconv build` builds it for this one",
         )
+    if info and _build.has_other_ops(info):
+        return Library(
+            path=path,
+            built_with=built_with,
+            problem=f"{path} was built from other sources, with other ops; "
+            "`python -m tfconv build` builds it anew",
+        )
     try:
         module = tf.load_op_library(str(path))
     except (tf.errors.OpError, RuntimeError, OSError) as error:
