@@ -173,7 +173,9 @@ def main() -> None:
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--tests", choices=LEVELS, default="fast", help="which level of `make test`")
+    parser.add_argument(
+        "--tests", choices=LEVELS, default="fast", help="`make test` of which LEVEL"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")
     parser.add_argument("--count", type=int, default=100, help="of mutants (default: 100)")
     parser.add_argument("--only", default="", help="mutants whose key or file starts with this")
