@@ -303,29 +303,43 @@ void MixedSegment(const Row<T, kDirection>& row, Range positions) {
   for (; p < positions.end; ++p) MixedBlock<S, kTaps, 1, kPermuted>(row, p, begin_tap, end_tap);
 }
 
+// Whether taps are unrolled for some sizes of windows; for float64 that would take longer to compile
+// than it is worth.
+template <typename T>
+constexpr bool kUnrolls = sizeof(Accumulator<T>) == 4;
+
+template <typename T, Direction kDirection>
+bool IsDense(const Row<T, kDirection>& row) {
+  return row.axis.stride == 1 && row.axis.dilation == 1;
+}
+
 template <typename S, bool kPermuted, typename T, Direction kDirection>
 void MixedSegments(const Row<T, kDirection>& row, Range positions) {
-  if (row.axis.stride == 1 && row.axis.dilation == 1) {
-    if (row.axis.kernel == 3) return MixedSegment<S, 3, kPermuted>(row, positions);
-    if (row.axis.kernel == 7) return MixedSegment<S, 7, kPermuted>(row, positions);
+  if constexpr (kUnrolls<T>) {
+    if (IsDense(row)) {
+      if (row.axis.kernel == 3) return MixedSegment<S, 3, kPermuted>(row, positions);
+      if (row.axis.kernel == 7) return MixedSegment<S, 7, kPermuted>(row, positions);
+    }
   }
   MixedSegment<S, 0, kPermuted>(row, positions);
 }
 
 template <typename S, typename T, Direction kDirection>
 void AlignedSegment(const Row<T, kDirection>& row, Range positions) {
-  if (row.axis.stride == 1 && row.axis.dilation == 1) {
-    switch (row.axis.kernel) {
-      case 3:
-        return DenseSegment<S, 3>(row, positions);
-      case 5:
-        return DenseSegment<S, 5>(row, positions);
-      case 7:
-        return DenseSegment<S, 7>(row, positions);
-      case 9:
-        return DenseSegment<S, 9>(row, positions);
-      default:
-        break;
+  if constexpr (kUnrolls<T>) {
+    if (IsDense(row)) {
+      switch (row.axis.kernel) {
+        case 3:
+          return DenseSegment<S, 3>(row, positions);
+        case 5:
+          return DenseSegment<S, 5>(row, positions);
+        case 7:
+          return DenseSegment<S, 7>(row, positions);
+        case 9:
+          return DenseSegment<S, 9>(row, positions);
+        default:
+          break;
+      }
     }
   }
   StridedSegment<S>(row, positions);
