@@ -113,7 +113,7 @@ void ForEachPosition(const AttentionGeometry& g, const Tiles& tiles, Range units
   }
 }
 
-// The logits of a query up to a whole vector. `channels` is memory for its own.
+// The logits of a query to base 2, up to a whole vector. `channels` is memory for its own.
 template <typename T>
 void FindLogits(const LocalAttentionArgs<T>& args, const WindowSums<T>& sums, int64_t position,
                 int64_t head, const Neighbourhood& near, Accumulator<T>* channels,
@@ -121,8 +121,9 @@ void FindLogits(const LocalAttentionArgs<T>& args, const WindowSums<T>& sums, in
   using Sum = Accumulator<T>;
   using S = Simd<Sum>;
   const AttentionGeometry& g = args.geometry;
+  const Sum to_base_2 = static_cast<Sum>(kLog2E);
   const int64_t own = position * g.heads + head;
-  TakeChannels(args.query + own * g.width, g.width, g.scale, channels);
+  TakeChannels(args.query + own * g.width, g.width, g.scale * kLog2E, channels);
   const T* keys = args.key + (near.base * g.heads + head) * g.width;
   sums.products(keys, near.by_width, near.count, channels, g.width, logits);
   if (g.bias != kNoBias) {
@@ -130,10 +131,10 @@ void FindLogits(const LocalAttentionArgs<T>& args, const WindowSums<T>& sums, in
     int64_t i = 0;
     if (near.has_all_taps) {
       for (; i + S::kLanes <= near.count; i += S::kLanes) {
-        S::Store(logits + i, S::Load(logits + i) + S::Load(bias + i));
+        S::Store(logits + i, S::Load(logits + i) + S::Load(bias + i) * to_base_2);
       }
     }
-    for (; i < near.count; ++i) logits[i] += ToNumber(bias[near.taps[i]]);
+    for (; i < near.count; ++i) logits[i] += ToNumber(bias[near.taps[i]]) * to_base_2;
   }
   FillTail(logits, near.count, -Infinity<Sum>());
 }
@@ -267,7 +268,7 @@ void BackwardQuery(const LocalAttentionArgs<T>& args, int64_t begin, int64_t end
         }
         for (int64_t i = 0; i < count; ++i) {
           const int64_t own = first + i;
-          args.statistics[2 * own] = near.count > 0 ? most[i] + Log(sums[i]) : 0;
+          args.statistics[2 * own] = near.count > 0 ? most[i] + Log2(sums[i]) : 0;
           args.statistics[2 * own + 1] = means[i];
           by_width.weighted(args.key + (there + i) * g.width, near.by_width, near.count,
                             s.gradients[i], static_cast<Sum>(g.scale), g.width, s.result);
@@ -289,6 +290,7 @@ void TakeStatistics(const LocalAttentionArgs<T>& args, int64_t head, const Neigh
                     Accumulator<T>* logits, Accumulator<T>* gradients) {
   using Sum = Accumulator<T>;
   const AttentionGeometry& g = args.geometry;
+  const Sum to_base_2 = static_cast<Sum>(kLog2E);
   const int64_t taps = NumTaps(g), first = near.base * g.heads + head;
   const Sum* statistics = args.statistics + 2 * first;
   for (int64_t i = 0; i < near.count; ++i) {
@@ -298,11 +300,11 @@ void TakeStatistics(const LocalAttentionArgs<T>& args, int64_t head, const Neigh
   }
   if (g.bias == kBiasByTap) {
     const T* bias = args.bias + head * taps;
-    for (int64_t i = 0; i < near.count; ++i) logits[i] += ToNumber(bias[near.taps[i]]);
+    for (int64_t i = 0; i < near.count; ++i) logits[i] += ToNumber(bias[near.taps[i]]) * to_base_2;
   } else if (g.bias == kBiasByPosition) {
     const T* bias = args.bias + first * taps;
     for (int64_t i = 0; i < near.count; ++i) {
-      logits[i] += ToNumber(bias[near.positions[i] * g.heads * taps + near.taps[i]]);
+      logits[i] += ToNumber(bias[near.positions[i] * g.heads * taps + near.taps[i]]) * to_base_2;
     }
   }
   FillTail(logits, near.count, -Infinity<Sum>());
@@ -325,7 +327,7 @@ void BackwardKey(const LocalAttentionArgs<T>& args, int64_t begin, int64_t end, 
         const T* queries = args.query + (near.base * g.heads + head) * g.width;
         const T* dy = args.dy + (near.base * g.heads + head) * g.depth;
         for (int64_t i = 0; near.count > 0 && i < count; ++i) {
-          TakeChannels(args.key + (first + i) * g.width, g.width, g.scale, s.first);
+          TakeChannels(args.key + (first + i) * g.width, g.width, g.scale * kLog2E, s.first);
           by_width.products(queries + i * g.width, near.by_width, near.count, s.first, g.width,
                             s.logits[i]);
           TakeChannels(args.value + (first + i) * g.depth, g.depth, 1, s.second);
@@ -335,7 +337,8 @@ void BackwardKey(const LocalAttentionArgs<T>& args, int64_t begin, int64_t end, 
         }
         for (int64_t i = 0; i < count; ++i) {
           for (int64_t j = 0; j < near.count; j += S::kLanes) {
-            const typename S::Vec weights = Exp<S>(S::Load(s.logits[i] + j));
+            const typename S::Vec logits = S::Load(s.logits[i] + j);
+            const typename S::Vec weights = Exp2<S>(logits > Sum(0) ? typename S::Vec{} : logits);
             S::Store(s.logits[i] + j, weights);
             S::Store(s.gradients[i] + j, weights * S::Load(s.gradients[i] + j));
           }

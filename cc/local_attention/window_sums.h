@@ -16,10 +16,7 @@ template <>
 struct ExpConstants<float> {
   using Bits = uint32_t;
   static constexpr float kRound = 0x1.8p23f;
-  static constexpr float kLn2High = 0x1.63p-1f;  // times a whole number it is exact
-  static constexpr float kLn2Low = -0x1.bd0106p-13f;
-  static constexpr float kLeast = -87.0f;
-  static constexpr float kMost = 88.0f;
+  static constexpr float kLeast = -126.0f;
   static constexpr int kMantissa = 23;
   static constexpr int kDegree = 7;
 };
@@ -27,38 +24,46 @@ template <>
 struct ExpConstants<double> {
   using Bits = uint64_t;
   static constexpr double kRound = 0x1.8p52;
-  static constexpr double kLn2High = 0x1.62e42feep-1;
-  static constexpr double kLn2Low = 0x1.a39ef35793c76p-33;
-  static constexpr double kLeast = -708.0;
-  static constexpr double kMost = 709.0;
+  static constexpr double kLeast = -1022.0;
   static constexpr int kMantissa = 52;
   static constexpr int kDegree = 13;
 };
 
-// The exponential function to about a unit in the last place; what would be subnormal is zero.
+constexpr double kLn2 = 0.69314718055994531;
+constexpr double kLog2E = 1.4426950408889634;
+
+// The coefficients of the series of 2^x.
+struct Exp2Series {
+  static constexpr int kTerms = 14;
+  double term[kTerms];
+
+  constexpr Exp2Series() : term() {
+    term[0] = 1;
+    for (int i = 1; i < kTerms; ++i) term[i] = term[i - 1] * kLn2 / i;
+  }
+};
+
+// Two to the power of numbers that are not above 0, to about a unit in the last place; what would be
+// subnormal is zero.
 template <typename S>
-TFCONV_INLINE typename S::Vec Exp(typename S::Vec x) {
+TFCONV_INLINE typename S::Vec Exp2(typename S::Vec x) {
   using Sum = typename S::Scalar;
   using Vec = typename S::Vec;
   using C = ExpConstants<Sum>;
   using Bits = typename VectorType<typename C::Bits, S::kLanes>::Type;
-  constexpr double kInverse[] = {1.0,          1.0,           1.0 / 2,         1.0 / 6,
-                                 1.0 / 24,     1.0 / 120,     1.0 / 720,       1.0 / 5040,
-                                 1.0 / 40320,  1.0 / 362880,  1.0 / 3628800,   1.0 / 39916800,
-                                 1.0 / 479001600, 1.0 / 6227020800};
-  const Vec bounded = x > C::kMost ? Vec{} + C::kMost : x;
-  const Vec shifted = bounded * static_cast<Sum>(1.4426950408889634) + C::kRound;
-  const Vec n = shifted - C::kRound;
-  const Vec r = (bounded - n * C::kLn2High) - n * C::kLn2Low;
+  constexpr Exp2Series series;
+  const Vec shifted = x + C::kRound;
+  const Vec r = x - (shifted - C::kRound);
   // By pairs of terms, which do not wait for each other.
   const Vec square = r * r;
   Vec sum = {};
 #pragma GCC unroll 16
   for (int i = C::kDegree - 1; i >= 0; i -= 2) {
-    const Vec pair = r * static_cast<Sum>(kInverse[i + 1]) + static_cast<Sum>(kInverse[i]);
+    const Vec pair =
+        r * static_cast<Sum>(series.term[i + 1]) + static_cast<Sum>(series.term[i]);
     sum = i == C::kDegree - 1 ? pair : sum * square + pair;
   }
-  // Two to the power of n, by its exponent.
+  // Two to the power of the whole number, by its exponent.
   const Bits bits = BitCast<Bits>(shifted) - BitCast<Bits>(Vec{} + C::kRound);
   const Vec scale = BitCast<Vec>((bits << C::kMantissa) + BitCast<Bits>(Vec{} + Sum(1)));
   return x < C::kLeast ? Vec{} : sum * scale;
@@ -69,10 +74,10 @@ Sum Infinity() {
   return static_cast<Sum>(__builtin_inf());
 }
 
-// The natural logarithm of a number of at least 1, or NaN. Libraries' own need newer ones than they
-// are linked with elsewhere.
+// The logarithm to base 2 of a number of at least 1, or NaN. Libraries' own would need newer ones than
+// the wheels do.
 template <typename Sum>
-Sum Log(Sum x) {
+Sum Log2(Sum x) {
   using C = ExpConstants<Sum>;
   using Bits = typename C::Bits;
   if (!(x < Infinity<Sum>())) return x;
@@ -83,19 +88,26 @@ Sum Log(Sum x) {
   const Sum s = (m - 1) / (m + 1);
   Sum sum = 0;
   for (int i = 21; i > 0; i -= 2) sum = sum * s * s + 1 / static_cast<Sum>(i);
-  return 2 * s * sum + static_cast<Sum>(exponent) * static_cast<Sum>(0.69314718055994531);
+  return s * sum * static_cast<Sum>(2 * kLog2E) + static_cast<Sum>(exponent);
 }
 
-// The first `count` lanes of the widest vector; zeros in the others.
+// The first `count` lanes of a vector; zeros in the others.
 template <typename S, typename U>
 TFCONV_INLINE typename S::Vec LoadPartial(const U* p, int64_t count) {
+  using Vec [[maybe_unused]] = typename S::Vec;
 #if defined(__AVX512F__)
-  const unsigned mask = (1u << count) - 1;
-  if constexpr (sizeof(U) == 4) {
-    return BitCast<typename S::Vec>(_mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), p));
+  [[maybe_unused]] const unsigned mask = (1u << count) - 1;
+  if constexpr (sizeof(U) == 4 && sizeof(Vec) == 64) {
+    return BitCast<Vec>(_mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), p));
   }
-  if constexpr (sizeof(U) == 8) {
-    return BitCast<typename S::Vec>(_mm512_maskz_loadu_pd(static_cast<__mmask8>(mask), p));
+  if constexpr (sizeof(U) == 8 && sizeof(Vec) == 64) {
+    return BitCast<Vec>(_mm512_maskz_loadu_pd(static_cast<__mmask8>(mask), p));
+  }
+  if constexpr (sizeof(U) == 4 && sizeof(Vec) == 32) {
+    return BitCast<Vec>(_mm256_maskz_loadu_ps(static_cast<__mmask8>(mask), p));
+  }
+  if constexpr (sizeof(U) == 8 && sizeof(Vec) == 32) {
+    return BitCast<Vec>(_mm256_maskz_loadu_pd(static_cast<__mmask8>(mask), p));
   }
 #elif defined(__AVX2__)
   if constexpr (sizeof(U) >= 4) {
@@ -103,9 +115,9 @@ TFCONV_INLINE typename S::Vec LoadPartial(const U* p, int64_t count) {
     typename VectorType<Mask, S::kLanes>::Type mask;
     for (int i = 0; i < S::kLanes; ++i) mask[i] = i < count ? -1 : 0;
     if constexpr (sizeof(U) == 4) {
-      return BitCast<typename S::Vec>(_mm256_maskload_ps(p, BitCast<__m256i>(mask)));
+      return BitCast<Vec>(_mm256_maskload_ps(p, BitCast<__m256i>(mask)));
     } else {
-      return BitCast<typename S::Vec>(_mm256_maskload_pd(p, BitCast<__m256i>(mask)));
+      return BitCast<Vec>(_mm256_maskload_pd(p, BitCast<__m256i>(mask)));
     }
   }
 #endif
@@ -172,27 +184,43 @@ void Products(const T* rows, const int64_t* offsets, int64_t count, const Accumu
   }
 }
 
-// result[c] = factor * sum_i weights[i] * rows[offsets[i] + c], up to a whole vector.
+// result[c] = factor * sum_i weights[i] * rows[offsets[i] + c] for the channels of some vectors.
+template <typename S, bool kWhole, int kVectors, typename T>
+TFCONV_INLINE void WeighVectors(const T* rows, const int64_t* offsets, int64_t count,
+                                const Accumulator<T>* weights, Accumulator<T> factor, int64_t left,
+                                Accumulator<T>* result) {
+  using Vec = typename S::Vec;
+  constexpr int kSums = 4;
+  Vec sums[kSums][kVectors] = {};
+  const auto add = [&](int64_t i, Vec* sum) {
+    for (int v = 0; v < kVectors; ++v) {
+      const int64_t c = v * S::kLanes;
+      sum[v] += LoadChannels<S, kWhole>(rows + offsets[i] + c, left - c) * weights[i];
+    }
+  };
+  int64_t i = 0;
+  for (; i + kSums <= count; i += kSums) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kSums; ++j) add(i + j, sums[j]);
+  }
+  for (; i < count; ++i) add(i, sums[0]);
+  for (int v = 0; v < kVectors; ++v) {
+    S::Store(result + v * S::kLanes,
+             ((sums[0][v] + sums[1][v]) + (sums[2][v] + sums[3][v])) * factor);
+  }
+}
+
+// The same for all channels, up to a whole vector.
 template <typename S, bool kWhole, typename T>
 void WeightedSum(const T* rows, const int64_t* offsets, int64_t count,
                  const Accumulator<T>* weights, Accumulator<T> factor, int64_t width,
                  Accumulator<T>* result) {
-  using Vec = typename S::Vec;
-  constexpr int kSums = 4;
-  for (int64_t c = 0; c < width; c += S::kLanes) {
-    Vec sums[kSums] = {};
-    int64_t i = 0;
-    for (; i + kSums <= count; i += kSums) {
-#pragma GCC unroll 4
-      for (int j = 0; j < kSums; ++j) {
-        sums[j] +=
-            LoadChannels<S, kWhole>(rows + offsets[i + j] + c, width - c) * weights[i + j];
-      }
-    }
-    for (; i < count; ++i) {
-      sums[0] += LoadChannels<S, kWhole>(rows + offsets[i] + c, width - c) * weights[i];
-    }
-    S::Store(result + c, ((sums[0] + sums[1]) + (sums[2] + sums[3])) * factor);
+  int64_t c = 0;
+  for (; c + 2 * S::kLanes <= width; c += 2 * S::kLanes) {
+    WeighVectors<S, true, 2>(rows + c, offsets, count, weights, factor, width - c, result + c);
+  }
+  for (; c < width; c += S::kLanes) {
+    WeighVectors<S, kWhole, 1>(rows + c, offsets, count, weights, factor, width - c, result + c);
   }
 }
 
@@ -204,22 +232,17 @@ struct WindowSums {
   void (*products)(const T*, const int64_t*, int64_t, const Sum*, int64_t, Sum*);
   void (*weighted)(const T*, const int64_t*, int64_t, const Sum*, Sum, int64_t, Sum*);
 
-  template <typename S, bool kWhole>
-  static WindowSums Make() {
-    return {Products<S, kWhole, T>, WeightedSum<S, kWhole, T>};
-  }
-
-  // By the widest vector of which the channels are a multiple, if there is one.
+  // By the widest vector of which the channels are a multiple, if there is one. Products add up
+  // lanes: no vector is wider there than 32 bytes, for that is less work.
   static WindowSums Of(int64_t width) {
+    constexpr int kBytes = kVecBytes < 32 ? kVecBytes : 32;
+    using Narrow = Simd<Sum, kBytes>;
     const int64_t bytes = width * static_cast<int64_t>(sizeof(Sum));
-    if constexpr (kVecBytes >= 64) {
-      if (bytes % 64 == 0) return Make<Simd<Sum, 64>, true>();
-    }
-    if constexpr (kVecBytes >= 32) {
-      if (bytes % 32 == 0) return Make<Simd<Sum, 32>, true>();
-    }
-    if (bytes % 16 == 0) return Make<Simd<Sum, 16>, true>();
-    return Make<Simd<Sum>, false>();
+    WindowSums sums = {Products<Narrow, false, T>, WeightedSum<Simd<Sum>, false, T>};
+    if (bytes % 16 == 0) sums = {Products<Simd<Sum, 16>, true, T>, WeightedSum<Simd<Sum, 16>, true, T>};
+    if (bytes % kBytes == 0) sums = {Products<Narrow, true, T>, WeightedSum<Narrow, true, T>};
+    if (bytes % kVecBytes == 0) sums.weighted = WeightedSum<Simd<Sum>, true, T>;
+    return sums;
   }
 };
 
@@ -251,13 +274,13 @@ TFCONV_INLINE Sum Largest(const Sum* p, int64_t count) {
   return Reduced<S, true>(most)[0];
 }
 
-// Replaces `count` logits by exp(logit - least), up to a whole vector, and returns their sum.
+// Replaces `count` logits to base 2 by 2^(logit - most), up to a whole vector, and returns their sum.
 template <typename Sum>
-TFCONV_INLINE Sum Exponentials(Sum* p, int64_t count, Sum least) {
+TFCONV_INLINE Sum Exponentials(Sum* p, int64_t count, Sum most) {
   using S = Simd<Sum>;
   typename S::Vec sum = {};
   for (int64_t i = 0; i < count; i += S::kLanes) {
-    const typename S::Vec e = Exp<S>(S::Load(p + i) - least);
+    const typename S::Vec e = Exp2<S>(S::Load(p + i) - most);
     S::Store(p + i, e);
     sum += e;
   }
