@@ -3,6 +3,7 @@
 
 #include "deformable/deformable_cuda.h"
 #include "deformable/deformable_device.h"
+#include "deformable/deformable_images.h"
 
 namespace tfconv {
 namespace cuda {
@@ -29,27 +30,6 @@ struct Sizes {
   int64_t samples;  // of an image
   int64_t depth;    // of a group's columns
 };
-
-// The part of all tensors that `count` images have.
-template <typename T>
-DeformableArgs<T> Slice(DeformableArgs<T> args, const Sizes<T>& sizes, int64_t first,
-                        int64_t count) {
-  const int64_t channels = args.geometry.channels;
-  const auto advance = [&](auto*& tensor, int64_t size) {
-    if (tensor != nullptr) tensor += first * size;
-  };
-  args.geometry.batch = count;
-  advance(args.x, sizes.pixels * channels);
-  advance(args.dx, sizes.pixels * channels);
-  advance(args.offset, sizes.rank * sizes.samples);
-  advance(args.doffset, sizes.rank * sizes.samples);
-  advance(args.mask, sizes.samples);
-  advance(args.dmask, sizes.samples);
-  advance(args.dcolumns, sizes.positions * sizes.taps * channels);
-  advance(args.y, sizes.positions * args.filters);
-  advance(args.dy, sizes.positions * args.filters);
-  return args;
-}
 
 template <typename T>
 struct Pieces {
@@ -114,7 +94,7 @@ int Convolve(CudaStream stream, const DeformableArgs<T>& args, const Multiplier<
   }
   if (sizes.positions * args.filters == 0) return cudaSuccess;
   for (int64_t first = 0; first < batch; first += images) {
-    DeformableArgs<T> some = Slice(args, sizes, first, Min(images, batch - first));
+    DeformableArgs<T> some = ImagesOf(args, first, Min(images, batch - first));
     some.columns = pieces.columns;
     if (int error = LaunchDeformableSample(stream, some)) return error;
     const ConvProducts<T> products = MakeProducts(multiply, some, sizes);
@@ -140,7 +120,7 @@ int Backward(CudaStream stream, const DeformableArgs<T>& args, const Multiplier<
     return FillZeros(args.dfilter, filter_size, stream);
   }
   for (int64_t first = 0; first < batch; first += images) {
-    DeformableArgs<T> some = Slice(args, sizes, first, Min(images, batch - first));
+    DeformableArgs<T> some = ImagesOf(args, first, Min(images, batch - first));
     if (is_conv) {
       const ConvProducts<T> products = MakeProducts(multiply, some, sizes);
       if (args.dfilter != nullptr) {

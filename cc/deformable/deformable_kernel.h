@@ -23,6 +23,7 @@ namespace tfconv {
 template <typename T>
 struct DeformableArgs {
   ConvGeometry geometry;
+  int64_t whole_batch;  // the work is cut by it, and the geometry may have some of the images; or 0
   int rank;  // the last so many axes of the geometry; the others are trivial
   int64_t offset_groups;
   int64_t groups;     // of the convolution
@@ -58,6 +59,7 @@ struct DeformableSampleKernels {
   Pass<Args> backward;     // x, offset, mask, dcolumns -> dx, doffset, dmask or their parts
   Pass<Args> sum_partial;  // partial -> doffset, dmask
   Pass<Args> sum_dx;       // dx_parts -> dx
+  int64_t (*units_of_image)(const Args& args);  // in `backward`
   int64_t (*partial_size)(const Args& args);
   int64_t (*dx_parts_bytes)(const Args& args);
 };

@@ -6,6 +6,7 @@
 #include <cstddef>
 
 #include "common/cpu_kernel.h"
+#include "deformable/deformable_images.h"
 #include "deformable/deformable_kernel.h"
 #include "tensorflow/core/framework/op.h"
 
@@ -13,6 +14,9 @@ namespace tfconv {
 namespace {
 
 using Kind = DeformableKind;
+
+// Units that a thread should have at a time: with fewer, some would wait for others.
+constexpr int64_t kUnitsOfThread = 4;
 
 // One of the ops on memory: its kernels in their order.
 template <typename T, Kind kKind>
@@ -47,6 +51,7 @@ class Runner {
 
  private:
   using Number = Accumulator<Element>;
+  using Args = DeformableArgs<Element>;
   using SampleKernels = DeformableSampleKernels<Element>;
   using ConvKernels = DeformableConvKernels<Element>;
 
@@ -90,22 +95,35 @@ class Runner {
     args_.dx = static_cast<Element*>(output.data);
     Temporary<char> dx_parts, packed_filter;
     Temporary<Number> partial;
-    if (auto s = dx_parts.Allocate(executor_, sampling.dx_parts_bytes(args_)); !s.ok()) return s;
-    if (auto s = partial.Allocate(executor_, sampling.partial_size(args_)); !s.ok()) return s;
+    // Where images have sums of their own, as few at a time as keep all threads busy.
+    const int64_t batch = args_.geometry.batch;
+    args_.whole_batch = batch;
+    int64_t images = batch;
+    if (sampling.dx_parts_bytes(args_) > 0 || sampling.partial_size(args_) > 0) {
+      const int64_t units = kUnitsOfThread * executor_->max_threads();
+      images = std::clamp<int64_t>(units / sampling.units_of_image(args_), 1, batch);
+    }
+    const Args most = ImagesOf(args_, 0, images);
+    if (auto s = dx_parts.Allocate(executor_, sampling.dx_parts_bytes(most)); !s.ok()) return s;
+    if (auto s = partial.Allocate(executor_, sampling.partial_size(most)); !s.ok()) return s;
     args_.dx_parts = dx_parts.data();
     args_.partial = partial.data();
+    Pass<Args> backward = sampling.backward;
     if constexpr (HasFilter(kKind)) {
       const auto kernels = ActiveKernels<ConvKernels>();
       const int64_t bytes = kernels.packed_filter_transposed_bytes(args_);
       if (auto s = packed_filter.Allocate(executor_, bytes); !s.ok()) return s;
       args_.packed_filter = packed_filter.data();
       if (auto s = RunPass(executor_, args_, kernels.pack_filter_transposed); !s.ok()) return s;
-      if (auto s = RunPass(executor_, args_, kernels.backward_input); !s.ok()) return s;
-    } else {
-      if (auto s = RunPass(executor_, args_, sampling.backward); !s.ok()) return s;
+      backward = kernels.backward_input;
     }
-    if (auto s = RunPass(executor_, args_, sampling.sum_dx); !s.ok()) return s;
-    return RunPass(executor_, args_, sampling.sum_partial);
+    for (int64_t first = 0; first < batch; first += images) {
+      const Args some = ImagesOf(args_, first, std::min(images, batch - first));
+      for (const Pass<Args>& pass : {backward, sampling.sum_dx, sampling.sum_partial}) {
+        if (auto s = RunPass(executor_, some, pass); !s.ok()) return s;
+      }
+    }
+    return absl::OkStatus();
   }
 
   absl::Status FilterGradient(const Buffer& output) {
@@ -123,7 +141,7 @@ class Runner {
   }
 
   Executor* executor_;
-  DeformableArgs<Element> args_ = {};
+  Args args_ = {};
   bool no_positions_ = false;
 };
 

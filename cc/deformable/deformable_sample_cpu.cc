@@ -149,12 +149,18 @@ void SumDx(const DeformableArgs<T>& args, int64_t begin, int64_t end, void*) {
 }
 
 template <typename T>
+int64_t UnitsOfImage(const DeformableArgs<T>& args) {
+  return MakeSpreadUnits(args).of_image();
+}
+
+template <typename T>
 DeformableSampleKernels<T> Table() {
   DeformableSampleKernels<T> kernels;
   kernels.sample = {PlanSample<T>, Sample<T>};
   kernels.backward = {PlanSampleBackward<T>, SampleBackward<T>};
   kernels.sum_partial = {PlanSumPartial<T>, SumPartial<T>};
   kernels.sum_dx = {PlanSumDx<T>, SumDx<T>};
+  kernels.units_of_image = UnitsOfImage<T>;
   kernels.partial_size = PartialSize<T>;
   kernels.dx_parts_bytes = DxPartsBytes<T>;
   return kernels;

@@ -142,7 +142,8 @@ SpreadUnits MakeSpreadUnits(const DeformableArgs<T>& args) {
   // share the places of their samples, and slices share lines of dx.
   constexpr int64_t kSizes[][2] = {
       {64, 4 * G::kTileRows}, {64, G::kTileRows}, {32, G::kTileRows}, {32, G::kTileRows / 8}};
-  const int64_t wanted = CeilDiv(kMinUnits, Max<int64_t>(1, args.geometry.batch));
+  const int64_t batch = Max(args.whole_batch, args.geometry.batch);
+  const int64_t wanted = CeilDiv(kMinUnits, Max<int64_t>(1, batch));
   const int64_t size = args.geometry.channels / args.offset_groups;
   const int64_t positions = ImagePositions(args.geometry);
   SpreadUnits units = {};

@@ -30,6 +30,7 @@
 #include "common/geometry.h"
 #include "common/isa.h"
 #include "common/pass.h"
+#include "deformable/deformable_images.h"
 #include "deformable/deformable_kernel.h"
 #include "involution/involution_kernel.h"
 #include "local_attention/local_attention_kernel.h"
@@ -858,20 +859,28 @@ struct Deformable {
 
   void SamplingGradients() {
     const auto sampling = KernelsOf<DeformableSampleKernels<T>>(run);
-    const auto partial = Temporary("partial", sampling.partial_size(args), &args.partial);
-    const auto dx_parts = Temporary("dx_parts", sampling.dx_parts_bytes(args), &args.dx_parts);
-    if (filter) {
-      const auto kernels = KernelsOf<DeformableConvKernels<T>>(run);
-      const auto packed = Temporary(
-          "packed_filter", kernels.packed_filter_transposed_bytes(args), &args.packed_filter);
-      RunPass("pack_filter_transposed", args, kernels.pack_filter_transposed, run);
-      RunPass("backward_input", args, kernels.backward_input, run);
-      packed->CheckGuards();
-    } else {
-      RunPass("backward", args, sampling.backward, run);
+    const int64_t batch = args.geometry.batch;
+    const int64_t images = run.plans ? batch : ExamplesAtATime(batch);
+    args.whole_batch = batch;
+    const DeformableArgs<T> most = ImagesOf(args, 0, images);
+    const auto partial = Temporary("partial", sampling.partial_size(most), &args.partial);
+    const auto dx_parts = Temporary("dx_parts", sampling.dx_parts_bytes(most), &args.dx_parts);
+    const auto kernels = KernelsOf<DeformableConvKernels<T>>(run);
+    const auto packed = Temporary(
+        "packed_filter", filter ? kernels.packed_filter_transposed_bytes(args) : 0,
+        &args.packed_filter);
+    if (filter) RunPass("pack_filter_transposed", args, kernels.pack_filter_transposed, run);
+    for (int64_t first = 0; first < batch; first += images) {
+      const auto some = ImagesOf(args, first, std::min(images, batch - first));
+      if (filter) {
+        RunPass("backward_input", some, kernels.backward_input, run);
+      } else {
+        RunPass("backward", some, sampling.backward, run);
+      }
+      RunPass("sum_dx", some, sampling.sum_dx, run);
+      RunPass("sum_partial", some, sampling.sum_partial, run);
     }
-    RunPass("sum_dx", args, sampling.sum_dx, run);
-    RunPass("sum_partial", args, sampling.sum_partial, run);
+    packed->CheckGuards();
     dx_parts->CheckGuards();
     partial->CheckGuards();
   }
