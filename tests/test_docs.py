@@ -380,6 +380,11 @@ ROWS: dict[str, list[Row]] = {
             lambda: tfconv.LocalSelfAttention2D(6, (3, 5), num_heads=2, use_bias=True), (2, 5, 6, 4)
         ),
         Row(lambda: tfconv.LocalSelfAttention2D(10, 3, num_heads=2, dilation_rate=2), (1, 5, 5, 3)),
+        Row(lambda: tfconv.LocalSelfAttention1D(6, 5, num_heads=3, strides=2), (1, 9, 4)),
+        Row(
+            lambda: tfconv.LocalSelfAttention3D(8, (3, 2, 1), num_heads=2, edges="shifted"),
+            (1, 4, 3, 5, 3),
+        ),
     ],
     "SelfAttention": [
         Row(

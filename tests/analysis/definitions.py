@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from tests import test_docs
-from tests.reference import window
 from tests.test_docs import Products, convolved, pointwise, window_of
 
 Definition = Callable[[Products, Products, Any, Any], np.ndarray]
@@ -228,26 +227,51 @@ def self_attention(times, gate, layer, x):
 
 
 def local_self_attention(times, gate, layer, x):
-    places = window(x.shape[:-1], layer.kernel_size, 1, "same", layer.dilation_rate)
-    heads = layer.num_heads
-    query, key, value = (
-        dense(times, x, part).reshape(*x.shape[:-1], heads, -1)
-        for part in (layer.query, layer.key, layer.value)
+    sizes, heads, rank = x.shape[:-1], layer.num_heads, layer.rank
+    key, value = (
+        dense(times, x, part).reshape(*sizes, heads, -1) for part in (layer.key, layer.value)
     )
-    rows, columns = np.asarray(layer.row_embedding), np.asarray(layer.column_embedding)
-    y = np.zeros(query.shape)
-    for position in np.ndindex(*x.shape[:-1]):
+    names = {1: ["position"], 2: ["row", "column"], 3: ["depth", "row", "column"]}[rank]
+    parts = [getattr(layer, f"{name}_embedding") for name in names]
+    y = np.zeros((*(-(-n // s) for n, s in zip(sizes, layer.strides)), *value.shape[rank:]))
+    for position in np.ndindex(*y.shape[:rank]):
+        block = tuple(slice(i * s, (i + 1) * s) for i, s in zip(position, layer.strides))
+        mean = x[block].reshape(-1, x.shape[-1]).mean(0)
+        query = dense(times, mean, layer.query).reshape(heads, -1)
+        axes = [taps_of_axis(layer, axis, sizes[axis], i) for axis, i in enumerate(position)]
         logits, values = [], []
-        for tap in places.taps:
-            pixel = places.pixel(position, tap)
-            inside = all(0 <= i < n for i, n in zip(pixel, x.shape))
-            there = key[pixel] if inside else np.zeros(key.shape[2:])
-            there = there + np.concatenate([rows[tap[0]], columns[tap[1]]], -1)
-            logits.append(times(query[position], there).sum(-1) - (0 if inside else 1e9))
-            values.append(value[pixel] if inside else np.zeros(value.shape[2:]))
+        for number, tap in enumerate(np.ndindex(*layer.kernel_size)):
+            pixel, inside = zip(*(taps[t] for taps, t in zip(axes, tap)))
+            logit = (
+                times(query, key[pixel]).sum(-1) if all(inside) else times(query, 0 * query).sum(-1)
+            )
+            if layer.relative_positions == "keys":
+                r = np.concatenate([np.asarray(e)[t] for e, t in zip(parts, tap)], -1)
+                logit = logit + times(query, r).sum(-1)
+            elif layer.relative_positions == "bias":
+                logit = logit + np.asarray(layer.position_bias)[:, number]
+            logits.append(logit if all(inside) else np.full(heads, -1e9))
+            values.append(value[pixel])
         attention = softmax(np.stack(logits, -1))  # [heads, taps]
         y[position] = times(attention[..., None], np.stack(values, 1)).sum(1)
-    return y.reshape(*x.shape[:-1], -1)
+    return y.reshape(*y.shape[:rank], -1)
+
+
+def taps_of_axis(layer, axis, size, place):
+    """(pixel, whether it takes part) of each tap along an axis; those outside are clipped."""
+    k, s, d = (v[axis] for v in (layer.kernel_size, layer.strides, layer.dilation_rate))
+    causal = layer.causal if isinstance(layer.causal, bool) else layer.causal[axis]
+    centre = min(place * s + (s - 1 if causal else s // 2), size - 1)
+    if causal:
+        first = centre - (k - 1) * d
+    elif layer.edges == "masked":
+        first = centre - (k - 1) * d // 2
+    else:
+        alike = list(range(centre % d, size, d))  # pixels that windows of this phase may take
+        first = alike[max(min(centre // d - k // 2, len(alike) - k), 0)]
+    last = centre if causal else size - 1
+    pixels = [first + t * d for t in range(k)]
+    return [(min(max(p, 0), size - 1), 0 <= p <= last) for p in pixels]
 
 
 def channel_shuffle(times, gate, layer, x):

@@ -185,9 +185,12 @@ BY_HAND = [
     + (4 * (96 + 20), 96 + 20),
     (tfconv.SelfAttention1D(num_heads=2, key_dim=3, relative_position_bias=True, use_bias=False)
      , (4, 6), 24 + 2 * 32, 4 * 2 * 4 * 3 + 32, 4 * (108 + 36), 108 + 36),
-    # Biases of queries and values; keys plus positions; the softmax.
+    # Biases of queries and values; of positions; the softmax.
     (tfconv.LocalSelfAttention2D(4, 3, num_heads=2, use_bias=True), (3, 2, 5))
-    + (2 * 24 + 6 * 9 * 4 + 108, 3 * 24 + 108, 6 * 60, 60),
+    + (2 * 24 + 2 * 108, 3 * 24 + 108, 6 * 60, 60),
+    # Means of 2x1 blocks, which queries are made from.
+    (tfconv.LocalSelfAttention2D(4, 3, num_heads=2, strides=2, relative_positions=None), (3, 2, 5))
+    + (30 + 36, 10 + 14 * 4 + 36, 14 * 20, 60),
 ]  # fmt: skip
 
 

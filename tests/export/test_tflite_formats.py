@@ -24,7 +24,9 @@ COSTLY = {
     "Involution1D",
     "Involution2D",
     "Involution3D",
+    "LocalSelfAttention1D",
     "LocalSelfAttention2D",
+    "LocalSelfAttention3D",
     "SelfAttention1D",
     "SelfAttention2D",
     "SelfAttention3D",
@@ -32,7 +34,9 @@ COSTLY = {
 }
 
 # TensorFlow Lite has no integer kernels for coordinates and convolutions of volumes.
-WITHOUT_INTEGERS = {"DeformableConv2D", *(n for n in tfconv.layers.__all__ if "3D" in n)}
+WITHOUT_INTEGERS = {
+    name for name in tfconv.layers.__all__ if "3D" in name or name.startswith("Deformable")
+}
 
 
 def step(text):
@@ -62,8 +66,7 @@ def test_formats(case):
             assert small or costly, (quantize, errors)
             file = tflite_file.read(content)
             assert not file.custom_counts
-            sizes = {"SHAPE"} if "LocalSelf" in case.layer_class.__name__ else {"SHAPE", "PACK"}
-            assert not sizes & set(file.operator_counts), quantize
+            assert not {"SHAPE", "PACK"} & set(file.operator_counts), quantize
             assert not [t.name for t in file.tensors if None in t.shape]
         if case.layer_class.__name__ not in WITHOUT_INTEGERS:
             integers = tflite_file.read(with_integer_borders(contents["int8"], "int8"))
@@ -83,4 +86,5 @@ def test_every_layer_is_in_the_table():
                 continue
             number, percent = re.match(r"([\d.e+-]+)(%?)", cell).groups()
             error = float(number) / (100 if percent else 1)
-            assert error <= quantization.BOUNDS[quantize], (name, quantize)
+            costly = quantize == "int8" and name in COSTLY
+            assert error <= (0.1 if costly else quantization.BOUNDS[quantize]), (name, quantize)

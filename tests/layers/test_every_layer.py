@@ -265,6 +265,38 @@ ROWS = [
         {"filters": 4, "kernel_size": 3, "num_heads": 2, "activation": "tanh"},
         (1, 1, 4),
     ),
+    row(
+        "LocalSelfAttention2D",
+        {
+            "filters": 4,
+            "kernel_size": 3,
+            "num_heads": 2,
+            "strides": 2,
+            "relative_positions": "bias",
+        },
+        (3, 4, 4),
+    ),
+    row(
+        "LocalSelfAttention1D",
+        {"filters": 4, "kernel_size": 2, "num_heads": 2, "causal": True, "dilation_rate": 2},
+        (6, 4),
+    ),
+    row(
+        "LocalSelfAttention1D",
+        {"filters": 4, "kernel_size": 3, "num_heads": 2, "edges": "shifted", "strides": 3},
+        (7, 4),
+    ),
+    row(
+        "LocalSelfAttention3D",
+        {"filters": 6, "kernel_size": (1, 3, 2), "num_heads": 2},
+        (2, 3, 2, 4),
+    ),
+    row(
+        "LocalSelfAttention3D",
+        {"filters": 4, "kernel_size": 2, "num_heads": 1, "edges": "shifted"}
+        | {"relative_positions": None, "data_format": "channels_first"},
+        (4, 2, 3, 2),
+    ),
     row("CondDense", {"units": 3, "num_experts": 2}, (4,)),
     row("CondDense", {"units": 3, "num_experts": 2, "use_bias": False}, (5, 4)),
     row("CondDense", {"units": 1, "num_experts": 2, "activation": "tanh"}, (2, 3, 4)),

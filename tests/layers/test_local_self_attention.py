@@ -1,4 +1,6 @@
-"""LocalSelfAttention2D."""
+"""LocalSelfAttention1D, 2D and 3D."""
+
+import json
 
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ import tensorflow as tf
 
 import tfconv
 from tests import reference
+from tests.analysis.definitions import Products, local_self_attention
 from tests.ops.geometries import assert_numeric_gradients, second_gradients
 from tfconv.testing import check_keeps_native, randomize
 
@@ -141,3 +144,114 @@ def test_parameters():
     layer = tfconv.LocalSelfAttention2D(20, (3, 5), num_heads=4, use_bias=True)
     layer.build((None, None, None, 12))
     assert layer.count_params() == 3 * 12 * 20 + 2 * 20 + 3 * 4 * 2 + 5 * 4 * 3
+
+
+# Every rank, and every kind of window.
+
+KINDS = [
+    (1, {"kernel_size": 3, "causal": True, "dilation_rate": 2}),
+    (1, {"kernel_size": 4, "edges": "shifted", "strides": 3}),
+    (2, {"kernel_size": (3, 2), "edges": "shifted", "dilation_rate": (1, 2)}),
+    (2, {"kernel_size": 3, "strides": (2, 3), "causal": (True, False)}),
+    (3, {"kernel_size": (2, 3, 1), "strides": (1, 2, 1)}),
+    (3, {"kernel_size": 2, "edges": "shifted", "causal": (False, True, False)}),
+]
+SIZES = {1: (9,), 2: (5, 7), 3: (3, 5, 4)}
+
+
+def of_kind(x, rank, **arguments):
+    layer = getattr(tfconv, f"LocalSelfAttention{rank}D")(
+        6, num_heads=2, use_bias=True, dtype="float64", **arguments
+    )
+    layer(x)
+    randomize(layer)
+    return layer
+
+
+@pytest.mark.parametrize("positions", ["keys", "bias", None])
+@pytest.mark.parametrize("rank, arguments", KINDS, ids=str)
+def test_kinds_by_definition(rank, arguments, positions, implementation, rng):
+    x = rng.standard_normal((2, *SIZES[rank], 4))
+    layer = of_kind(x, rank, relative_positions=positions, **arguments)
+    y = layer(x)
+    assert y.shape == layer.compute_output_shape(x.shape)
+    times = Products()
+    for one, expected in zip(x, y):
+        by_loop = local_self_attention(times, times, layer, one)
+        np.testing.assert_allclose(expected, by_loop, rtol=1e-9, atol=1e-9)
+    weights = layer.attention(x).numpy()
+    sums = weights.reshape(*y.shape[:-1], 2, layer.geometry.taps).sum(-1)
+    np.testing.assert_allclose(sums, 1, rtol=1e-9)
+    again, scores = layer(x, return_attention_scores=True)
+    np.testing.assert_allclose(again, y, rtol=1e-9, atol=1e-9)
+    np.testing.assert_array_equal(scores, weights)
+
+
+@pytest.mark.parametrize("rank, arguments", KINDS, ids=str)
+def test_kinds_with_masks_and_dropout(rank, arguments, rng):
+    """What is masked plays no part; what is dropped leaves sums of the right size."""
+    x = rng.standard_normal((2, *SIZES[rank], 4))
+    layer = of_kind(x, rank, relative_positions="bias", **arguments)
+    seen = rng.uniform(size=x.shape[:-1]) < 0.6
+    seen[0] = False
+    changed = np.where(seen[..., None], x, 5 * x)
+    if max(layer.strides) == 1:
+        y = layer(x, mask=seen)
+        np.testing.assert_allclose(y[seen], layer(changed, mask=seen)[seen], rtol=1e-9, atol=1e-9)
+    y, scores = layer(x, mask=seen, return_attention_scores=True)
+    assert not y.numpy()[0].any() and not scores.numpy()[0].any()
+    assert layer.supports_masking == (max(layer.strides) == 1)
+    copy = type(layer).from_config({**layer.get_config(), "dropout": 1e-9})
+    copy(x)
+    copy.set_weights(layer.get_weights())
+    np.testing.assert_allclose(copy(x, training=True), layer(x), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("positions", ["keys", "bias", None])
+def test_gradients_in_graphs_of_known_sizes(positions, rng):
+    """There TensorFlow joins the gradients of convolutions' kernels and biases."""
+    x = tf.constant(rng.standard_normal((4, 5, 4, 6)), tf.float32)
+    layer = tfconv.LocalSelfAttention2D(
+        10, (3, 2), num_heads=2, use_bias=True, relative_positions=positions
+    )
+    layer(x)
+    randomize(layer)
+
+    def gradients(x):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(tf.sin(layer(x)))
+        return tape.gradient(loss, layer.trainable_variables)
+
+    for found, expected in zip(tf.function(gradients)(x), gradients(x)):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_causal_windows_see_nothing_later(rng):
+    x = rng.standard_normal((1, 4, 5, 4))
+    layer = of_kind(x, 2, kernel_size=3, causal=(False, True))
+    changed = x.copy()
+    changed[0, :, 3] += 1
+    differs = (np.abs(layer(changed) - layer(x)) > 1e-12).any(axis=(0, 1, 3))
+    np.testing.assert_array_equal(differs, [False, False, False, True, True])
+
+
+def test_shifted_windows_have_all_taps(rng):
+    x = rng.standard_normal((1, 6, 4, 4))
+    layer = of_kind(x, 2, kernel_size=3, edges="shifted")
+    assert layer.attention(x).numpy().min() > 0
+    with pytest.raises(ValueError, match=r"`edges` may be \"shifted\".*\(3, 3\) pixels.*\(6, 2\)"):
+        layer(x[:, :, :2])
+
+
+def test_causal_masks_of_other_windows():
+    x = tf.ones([1, 6, 6, 4])
+    for arguments in ({"edges": "shifted"}, {"strides": 2}, {"causal": True}):
+        layer = tfconv.LocalSelfAttention2D(4, 3, num_heads=2, **arguments)
+        with pytest.raises(ValueError, match="`use_causal_mask` goes with.*Received"):
+            layer(x, use_causal_mask=True)
+
+
+def test_flags_come_back(tmp_path):
+    layer = tfconv.LocalSelfAttention2D(4, 3, num_heads=2, causal=[True, False])
+    copy = tfconv.LocalSelfAttention2D.from_config(json.loads(json.dumps(layer.get_config())))
+    assert copy.causal == layer.causal == (True, False)

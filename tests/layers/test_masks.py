@@ -51,9 +51,10 @@ def cases():
             yield Case(tfconv.SqueezeExcite(reduction_ratio=1, **arguments), sizes, first=first)
             attention = getattr(tfconv, f"SelfAttention{rank}D")
             yield Case(attention(num_heads=2, key_dim=3, **arguments), sizes, first=first)
+            attention = getattr(tfconv, f"LocalSelfAttention{rank}D")
+            yield Case(attention(6, 3, num_heads=2, **arguments), sizes, first=first)
         conv = tfconv.DepthwiseCondConv2D(1, num_experts=2, **arguments)
         yield Case(conv, (5, 2), first=first)
-        yield Case(tfconv.LocalSelfAttention2D(4, 3, num_heads=2, **arguments), (5, 2), first=first)
 
 
 @pytest.mark.parametrize("case", cases(), ids=str)
@@ -91,7 +92,7 @@ KINDS = {
     "SqueezeExcite": keras.layers.GlobalAveragePooling1D,
     "WeightedSum": keras.layers.Add,
     **dict.fromkeys(
-        ["SelfAttention1D", "SelfAttention2D", "SelfAttention3D", "LocalSelfAttention2D"],
+        [f"{kind}SelfAttention{rank}D" for kind in ("", "Local") for rank in (1, 2, 3)],
         lambda: keras.layers.MultiHeadAttention(1, 1),
     ),
 }

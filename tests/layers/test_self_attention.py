@@ -6,6 +6,7 @@ import tensorflow as tf
 
 import tfconv
 from tests.ops.geometries import assert_numeric_gradients
+from tfconv.layers import self_attention
 from tfconv.layers.self_attention import relative_positions
 from tfconv.testing import randomize
 
@@ -157,3 +158,57 @@ def test_positions_fix_the_sizes():
     layer(tf.ones([1, 4, 5, 6]))
     with pytest.raises(ValueError):
         layer(tf.ones([1, 5, 4, 6]))
+
+
+# Large maps.
+
+
+@pytest.mark.parametrize("positions", [False, True])
+@pytest.mark.parametrize("masked", ["", "causal", "mask", "attention_mask"])
+def test_blocks_of_queries(positions, masked, rng, monkeypatch):
+    """The same as whole, gradients of all weights and second ones of the input included."""
+    x = tf.constant(rng.standard_normal((2, 3, 5, 4)))
+    layer = built(x, 2, relative_position_bias=positions)
+    given = {
+        "": {},
+        "causal": {"use_causal_mask": True},
+        "mask": {"mask": rng.uniform(size=(2, 3, 5)) < 0.7},
+        "attention_mask": {"attention_mask": rng.uniform(size=(2, 15, 15)) < 0.7},
+    }[masked]
+
+    def results():
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = layer(x, **given)
+                total = tf.reduce_sum(tf.sin(y))
+            gradients = tape.gradient(total, [x, *layer.trainable_variables])
+            squares = tf.reduce_sum(gradients[0] ** 2)
+        return [y, *gradients, outer.gradient(squares, x)]
+
+    whole = results()
+    monkeypatch.setattr(self_attention, "_MOST_AT_ONCE", 1)
+    monkeypatch.setattr(self_attention, "_MOST_IN_BLOCK", 2 * 15 * 4)  # four rows: a rest is left
+    for expected, found in zip(whole, results()):
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+    scores = layer(x, return_attention_scores=True, **given)[1]
+    assert scores.shape == (2, 2, 15, 15)
+
+
+def test_large_maps_take_little_memory(monkeypatch):
+    """No tensor in a training step has a number for each pair of positions in all heads."""
+    monkeypatch.setattr(self_attention, "_MOST_AT_ONCE", 1 << 10)
+    monkeypatch.setattr(self_attention, "_MOST_IN_BLOCK", 1 << 9)
+    layer = tfconv.SelfAttention2D(num_heads=2, key_dim=3)
+    layer.build((None, 8, 8, 4))
+
+    @tf.function(input_signature=[tf.TensorSpec([1, 8, 8, 4])])
+    def step(x):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(layer(x) ** 2)
+        return tape.gradient(loss, layer.trainable_variables)
+
+    graph = step.get_concrete_function().graph
+    sizes = [t.shape.num_elements() or 0 for op in graph.get_operations() for t in op.outputs]
+    assert max(sizes) < 64 * 64

@@ -14,7 +14,11 @@ from tfconv.layers.flattened_conv import FlattenedConv1D, FlattenedConv2D, Flatt
 from tfconv.layers.gated_conv import GatedConv1D, GatedConv2D, GatedConv3D
 from tfconv.layers.group_conv import GroupConv1D, GroupConv2D, GroupConv3D
 from tfconv.layers.involution import Involution1D, Involution2D, Involution3D
-from tfconv.layers.local_self_attention import LocalSelfAttention2D
+from tfconv.layers.local_self_attention import (
+    LocalSelfAttention1D,
+    LocalSelfAttention2D,
+    LocalSelfAttention3D,
+)
 from tfconv.layers.locally_connected import LocallyConnected1D, LocallyConnected2D
 from tfconv.layers.low_rank_conv import LowRankConv1D, LowRankConv2D, LowRankConv3D
 from tfconv.layers.pointwise_conv import PointwiseConv1D, PointwiseConv2D, PointwiseConv3D

@@ -540,6 +540,7 @@ class _LocalSelfAttention(_Layer):
         kernel_size: int | Sequence[int] = 7,
         num_heads: int = 8,
         *,
+        strides: int | Sequence[int] = 1,
         data_format: str | None = None,
         dilation_rate: int | Sequence[int] = 1,
         activation: Any = None,
@@ -552,10 +553,16 @@ class _LocalSelfAttention(_Layer):
         bias_constraint: Any = None,
         dropout: float = 0.0,
         seed: int | None = None,
+        edges: str = "masked",
+        causal: bool | Sequence[bool] = False,
+        relative_positions: str | None = "keys",
         embedding_initializer: Any = "glorot_uniform",
+        position_bias_initializer: Any = "zeros",
         embedding_regularizer: Any = None,
+        position_bias_regularizer: Any = None,
         activity_regularizer: Any = None,
         embedding_constraint: Any = None,
+        position_bias_constraint: Any = None,
         name: str | None = ...,
         dtype: Any = ...,
         trainable: bool = ...,
@@ -578,7 +585,9 @@ class _LocalSelfAttention(_Layer):
         mask: Any = None,
     ) -> tf.Tensor: ...
 
+class LocalSelfAttention1D(_LocalSelfAttention): ...
 class LocalSelfAttention2D(_LocalSelfAttention): ...
+class LocalSelfAttention3D(_LocalSelfAttention): ...
 
 class _LocallyConnected(_Layer):
     def __init__(
@@ -906,7 +915,9 @@ __all__ = [
     "Involution1D",
     "Involution2D",
     "Involution3D",
+    "LocalSelfAttention1D",
     "LocalSelfAttention2D",
+    "LocalSelfAttention3D",
     "LocallyConnected1D",
     "LocallyConnected2D",
     "LowRankConv1D",

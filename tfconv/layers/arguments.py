@@ -39,6 +39,16 @@ def boolean(value: Any, name: str) -> bool:
     return bool(value)
 
 
+def flags_per_axis(value: Any, name: str, rank: int) -> bool | tuple[bool, ...]:
+    """``value`` as a bool, or one per spatial axis; ValueError names the argument otherwise."""
+    if isinstance(value, (list, tuple)) and len(value) == rank:
+        if all(isinstance(flag, (bool, np.bool_)) for flag in value):
+            return tuple(map(bool, value))
+    if not isinstance(value, (bool, np.bool_)):
+        raise _refused(value, name, f"True or False, or {rank} of them (one per spatial axis)")
+    return bool(value)
+
+
 def number(value: Any, name: str, least: float = 0.0, most: float = math.inf) -> float:
     """``value`` as a finite float from ``least`` to ``most``; ValueError names the argument."""
     result = _as_float(value)

@@ -190,7 +190,7 @@ class Involution(KernelArguments, SecondOutput, SpatialLayer):
         if max(self.strides) == 1:
             return x
         if self.rank == 3:
-            return _pooled_volumes(x, self.strides)
+            return pooled_volumes(x, self.strides)
         return tf.nn.avg_pool(x, self.strides, self.strides, "SAME")
 
     def _at_centres(self, x: tf.Tensor) -> tf.Tensor:
@@ -207,7 +207,7 @@ class Involution(KernelArguments, SecondOutput, SpatialLayer):
         return tf.pad(x, [*pads, [0, 0]]) if any(map(any, pads)) else x
 
 
-def _pooled_volumes(x: tf.Tensor, strides: Sequence[int]) -> tf.Tensor:
+def pooled_volumes(x: tf.Tensor, strides: Sequence[int]) -> tf.Tensor:
     """`tf.nn.avg_pool3d` as two poolings in two axes.
 
     The 3-D one lacks kernels for float16 and float64 on CPU, and TensorFlow Lite lacks it.

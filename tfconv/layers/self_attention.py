@@ -22,6 +22,9 @@ from tfconv.ops.dispatch import widened
 from tfconv.ops.geometry import spatial_sizes
 from tfconv.ops.windows import product
 
+_MOST_AT_ONCE = 1 << 24  # numbers of an example's attention
+_MOST_IN_BLOCK = 1 << 22
+
 
 class SelfAttention(Attention, KernelArguments, SpatialLayer):
     """Global multi-head self-attention over the positions of any number of spatial axes.
@@ -132,8 +135,14 @@ class SelfAttention(Attention, KernelArguments, SpatialLayer):
         x = self.fitting(inputs)
         if mask is None:  # which Keras 3 does not hand on beside another tensor
             mask = getattr(inputs, "_keras_mask", None)
-        attention = self._attention_of(x, attention_mask, use_causal_mask, mask)
-        mixed = tf.matmul(self.dropped(attention, training), widened(self._heads(self.value, x)))
+        masks = attention_mask, use_causal_mask, mask
+        drops = bool(self.dropout) and training is not None and training is not False
+        if not (return_attention_scores or drops) and self._is_large(x):
+            mixed = self._mixed_in_blocks(x, *masks)
+        else:
+            attention = self._attention_of(x, *masks)
+            value = widened(self._heads(self.value, x))
+            mixed = tf.matmul(self.dropped(attention, training), value)
         mixed = tf.cast(tf.transpose(mixed, [0, 2, 1, 3]), x.dtype)
         sizes, (heads, width) = spatial_sizes(x), mixed.shape[-2:]
         y = self.weight(self.project(tf.reshape(mixed, [-1, product(sizes), heads * width])))
@@ -170,6 +179,52 @@ class SelfAttention(Attention, KernelArguments, SpatialLayer):
         self, x: tf.Tensor, attention_mask: Any, use_causal_mask: bool, mask: Any
     ) -> tf.Tensor:
         """The attention in channels-last inputs, in float32 at least."""
+        allowed = self._allowed(x, attention_mask, use_causal_mask, mask)
+        query, key = (widened(self._heads(layer, x)) for layer in (self.query, self.key))
+        table, distances = None, None
+        if self.position_bias is not None:
+            table, distances = (
+                tf.cast(self.weight(self.position_bias), query.dtype),
+                self._distances,
+            )
+        return _attention(query * self.key_dim**-0.5, key, table, distances, allowed)
+
+    def _is_large(self, x: tf.Tensor) -> bool:
+        """Whether all heads' attention would take much memory; files keep one product."""
+        positions = product(spatial_sizes(x))
+        if not isinstance(positions, int) or _compat.tracing_for_export():
+            return False
+        return self.num_heads * positions**2 > _MOST_AT_ONCE
+
+    def _mixed_in_blocks(
+        self, x: tf.Tensor, attention_mask: Any, use_causal_mask: bool, mask: Any
+    ) -> tf.Tensor:
+        """The weighted values, for some queries after the other; training makes attention again.
+
+        The blocks follow from the sizes alone, and so do the bits of the result.
+        """
+        positions = product(spatial_sizes(x))
+        rows = max(1, _MOST_IN_BLOCK // (self.num_heads * positions))
+        allowed = self._allowed(x, attention_mask, use_causal_mask, mask)
+        layers = (self.query, self.key, self.value)
+        query, key, value = (widened(self._heads(layer, x)) for layer in layers)
+        query *= self.key_dim**-0.5
+        table = self.position_bias
+        table = [] if table is None else [tf.cast(self.weight(table), query.dtype)]
+        found = []
+        for start in range(0, positions, rows):
+            part = slice(start, start + rows)
+            distances = self._distances[part] if table else None
+            seen = allowed
+            if allowed is not None and allowed.shape[-2] != 1:
+                seen = allowed[..., part, :]
+            found.append(_mixed_again(query[:, :, part], key, value, table, distances, seen))
+        return tf.concat(found, axis=2)
+
+    def _allowed(
+        self, x: tf.Tensor, attention_mask: Any, use_causal_mask: bool, mask: Any
+    ) -> tf.Tensor | None:
+        """Which positions see which, as booleans that fit [N, heads, P, P]; None for all."""
         positions = product(spatial_sizes(x))
         seen = []
         if attention_mask is not None:
@@ -181,13 +236,7 @@ class SelfAttention(Attention, KernelArguments, SpatialLayer):
         if use_causal_mask:
             order = tf.range(positions)
             seen.append(order[:, tf.newaxis] >= order)
-        allowed = functools.reduce(tf.logical_and, seen) if seen else None
-        query, key = (widened(self._heads(layer, x)) for layer in (self.query, self.key))
-        logits = tf.matmul(query * self.key_dim**-0.5, key, transpose_b=True)
-        if self.position_bias is not None:
-            table = tf.cast(self.weight(self.position_bias), logits.dtype)
-            logits = logits + tf.gather(table, self._distances, axis=1)
-        return masked_softmax(logits, allowed)
+        return functools.reduce(tf.logical_and, seen) if seen else None
 
     def _pairs(self, attention_mask: Any, x: tf.Tensor) -> tf.Tensor:
         """An attention mask as booleans that fit [N, heads, P, P]."""
@@ -211,6 +260,37 @@ class SelfAttention(Attention, KernelArguments, SpatialLayer):
                 f"Received: attention_mask of shape {tf.TensorShape(attention_mask.shape)}"
             )
         return mask
+
+
+def _attention(query, key, table, distances, allowed) -> tf.Tensor:
+    """The softmax of scaled queries and keys; ``table`` has biases by the number of a distance."""
+    logits = tf.matmul(query, key, transpose_b=True)
+    if table is not None:
+        logits = logits + tf.gather(table, distances, axis=1)
+    return masked_softmax(logits, allowed)
+
+
+def _mixed_again(query, key, value, tables, distances, allowed) -> tf.Tensor:
+    """Values weighted by attention, which the gradient computes again rather than keep it."""
+
+    def mixed(query, key, value, *tables):
+        table = tables[0] if tables else None
+        return tf.matmul(_attention(query, key, table, distances, allowed), value)
+
+    @tf.custom_gradient
+    def once_more(*tensors):
+        def gradient(upstream):
+            # Behind the upstream gradient, or the first time's attention would serve, and be kept.
+            with tf.control_dependencies([upstream]):
+                again = [tf.identity(tensor) for tensor in tensors]
+            with tf.GradientTape() as tape:
+                tape.watch(again)
+                y = mixed(*again)
+            return tape.gradient(y, again, output_gradients=upstream)
+
+        return mixed(*tensors), gradient
+
+    return once_more(query, key, value, *tables)
 
 
 def relative_positions(sizes: Sequence[int]) -> np.ndarray:

@@ -24,8 +24,9 @@ from tfconv.ops.dispatch import (
 from tfconv.ops.geometry import Geometry, is_int, known_sizes, spatial_sizes
 from tfconv.ops.windows import Windows, product
 
-# Below the logits of pixels that take no part.
-_MASKED = 1e9
+# How far below the largest logit of those that take part the others stand: their share is lost in
+# rounding, and 8-bit integers, whose steps follow from the range, have steps left for the rest.
+_BELOW = {tf.float32: 20.0, tf.float64: 45.0}
 
 
 @tf.autograph.experimental.do_not_convert  # nothing to convert, and tracing stays fast
@@ -204,6 +205,10 @@ class Neighbourhoods:
         """Blocks of positions along an axis."""
         return (size + self.strides[axis] - 1) // self.strides[axis]
 
+    def of_axes(self, sizes: Sequence[Any], queries: Sequence[Any]) -> list[tuple[Any, Any]]:
+        """What `of_axis` gives for each axis."""
+        return [self.of_axis(*each) for each in zip(range(self.rank), sizes, queries)]
+
     def of_axis(self, axis: int, size: Any, queries: Any) -> tuple[Any, Any]:
         """The pixels of each query and tap, and which of them take part: [queries, taps].
 
@@ -341,15 +346,15 @@ def _portable(query, key, value, bias, heads, scale, places) -> list[tf.Tensor]:
     outputs, sizes = spatial_sizes(query), spatial_sizes(key)
     batch, positions = query.shape[0], product(outputs)
     rows = [-1 if batch is None else batch, positions, heads]
-    axes = [places.of_axis(*pair) for pair in zip(range(places.rank), sizes, outputs)]
+    axes = places.of_axes(sizes, outputs)
     query = tf.reshape(query * tf.constant(scale, query.dtype), [*rows, query.shape[-1] // heads])
 
     def by_tap(x):
         shape = [*rows, x.shape[-1] // heads]
         return (tf.reshape(pixel, shape) for pixel in _pixels(x, places, [p for p, _ in axes]))
 
-    products = [tf.reduce_sum(query * pixel, axis=-1) for pixel in by_tap(key)]
-    logits = tf.stack(products, axis=-1)
+    products = [tf.reduce_sum(query * pixel, -1, keepdims=True) for pixel in by_tap(key)]
+    logits = tf.concat(products, axis=-1)
     if bias is not None:
         per_position = bias.shape.rank > 2
         logits += tf.reshape(bias, [*rows, places.taps]) if per_position else bias
@@ -363,6 +368,16 @@ def _portable(query, key, value, bias, heads, scale, places) -> list[tf.Tensor]:
         tf.reshape(total, [rows[0], *outputs, width]),
         tf.reshape(weights, [rows[0], *outputs, columns]),
     ]
+
+
+def pixels_under(
+    x: tf.Tensor, places: Neighbourhoods, queries: Sequence[Any]
+) -> Iterator[tf.Tensor]:
+    """The pixels of [N, *spatial, C] under each tap of as many queries along each axis: [N,
+    *queries, C]. Those that take no part are zero, or some other pixel's.
+    """
+    axes = places.of_axes(spatial_sizes(x), queries)
+    return _pixels(x, places, [pixels for pixels, _ in axes])
 
 
 def _pixels(x: tf.Tensor, places: Neighbourhoods, pixels: list[Any]) -> Iterator[tf.Tensor]:
@@ -400,12 +415,13 @@ def _sizes(inside: Any) -> list[Any]:
 
 def _softmax(logits: tf.Tensor, inside: Any) -> tf.Tensor:
     """Softmax [N, positions, heads, taps] over the taps that take part: [positions, taps]."""
-    known = isinstance(inside, np.ndarray)
-    if known and inside.all():
+    if isinstance(inside, np.ndarray) and inside.all():
         return tf.nn.softmax(logits)
-    part = tf.cast(inside, logits.dtype)[:, tf.newaxis]
-    weights = tf.nn.softmax(logits + (part - 1) * _MASKED)
-    return weights if known and inside.any(axis=1).all() else weights * part
+    part = tf.convert_to_tensor(inside)[:, tf.newaxis]
+    least = tf.reduce_min(logits, axis=-1, keepdims=True)
+    top = tf.reduce_max(tf.where(part, logits, least), axis=-1, keepdims=True)
+    below = tf.stop_gradient(top) - _BELOW[logits.dtype]
+    return tf.nn.softmax(tf.where(part, logits, below)) * tf.cast(part, logits.dtype)
 
 
 @tf.RegisterGradient("Tfconv>LocalAttention")
@@ -420,7 +436,9 @@ def _gradient(op, upstream):
         dy=upstream,
         **{name: op.get_attr(name) for name in names},
     )
-    return [dquery, dkey, dvalue, *dbias]
+    # TensorFlow's pass for oneDNN takes all outputs of an op for one tensor, and so the gradient of
+    # one convolution's bias for that of another's: each comes from an op of its own.
+    return [tf.ensure_shape(t, t.shape) for t in (dquery, dkey, dvalue, *dbias)]
 
 
 @tf.RegisterGradient("Tfconv>LocalAttentionGrad")

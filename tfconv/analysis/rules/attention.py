@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from tfconv import layers
 from tfconv.analysis.cost import Cost, rule
 from tfconv.analysis.rules.sizes import (
@@ -13,6 +15,7 @@ from tfconv.analysis.rules.sizes import (
     spatial,
     values,
 )
+from tfconv.layers.local_self_attention import LocalSelfAttention
 from tfconv.layers.self_attention import SelfAttention
 
 
@@ -40,24 +43,41 @@ def self_attention(layer, inputs, outputs):
     )
 
 
-@rule(layers.LocalSelfAttention2D)
+@rule(LocalSelfAttention)
 def local_self_attention(layer, inputs, outputs):
-    """``3 * p * c * f + 2 * p * k * f`` products."""
-    width, places, window = channels(layer, inputs[0]), positions(layer, inputs[0]), geometry(layer)
-    filters, made = layer.filters, values(outputs[0])
-    weights, logits = 3 * width * filters, places * window.taps * layer.num_heads
+    """``(p + 2 * q) * c * f + 3 * p * k * f`` products; without embeddings ``p * k * f`` fewer."""
+    width, read, window = channels(layer, inputs[0]), positions(layer, inputs[0]), geometry(layer)
+    filters, made, places = layer.filters, values(outputs[0]), positions(layer, outputs[0])
+    dense, logits = width * filters, places * window.taps * layer.num_heads
+    embedded = layer.relative_positions == "keys"
+    strided = math.prod(window.strides) > 1
     return Cost(
-        multiply_adds=places * weights + 2 * places * window.taps * filters,
-        # Biases of queries and values; keys plus positions; the softmax.
-        elementwise=2 * biased(layer, made)
-        + places * window.taps * filters
-        + logits
+        multiply_adds=(places + 2 * read) * dense
+        + (3 if embedded else 2) * places * window.taps * filters,
+        # Means of blocks; biases of queries and values; of positions; the softmax.
+        elementwise=(values(inputs[0]) if strided else 0)
+        + biased(layer, (places + read) * filters)
+        + logits * (2 if layer.relative_positions else 1)
         + activated(layer, made),
-        weights=weights,
-        weight_products=places * weights,
-        inside=3 * places * filters + logits,
-        field=lambda field: field.slid(window, spatial(layer, inputs[0])),
+        weights=3 * dense,
+        weight_products=(places + 2 * read) * dense,
+        inside=(values(inputs[0]) // read * places if strided else 0)
+        + (places + 2 * read) * filters
+        + logits,
+        field=lambda field: _seen(layer, field),
     )
+
+
+def _seen(layer, field):
+    """What windows and the blocks of queries see; at edges, shifted windows see other pixels."""
+    flags = layer.causal if isinstance(layer.causal, tuple) else (layer.causal,) * layer.rank
+    reads = []
+    for k, s, d, causal in zip(layer.kernel_size, layer.strides, layer.dilation_rate, flags):
+        before = (k - 1) * d // 2 if layer.edges == "masked" else k // 2 * d
+        first = s - 1 - (k - 1) * d if causal else s // 2 - before
+        taps = [first + t * d for t in range(k)]
+        reads.append(lambda p, s=s, seen=(*taps, *range(s)): [p * s + n for n in seen])
+    return field.through(reads, inputs=layer.strides)
 
 
 @rule(layers.SqueezeExcite)
