@@ -58,7 +58,8 @@ def split_type(symbol: str) -> tuple[str, str]:
     name = re.sub(r"\(anonymous namespace\)::|tfconv::|cuda::|^void |>\(.*", "", symbol) + ">"
     name = re.sub(r"\(int\)", "", name.replace("(bool)1", "true").replace("(bool)0", "false"))
     dtype = next(word for word in re.findall(r"\w+", name) if word in TYPES)
-    return re.sub(rf"<{dtype}, {TYPES[dtype]}\b", "<T, V", name).replace(f"<{dtype}", "<T"), dtype
+    vector = rf"<{dtype}, {TYPES[dtype]}(?=,)"  # a number by itself is a rank
+    return re.sub(vector, "<T, V", name).replace(f"<{dtype}", "<T"), dtype
 
 
 class Code:

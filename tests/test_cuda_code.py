@@ -78,6 +78,7 @@ def test_kernels_are_named():
     symbol = "void tfconv::cuda::(anonymous namespace)::ColumnsKernel<float, 1, true>(int)"
     assert cuda_resources.split_type(symbol) == ("ColumnsKernel<T, 1, true>", "float")
     assert cuda_resources.split_type("void ScanKernel<double>(int)") == ("ScanKernel<T>", "double")
+    assert cuda_resources.split_type("void F<double, 2>(int)") == ("F<T, 2>", "double")
     assert cuda_resources.taps_in_code("SampleKernel<T, V, 3>") == 9
     assert cuda_resources.taps_in_code("SampleKernel<T, V, 7>") == 7
     assert cuda_resources.taps_in_code("GatherKernel<T, V, 7, true>") == 49

@@ -21,7 +21,8 @@ struct OffsetGradient {
 };
 
 template <typename T, int kRank>
-__global__ void __launch_bounds__(kThreads) OffsetGradientKernel(OffsetGradient<T, kRank> task) {
+__global__ void __launch_bounds__(kThreads, 2)
+    OffsetGradientKernel(OffsetGradient<T, kRank> task) {
   using Acc = Accumulator<T>;
   constexpr int kCount = kVector<T>;
   const Sampling<T, kRank>& s = task.sampling;
