@@ -24,10 +24,10 @@ from tfconv._compat import keras, tensorflow_version  # noqa: E402
 from tfconv.export.files import replacing  # noqa: E402
 
 PAGE = Path(__file__).resolve().parent / "deformable_volumes.md"
-SIZES = (12, 20, 20)
+SIZES = (10, 16, 16)
 NOISE = 0.8
-COUNT, HELD_OUT = 192, 96
-EPOCHS = 20
+COUNT, HELD_OUT = 128, 64
+EPOCHS = 12
 SEEDS = (0, 1, 2, 3, 4)
 _BATCH = 8
 _RATE = 4e-3
