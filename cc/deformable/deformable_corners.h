@@ -79,21 +79,23 @@ template <typename T>
 void PlaceTile(const ConvGeometry& g, int64_t first, int64_t rows, Tile<T>* tile) {
   tile->first = first;
   tile->rows = rows;
-  int64_t at[kMaxSpatialAxes];
-  int64_t image = first;
-  for (int i = kMaxSpatialAxes; i-- > 0;) {
-    at[i] = image % g.axis[i].output;
-    image /= g.axis[i].output;
-  }
+  const ConvAxis& last = g.axis[2];
   const int64_t image_size = ImagePixels(g) * g.channels;
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int i = 0; i < kMaxSpatialAxes; ++i) {
-      tile->start[i][r] = static_cast<T>(at[i] * g.axis[i].stride - g.axis[i].pad);
+  int64_t line = first / last.output;
+  int64_t column = first % last.output;
+  for (int64_t r = 0; r < rows; ++line, column = 0) {
+    const int64_t end = Min(rows, r + last.output - column);
+    const int64_t plane = line / g.axis[1].output;
+    const T starts[] = {
+        static_cast<T>(plane % g.axis[0].output * g.axis[0].stride - g.axis[0].pad),
+        static_cast<T>(line % g.axis[1].output * g.axis[1].stride - g.axis[1].pad)};
+    const int64_t image = plane / g.axis[0].output * image_size;
+    for (; r < end; ++r, ++column) {
+      tile->start[0][r] = starts[0];
+      tile->start[1][r] = starts[1];
+      tile->start[2][r] = static_cast<T>(column * last.stride - last.pad);
+      tile->image[r] = image;
     }
-    tile->image[r] = image * image_size;
-    int i = kMaxSpatialAxes - 1;
-    while (i >= 0 && ++at[i] == g.axis[i].output) at[i--] = 0;
-    if (i < 0) ++image;
   }
 }
 
@@ -112,9 +114,10 @@ void FindSamples(const ConvGeometry& g, const Tile<Accumulator<T>>& tile, int64_
   using Int = typename SInt::Scalar;
   const int64_t rows = tile.rows;
   T offsets[kRank][Tile<Number>::kRows];
-  for (int64_t r = 0; r < rows; ++r) {
-#pragma GCC unroll 3
-    for (int i = 0; i < kRank; ++i) offsets[i][r] = offset[kRank * r * stride + i];
+  for (int64_t r = 0; r < rows; ++r, offset += kRank * stride) {
+    offsets[0][r] = offset[0];
+    if constexpr (kRank > 1) offsets[1][r] = offset[1];
+    if constexpr (kRank > 2) offsets[2][r] = offset[2];
   }
   if (mask != nullptr) {
     for (int64_t r = 0; r < rows; ++r) s->mask[r] = ToNumber(mask[r * stride]);
