@@ -299,3 +299,21 @@ if _compat.KERAS_3:
         monkeypatch.setattr(_compat.keras.config, "backend", lambda: backend)
         with pytest.raises(ImportError, match=f"KERAS_BACKEND=tensorflow.*Received.*{backend}"):
             importlib.reload(tfconv)
+
+
+def test_convolutions_that_an_op_joins(rng):
+    """In a graph of known sizes each bias gets its own gradient: see `apart`."""
+    x = tf.constant(rng.standard_normal((2, 5, 4, 6)), tf.float32)
+    convs = [_compat.keras.layers.Conv2D(n, 1, name=f"conv{n}") for n in (18, 9)]
+    for conv in convs:
+        conv.build(x.shape)
+
+    def gradients(x):
+        with tf.GradientTape() as tape:
+            offset, mask = (conv(x) for conv in convs)
+            sampled = tfconv.ops.deformable_sample(x, offset, mask, kernel_size=3)
+            loss = tf.reduce_sum(tf.sin(sampled))
+        return tape.gradient(loss, [w for conv in convs for w in conv.trainable_variables])
+
+    for found, expected in zip(tf.function(gradients)(x), gradients(x)):
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)

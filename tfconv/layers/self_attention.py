@@ -31,8 +31,9 @@ class SelfAttention(Attention, KernelArguments, SpatialLayer):
 
     ``y[p] = W_o concat_h(sum_q softmax_q(Q_h[p] . K_h[q] / sqrt(key_dim) + b_h[p - q]) V_h[q])``
     with queries and values ``Q, V = W x + bias`` and keys ``K = W x``. All positions see each
-    other, so time and memory grow with the square of their number. There is no residual
-    connection and no normalization: those are the caller's. Masks, causality, dropout and scores
+    other, so time grows with the square of their number; of large maps, attention is made for some
+    queries after the other, and in training again. There is no residual connection and no
+    normalization: those are the caller's. Masks, causality, dropout and scores
     are as in Keras's MultiHeadAttention, called with one tensor as query and value.
 
     Args:

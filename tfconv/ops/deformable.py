@@ -13,7 +13,14 @@ from tfconv import _compat
 from tfconv.ops import native
 from tfconv.ops.channels import in_channels_last, to_last
 from tfconv.ops.checks import fitting, of_sizes
-from tfconv.ops.dispatch import dispatch, in_float32, invalid_argument, is_wanted, second_order
+from tfconv.ops.dispatch import (
+    apart,
+    dispatch,
+    in_float32,
+    invalid_argument,
+    is_wanted,
+    second_order,
+)
 from tfconv.ops.geometry import Geometry, Padding, output_sizes, spatial_sizes
 from tfconv.ops.windows import product
 
@@ -367,7 +374,7 @@ def _sample_gradient(op, upstream):
     dx, doffset, dmask = native.library().module.tfconv_deformable_sample_grad(
         x=x, offset=offset, dcolumns=upstream, mask=mask, **Geometry.of_op(op).attributes()
     )
-    return [dx, doffset, *dmask]
+    return apart(dx, doffset, *dmask)
 
 
 def _of_conv(op) -> dict[str, Any]:
@@ -383,6 +390,7 @@ def _conv_gradient(op, upstream):
     grads = [None] * len(op.inputs)
     if any(is_wanted(op, i) for i in range(len(op.inputs)) if i != 2):
         dx, doffset, dmask = module.tfconv_deformable_conv_input_grad(**given, **_of_conv(op))
+        dx, doffset, *dmask = apart(dx, doffset, *dmask)
         grads = [dx, doffset, None, *dmask]
     if is_wanted(op, 2):
         grads[2] = module.tfconv_deformable_conv_filter_grad(**given, **_of_conv(op))

@@ -219,6 +219,15 @@ def is_wanted(op, index: int) -> bool:
     return index not in (getattr(op, "skip_input_indices", None) or ())
 
 
+def apart(*gradients: tf.Tensor) -> list[tf.Tensor]:
+    """Outputs of one gradient op, each from an op of its own.
+
+    TensorFlow's pass for oneDNN takes all outputs of an op for one tensor: of two convolutions
+    whose outputs an op has, it would give one the gradient of the other's bias.
+    """
+    return [tf.ensure_shape(gradient, gradient.shape) for gradient in gradients]
+
+
 def second_order(
     function: Callable[..., tf.Tensor], inputs: list[tf.Tensor], upstream: tf.Tensor, grads: list
 ) -> list[tf.Tensor | None]:

@@ -16,6 +16,7 @@ from tfconv.ops import native
 from tfconv.ops.channels import to_first, to_last
 from tfconv.ops.checks import checked, of_sizes, sufficient
 from tfconv.ops.dispatch import (
+    apart,
     dispatch,
     invalid_argument,
     second_order,
@@ -436,9 +437,7 @@ def _gradient(op, upstream):
         dy=upstream,
         **{name: op.get_attr(name) for name in names},
     )
-    # TensorFlow's pass for oneDNN takes all outputs of an op for one tensor, and so the gradient of
-    # one convolution's bias for that of another's: each comes from an op of its own.
-    return [tf.ensure_shape(t, t.shape) for t in (dquery, dkey, dvalue, *dbias)]
+    return apart(dquery, dkey, dvalue, *dbias)
 
 
 @tf.RegisterGradient("Tfconv>LocalAttentionGrad")
