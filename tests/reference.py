@@ -253,3 +253,32 @@ def deformable_conv(
         if bias is not None:
             y[..., f] += np.float64(bias[f])
     return y
+
+
+def linear(pixels: np.ndarray, at: Sequence[float]) -> np.ndarray:
+    """The value of pixels [*sizes, C] between them, along any number of axes; zeros outside."""
+    value = np.zeros(pixels.shape[-1])
+    for corner in np.ndindex(*[2] * len(at)):
+        place = [math.floor(p) + further for p, further in zip(at, corner)]
+        if all(0 <= i < n for i, n in zip(place, pixels.shape)):
+            factor = math.prod(1 - abs(p - i) for p, i in zip(at, place))
+            value += factor * pixels[tuple(place)]
+    return value
+
+
+def deformable_aggregation(
+    x: np.ndarray, offset: np.ndarray, weights: np.ndarray, w: Window
+) -> np.ndarray:
+    """``y[n, p, c] = sum_t weights[n, p, g(c) * T + t] * linear(x[n, ..., c], pixel + offset)``."""
+    x, offset, weights = (t.astype(np.float64) for t in (x, offset, weights))
+    taps, axes = len(w.taps), x.ndim - 2
+    width = x.shape[-1] * taps // weights.shape[-1]  # channels of a group
+    y = np.zeros((*weights.shape[:-1], x.shape[-1]))
+    for n, *position in np.ndindex(*weights.shape[:-1]):
+        here = (n, *position)
+        for t, tap in enumerate(w.taps):
+            for g in range(weights.shape[-1] // taps):
+                moved = w.pixel(position, tap) + offset[here][(g * taps + t) * axes :][:axes]
+                mine = slice(g * width, (g + 1) * width)
+                y[here][mine] += weights[here][g * taps + t] * linear(x[n, ..., mine], moved)
+    return y
