@@ -23,7 +23,7 @@ _ISA_COPTS = {
 }
 
 # Without products of bfloat16: the kernels are avx512's.
-_NO_PRODUCTS = ("common/", "involution/", "local_attention/")
+_NO_PRODUCTS = ("aggregation/", "common/", "involution/", "local_attention/")
 
 def isa_library(name, srcs, hdrs, **kwargs):
     """cc_library of `srcs`, compiled for each instruction set."""

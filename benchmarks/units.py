@@ -23,7 +23,10 @@ MOST = {2: 1.5, 8: 1.5, 16: 1.5, 64: 2.5}
 # Work that is over in 200 us needs no more threads; in cycles, at 3 GHz.
 SHORT = 600_000
 SHAPES_BATCH_1 = ((1, 64, 56), (1, 128, 28), (1, 256, 14), (1, 512, 7))
-FAMILIES = ("involution", "span_involution", "local_attention", "deformable", "per_example")
+FAMILIES = (
+    *("involution", "span_involution", "local_attention", "aggregation", "deformable"),
+    "per_example",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +85,11 @@ def planned(kernels: ModuleType, isa: str, family: str, shape: tuple[int, int, i
         kernels.local_attention(run, x, x, x, None, **sizes)
         bias = np.zeros((channels // 16, taps), dtype)
         kernels.local_attention_gradients(run, x, x, x, bias, x, **sizes)
+    elif family == "aggregation":
+        samples = channels // 16 * taps
+        inputs = (x, zeros(2 * samples), zeros(samples))
+        kernels.aggregation(run, *inputs, axes)
+        kernels.aggregation_gradients(run, *inputs, x, axes)
     elif family == "per_example":
         inputs = (x, np.zeros((batch, *weights.shape), dtype))
         kernels.per_example_conv(run, *inputs, axes)

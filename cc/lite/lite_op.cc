@@ -4,6 +4,7 @@
 #include <limits>
 #include <utility>
 
+#include "aggregation/aggregation_kernel.h"
 #include "deformable/deformable_kernel.h"
 #include "involution/involution_kernel.h"
 #include "per_example/per_example_kernel.h"
@@ -13,6 +14,7 @@ namespace lite {
 namespace {
 
 constexpr char kInvolution[] = "Tfconv>Involution";
+constexpr char kAggregation[] = "Tfconv>DeformableAggregation";
 constexpr char kDeformableSample[] = "Tfconv>DeformableSample";
 constexpr char kDeformableConv[] = "Tfconv>DeformableConv";
 constexpr char kLocalAttention[] = "Tfconv>LocalAttention";
@@ -96,6 +98,66 @@ class Involution : public LiteOp {
   const InvolutionKernels<float> kernels_ = ActiveKernels<InvolutionKernels<float>>();
   ConvAttributes attributes_;
   InvolutionArgs<float> args_ = {};
+};
+
+class Aggregation : public LiteOp {
+ public:
+  Status Read(const Options& options) {
+    attributes_.op_name = "DeformableAggregation";
+    return attributes_.Read(options, true);
+  }
+
+  Status Infer(const std::vector<Shape>& inputs, Shape* output) override {
+    const std::string& name = attributes_.op_name;
+    const int rank = attributes_.rank();
+    if (auto s = CheckInputs(name, inputs, 3); !s.ok()) return s;
+    const Shape& x = inputs[0];
+    if (auto s = CheckRank(name, "x", x, rank + 2); !s.ok()) return s;
+    double pixels = 1;
+    for (int i = 1; i <= rank; ++i) pixels *= static_cast<double>(std::max<int64_t>(1, x[i]));
+    if (pixels > static_cast<double>(kMaxImageSize)) {
+      return Error(name, ": x has shape ", x, ", its images may have at most ", kMaxImageSize,
+                   " pixels");
+    }
+    auto status = attributes_.MakeGeometry(x, attributes_.kernel_size, &args_.geometry, output);
+    if (!status.ok()) return status;
+    int64_t taps;
+    if (auto s = CountTaps(name, attributes_.kernel_size, &taps); !s.ok()) return s;
+    args_.rank = rank;
+    args_.groups = inputs[2].back() / taps;
+    const std::pair<const char*, int64_t> tensors[] = {{"offset", taps * rank}, {"weights", taps}};
+    for (int i = 0; i < 2; ++i) {
+      const auto& [tensor, unit] = tensors[i];
+      const Shape& shape = inputs[i + 1];
+      if (auto s = CheckRank(name, tensor, shape, rank + 2); !s.ok()) return s;
+      if (!std::equal(output->begin(), output->end(), shape.begin()) || args_.groups < 1 ||
+          shape.back() != args_.groups * unit) {
+        return Error(name, ": ", tensor, " has shape ", shape, ", expected batch and positions ",
+                     *output, " and ", args_.groups, "*", unit, " for input x of shape ", x,
+                     " with ", attributes_.ToString());
+      }
+    }
+    if (x.back() % args_.groups != 0) {
+      return Error(name, ": the ", args_.groups, " groups of weights of shape ", inputs[2],
+                   " must divide the ", x.back(), " channels of x of shape ", x);
+    }
+    output->push_back(x.back());
+    return Status();
+  }
+
+  Status Run(Executor* executor, const std::vector<Input>& inputs,
+             const Output& output) override {
+    args_.x = inputs[0].data;
+    args_.offset = inputs[1].data;
+    args_.weights = inputs[2].data;
+    args_.y = output.data;
+    return executor->RunPass(args_, kernels_.forward);
+  }
+
+ private:
+  const AggregationKernels<float> kernels_ = ActiveKernels<AggregationKernels<float>>();
+  ConvAttributes attributes_;
+  AggregationArgs<float> args_ = {};
 };
 
 // DeformableSample, or DeformableConv, which has a filter. The mask, if there is one, is last.
@@ -266,8 +328,8 @@ Status ReadInto(std::unique_ptr<Op> made, const Options& options, std::unique_pt
 }  // namespace
 
 bool HasLiteOp(const std::string& name) {
-  return name == kInvolution || name == kDeformableSample || name == kDeformableConv ||
-         name == kLocalAttention || name == kPerExampleConv;
+  return name == kInvolution || name == kAggregation || name == kDeformableSample ||
+         name == kDeformableConv || name == kLocalAttention || name == kPerExampleConv;
 }
 
 Status MakeLiteOp(const std::string& name, const Options& options, std::unique_ptr<LiteOp>* op) {
@@ -277,6 +339,7 @@ Status MakeLiteOp(const std::string& name, const Options& options, std::unique_p
   }
   if (name == kInvolution) return ReadInto(std::make_unique<Involution>(), options, op);
   if (name == kLocalAttention) return MakeLocalAttention(options, op);
+  if (name == kAggregation) return ReadInto(std::make_unique<Aggregation>(), options, op);
   if (name == kPerExampleConv) return ReadInto(std::make_unique<PerExampleConv>(), options, op);
   return ReadInto(std::make_unique<Deformable>(name == kDeformableConv), options, op);
 }

@@ -25,6 +25,7 @@
 #include <utility>
 #include <vector>
 
+#include "aggregation/aggregation_kernel.h"
 #include "common/convert_kernel.h"
 #include "common/element_types.h"
 #include "common/geometry.h"
@@ -763,6 +764,89 @@ py::object LocalAttentionGradients(const Run& run, const py::array& query, const
   });
 }
 
+// Deformable aggregation. It has no CUDA kernels: for "cuda", those of the CPU run.
+template <typename T>
+struct Aggregation {
+  Aggregation(const Run& run_, const py::array& x, const py::array& offset,
+              const py::array& weights, const Axes& axes)
+      : run(run_),
+        sizes(x, axes, 1, 3),
+        kernels(KernelsOf<AggregationKernels<T>>(run)),
+        rank(static_cast<int64_t>(axes.size())),
+        groups(CountLast("weights", weights, sizes.taps)),
+        offset_shape(sizes.Outputs({groups * sizes.taps * rank})),
+        weights_shape(sizes.Outputs({groups * sizes.taps})),
+        in("x", x, sizes.x, run),
+        offsets("offset", offset, offset_shape, run),
+        factors("weights", weights, weights_shape, run) {
+    CheckDivides("groups", groups, sizes.geometry.channels);
+    args.geometry = sizes.geometry;
+    args.rank = rank;
+    args.groups = groups;
+    args.x = in.data();
+    args.offset = offsets.data();
+    args.weights = factors.data();
+  }
+
+  void CheckInputs() {
+    for (Input<T>* input : {&in, &offsets, &factors}) input->Check();
+  }
+
+  Run run;
+  Sizes sizes;
+  AggregationKernels<T> kernels;
+  int64_t rank;
+  int64_t groups;
+  Shape offset_shape;
+  Shape weights_shape;
+  Input<T> in, offsets, factors;
+  AggregationArgs<T> args = {};
+};
+
+py::object AggregationForward(const Run& run, const py::array& x, const py::array& offset,
+                              const py::array& weights, const Axes& axes) {
+  return ByType(x, [&](auto type) -> py::object {
+    using T = decltype(type);
+    Aggregation<T> op(run, x, offset, weights, axes);
+    Output<T> y("y", op.sizes.Outputs({op.sizes.geometry.channels}), run);
+    op.args.y = y.data();
+    RunPass("forward", op.args, op.kernels.forward, run);
+    op.CheckInputs();
+    return y.Take();
+  });
+}
+
+py::object AggregationGradients(const Run& run, const py::array& x, const py::array& offset,
+                                const py::array& weights, const py::array& dy, const Axes& axes) {
+  return ByType(x, [&](auto type) -> py::object {
+    using T = decltype(type);
+    Aggregation<T> op(run, x, offset, weights, axes);
+    Input<T> upstream("dy", dy, op.sizes.Outputs({op.sizes.geometry.channels}), run);
+    Output<T> dx("dx", op.sizes.x, run);
+    Output<T> doffset("doffset", op.offset_shape, run);
+    Output<T> dweights("dweights", op.weights_shape, run);
+    op.args.dy = upstream.data();
+    op.args.dx = dx.data();
+    op.args.doffset = doffset.data();
+    op.args.dweights = dweights.data();
+    if (doffset.size() == 0 || op.sizes.geometry.channels == 0) {
+      for (Output<T>* output : {&dx, &doffset, &dweights}) output->Clear();
+    } else {
+      Run aligned = run;
+      aligned.offset *= static_cast<int64_t>(sizeof(Accumulator<T>));
+      Output<uint8_t> parts("dx_parts", Shape{op.kernels.dx_parts_bytes(op.args)}, aligned);
+      op.args.dx_parts = parts.data();
+      RunPass("backward_input", op.args, op.kernels.backward_input, run);
+      RunPass("sum_dx", op.args, op.kernels.sum_dx, run);
+      parts.CheckGuards();
+      RunPass("backward_sampling", op.args, op.kernels.backward_sampling, run);
+    }
+    op.CheckInputs();
+    upstream.Check();
+    return py::make_tuple(dx.Take(), doffset.Take(), dweights.Take());
+  });
+}
+
 // Deformable sampling and convolution.
 
 template <typename T>
@@ -1208,6 +1292,9 @@ PYBIND11_MODULE(_kernels, module) {
              "span"_a, "bias"_a, "dy"_a, "axes"_a);
   module.def("involution_gradients", InvolutionGradients, "run"_a, "x"_a, "kernel"_a, "dy"_a,
              "axes"_a);
+  module.def("aggregation", AggregationForward, "run"_a, "x"_a, "offset"_a, "weights"_a, "axes"_a);
+  module.def("aggregation_gradients", AggregationGradients, "run"_a, "x"_a, "offset"_a,
+             "weights"_a, "dy"_a, "axes"_a);
   module.def("deformable_sample", DeformableSample, "run"_a, "x"_a, "offset"_a, "mask"_a, "axes"_a);
   module.def("deformable_sample_gradients", DeformableSampleGradients, "run"_a, "x"_a, "offset"_a,
              "mask"_a, "dcolumns"_a, "axes"_a);

@@ -22,6 +22,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
+#include "aggregation/aggregation_op.h"
 #include "common/executor.h"
 #include "common/op_geometry.h"
 #include "deformable/deformable_op.h"
@@ -149,6 +150,9 @@ absl::Status RunCall(Executor* executor, absl::string_view text, const Input& in
                   InvolutionOp<InvolutionKind::kKernelGrad>, InvolutionOp<InvolutionKind::kSpan>,
                   InvolutionOp<InvolutionKind::kSpanInputGrad>,
                   InvolutionOp<InvolutionKind::kSpanGrad>,
+                  AggregationOp<AggregationKind::kAggregation>,
+                  AggregationOp<AggregationKind::kInputGrad>,
+                  AggregationOp<AggregationKind::kSamplingGrad>,
                   DeformableOp<DeformableKind::kSample>, DeformableOp<DeformableKind::kSampleGrad>,
                   DeformableOp<DeformableKind::kConv>, DeformableOp<DeformableKind::kConvInputGrad>,
                   DeformableOp<DeformableKind::kConvFilterGrad>,
@@ -229,11 +233,18 @@ bool CallsKernels(absl::string_view device_type) {
          (variable == nullptr || absl::string_view(variable) != "lower");
 }
 
+// Whether lowering.h has an op. Those that it lacks are for the CPU, where they call their kernels.
+template <typename Op>
+constexpr bool kIsLowered = true;
+template <AggregationKind kKind>
+constexpr bool kIsLowered<AggregationOp<kKind>> = false;
+
 template <typename Op>
 class XlaKernel : public tensorflow::XlaOpKernel {
  public:
   explicit XlaKernel(tensorflow::OpKernelConstruction* context)
-      : XlaOpKernel(context), calls_kernels_(CallsKernels(context->device_type().type_string())) {
+      : XlaOpKernel(context),
+        calls_kernels_(!kIsLowered<Op> || CallsKernels(context->device_type().type_string())) {
     OP_REQUIRES_OK(context, op_.Read(context));
   }
 
@@ -313,7 +324,7 @@ class XlaKernel : public tensorflow::XlaOpKernel {
     for (size_t i = 0; i < inputs.size(); ++i) {
       operands.push_back(xla::ConvertElementType(context->Input(static_cast<int>(i)), wide));
     }
-    results = Lower(op_, sizes, operands);
+    if constexpr (kIsLowered<Op>) results = Lower(op_, sizes, operands);
     for (size_t i = 0; i < results.size(); ++i) {
       results[i] = xla::ConvertElementType(xla::Reshape(results[i], outputs[i]), type);
     }
@@ -341,6 +352,12 @@ TFCONV_REGISTER_XLA("Tfconv>InvolutionKernelGrad", InvolutionOp<InvolutionKind::
 TFCONV_REGISTER_XLA("Tfconv>SpanInvolution", InvolutionOp<InvolutionKind::kSpan>)
 TFCONV_REGISTER_XLA("Tfconv>SpanInvolutionInputGrad", InvolutionOp<InvolutionKind::kSpanInputGrad>)
 TFCONV_REGISTER_XLA("Tfconv>SpanInvolutionSpanGrad", InvolutionOp<InvolutionKind::kSpanGrad>)
+TFCONV_REGISTER_XLA_DEVICE("Tfconv>DeformableAggregation", DEVICE_CPU_XLA_JIT,
+                           XlaKernel<AggregationOp<AggregationKind::kAggregation>>)
+TFCONV_REGISTER_XLA_DEVICE("Tfconv>DeformableAggregationInputGrad", DEVICE_CPU_XLA_JIT,
+                           XlaKernel<AggregationOp<AggregationKind::kInputGrad>>)
+TFCONV_REGISTER_XLA_DEVICE("Tfconv>DeformableAggregationSamplingGrad", DEVICE_CPU_XLA_JIT,
+                           XlaKernel<AggregationOp<AggregationKind::kSamplingGrad>>)
 TFCONV_REGISTER_XLA("Tfconv>DeformableSample", DeformableOp<DeformableKind::kSample>)
 TFCONV_REGISTER_XLA("Tfconv>DeformableSampleGrad", DeformableOp<DeformableKind::kSampleGrad>)
 TFCONV_REGISTER_XLA("Tfconv>DeformableConv", DeformableOp<DeformableKind::kConv>)

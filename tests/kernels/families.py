@@ -201,6 +201,43 @@ class PerExample:
         return {"y": reference.per_example_conv(x, filter, w), "dx": dx, "dfilter": dfilter}
 
 
+class Aggregation:
+    """`Case.offset_groups` are the groups."""
+
+    ranks = (1, 2, 3)
+
+    @staticmethod
+    def draw(rng, case: Case) -> Arrays:
+        count = case.offset_groups * case.taps
+        return {
+            "x": rng.standard_normal(case.inputs),
+            "offset": 2 * rng.standard_normal(case.outputs(count * len(case.geometry.sizes))),
+            "weights": rng.uniform(-1, 1, case.outputs(count)),
+            "dy": rng.standard_normal(case.outputs(case.channels)),
+        }
+
+    @staticmethod
+    def run(kernels, run, case: Case, dy, **inputs) -> Arrays:
+        y = kernels.aggregation(run, **inputs, axes=case.axes)
+        results = kernels.aggregation_gradients(run, **inputs, dy=dy, axes=case.axes)
+        return {"y": y, **dict(zip(("dx", "doffset", "dweights"), results))}
+
+    @staticmethod
+    def expected(case: Case, x, offset, weights, dy) -> Arrays:
+        w = case.geometry.window
+        if case.channels == 0:
+            zeros = {"y": dy, "dx": x, "doffset": offset, "dweights": weights}
+            return {name: np.zeros(value.shape) for name, value in zeros.items()}
+        far, undefined = finite_offsets(case, offset)
+        y = reference.deformable_aggregation(x, far, weights, w)
+        grouped = y.reshape(case.outputs(case.offset_groups, case.channels // case.offset_groups))
+        grouped[undefined.any(axis=-1)] = np.nan
+        dx, doffset, dweights = gradients.deformable_aggregation(x, far, weights, dy, w)
+        own = {"doffset": doffset, "dweights": dweights}
+        forget_undefined(case, offset, own)
+        return {"y": y, "dx": dx, **own}
+
+
 class DeformableSample:
     ranks = (1, 2, 3)
 
@@ -278,6 +315,7 @@ FAMILIES = {
     "span_involution": SpanInvolution,
     "local_attention": LocalAttention,
     "per_example": PerExample,
+    "aggregation": Aggregation,
     "deformable_sample": DeformableSample,
     "deformable_conv": DeformableConv,
 }
@@ -298,17 +336,22 @@ def as_taps(case: Case, offset: np.ndarray) -> np.ndarray:
     return offset.reshape(case.outputs(case.offset_groups, case.taps, case.rank))
 
 
-def columns_of(case: Case, x, offset, mask) -> tuple[np.ndarray, np.ndarray]:
-    """The columns, and finite offsets that mean the same.
+def finite_offsets(case: Case, offset) -> tuple[np.ndarray, np.ndarray]:
+    """Finite offsets that mean the same, and where they are NaN: [N, *output, groups, taps].
 
     Positions are rounded to the offsets' type, as in the kernels: on which side of a pixel they
-    lie decides about gradients. Where an offset is NaN, the columns are.
+    lie decides about gradients.
     """
     base = tap_positions(case)
     positions = (base.astype(offset.dtype) + as_taps(case, offset)).astype(np.float64)
-    undefined = np.isnan(positions).any(axis=-1)  # [N, *output, offset groups, taps]
+    undefined = np.isnan(positions).any(axis=-1)
     positions = np.clip(np.nan_to_num(positions, nan=OUTSIDE), -OUTSIDE, OUTSIDE)
-    far = (positions - base).reshape(offset.shape)
+    return (positions - base).reshape(offset.shape), undefined
+
+
+def columns_of(case: Case, x, offset, mask) -> tuple[np.ndarray, np.ndarray]:
+    """The columns, and finite offsets that mean the same. Where an offset is NaN, columns are."""
+    far, undefined = finite_offsets(case, offset)
     columns = reference.deformable_sample(x, far, mask, case.geometry.window)
     width = case.channels // case.offset_groups
     grouped = columns.reshape(case.outputs(case.taps, case.offset_groups, width))

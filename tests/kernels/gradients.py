@@ -160,3 +160,37 @@ def deformable_sample(
                     others = math.prod(along[:axis] + along[axis + 1 :])
                     doffset[here][rank * number + axis] += weight * (2 * far - 1) * others * product
     return dx, doffset, dmask
+
+
+def deformable_aggregation(
+    x, offset, weights, dy, w: Window
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Gradients of `reference.deformable_aggregation` for x, offset and weights.
+
+    At integer positions they are those towards the pixels beyond.
+    """
+    x, offset, weights, dy = (t.astype(np.float64) for t in (x, offset, weights, dy))
+    taps, axes = len(w.taps), x.ndim - 2
+    width = x.shape[-1] * taps // weights.shape[-1]
+    dx, doffset, dweights = np.zeros_like(x), np.zeros_like(offset), np.zeros_like(weights)
+    for n, *position in np.ndindex(*weights.shape[:-1]):
+        here = (n, *position)
+        for number in range(weights.shape[-1]):
+            c = slice(number // taps * width, (number // taps + 1) * width)
+            own = slice(number * axes, (number + 1) * axes)
+            at = w.pixel(position, w.taps[number % taps]) + offset[here][own]
+            for corner in np.ndindex(*[2] * axes):
+                place = [math.floor(p) + further for p, further in zip(at, corner)]
+                factors = [1 - abs(p - i) for p, i in zip(at, place)]
+                pixel = np.zeros(width)
+                if all(0 <= i < size for i, size in zip(place, x.shape[1:-1])):
+                    there = (n, *place, c)
+                    pixel = x[there]
+                    dx[there] += weights[here][number] * math.prod(factors) * dy[here][c]
+                product = np.sum(pixel * dy[here][c])
+                dweights[here][number] += math.prod(factors) * product
+                for axis, further in enumerate(corner):
+                    others = math.prod(factors[:axis] + factors[axis + 1 :])
+                    change = weights[here][number] * (2 * further - 1) * others * product
+                    doffset[here][own][axis] += change
+    return dx, doffset, dweights

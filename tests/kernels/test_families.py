@@ -79,6 +79,16 @@ BLOCKS = {
         Case(Geometry((4, 4), 2), 2, 5, 8, 8),
         Case(Geometry((5, 4), 1, 10**9, "same", 10**9), 2, 2, 4, 4),
     ],
+    "aggregation": [
+        Case(Geometry((16, 15), (1, 2)), 1, 1, 40),  # slices of positions
+        Case(Geometry((4, 4), 2), 1, 1, 204, offset_groups=3),
+        Case(Geometry((3, 3), 2), 1, 1, 300),  # parts of a group's channels
+        Case(Geometry((4, 3), 7), 2, 1, 36, offset_groups=4),  # groups that are found apart
+        Case(Geometry((3, 4, 5), 2), 3, 1, 40, offset_groups=2),
+        Case(Geometry((200,), 3), 1, 1, 24, offset_groups=3),
+        Case(Geometry((3, 3), 1), 20, 1, 7),  # more images than units
+        Case(Geometry((5, 4), 1, 10**9, "same", 10**9), 2, 2, 4, offset_groups=2),
+    ],
     "deformable_sample": [
         Case(Geometry((16, 15), (1, 2)), 1, 1, 40),  # several tiles of positions
         Case(Geometry((4, 4), 2), 1, 1, 200),  # partial sums of offset gradients
@@ -255,6 +265,11 @@ DIVIDED = {
     "per_example": [
         Case(Geometry((30, 29), 3), 2, 2, 3, 4),
         Case(Geometry((9, 8), 3, (2, 3)), 2, 1, 130, 70),
+    ],
+    "aggregation": [
+        Case(Geometry((9, 8), 3), 2, 1, 12, offset_groups=3),
+        Case(Geometry((14, 10), 3), 1, 1, 100),
+        Case(Geometry((5, 6, 7), 2), 1, 1, 24, offset_groups=2),
     ],
     "deformable_sample": [
         Case(Geometry((9, 8), 3), 2, 1, 12, offset_groups=3),

@@ -87,7 +87,7 @@ def geometries(draw, rank, work, kernel_sizes):
 @st.composite
 def cases(draw, family):
     rank = draw(st.sampled_from(FAMILIES[family].ranks))
-    if "deformable" in family:
+    if "deformable" in family or family == "aggregation":
         geometry = draw(geometries(rank, DEFORMABLE_WORK, [1, 2, 3, 1, 2, 3, 5]))
     else:
         sizes = [1, 2, 3, 4, 5, 7, 9] if rank < 3 else [1, 2, 3]

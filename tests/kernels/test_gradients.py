@@ -14,6 +14,7 @@ CASES = {
     "span_involution": Case(Geometry((5,), 3, 2, "causal", 2), 2, 2, 2, 3),
     "local_attention": Case(Geometry((5,), 3), 2, 2, 2, 4),
     "per_example": Case(G2, 2, 2, 2, 3),
+    "aggregation": Case(Geometry((3, 2, 3), 2, (2, 1, 1)), 1, 1, 4, offset_groups=2),
     "deformable_sample": Case(G2, 1, 1, 4, offset_groups=2),
     "deformable_conv": Case(G2, 1, 2, 2, 3, offset_groups=2),
 }
@@ -27,6 +28,9 @@ FORWARD = {
         x, features @ span + bias, w
     ),
     "per_example": lambda w, x, filter: reference.per_example_conv(x, filter, w),
+    "aggregation": lambda w, x, offset, weights: reference.deformable_aggregation(
+        x, offset, weights, w
+    ),
     "deformable_sample": lambda w, x, offset, mask: reference.deformable_sample(x, offset, mask, w),
     "deformable_conv": lambda w, x, offset, mask, filter: reference.deformable_conv(
         x, offset, filter, mask, None, w

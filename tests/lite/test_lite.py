@@ -21,6 +21,7 @@ from tfconv import _build
 from tfconv._compat import keras
 
 INVOLUTION = "Tfconv>Involution"
+AGGREGATION = "Tfconv>DeformableAggregation"
 DEFORMABLE = "Tfconv>DeformableConv"
 PER_EXAMPLE = "Tfconv>PerExampleConv"
 
@@ -30,6 +31,13 @@ LAYERS = [
     (lambda: tfconv.Involution2D((3, 5), strides=(2, 3), groups=3), (11, 9, 21), INVOLUTION),
     (lambda: tfconv.Involution1D(3, dilation_rate=2, groups=1), (12, 5), INVOLUTION),
     (lambda: tfconv.Involution3D(3, groups=2), (4, 5, 3, 6), INVOLUTION),
+    (lambda: tfconv.DeformableAggregation2D(3), (8, 9, 32), AGGREGATION),
+    (
+        lambda: tfconv.DeformableAggregation1D(3, groups=3, strides=2, dilation_rate=2),
+        (12, 9),
+        AGGREGATION,
+    ),
+    (lambda: tfconv.DeformableAggregation3D(2, groups=1), (4, 5, 3, 6), AGGREGATION),
     (lambda: tfconv.DeformableConv2D(19, 3, padding="same"), (8, 9, 17), DEFORMABLE),
     (
         lambda: tfconv.DeformableConv2D(

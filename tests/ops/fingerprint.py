@@ -36,6 +36,10 @@ def results():
     calls = {
         "involution": (involution, [x, draw(3, 23, 29, 100)]),
         "local_attention": (attention, [x, draw(3, 23, 29, 20), draw(3, 23, 29, 15), draw(5, 21)]),
+        "deformable_aggregation": (
+            lambda *inputs: tfconv.ops.deformable_aggregation(*inputs, 3),
+            [x, offset, mask],
+        ),
         "deformable_sample": (sample, [x, offset, mask]),
         "deformable_conv2d": (
             tfconv.ops.deformable_conv2d,

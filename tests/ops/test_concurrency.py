@@ -23,6 +23,11 @@ def involution(seed):
     return lambda x, kernel: tfconv.ops.involution(x, kernel, 5), inputs
 
 
+def deformable_aggregation(seed):
+    inputs = [draw(seed, 2, 13, 11, 20), 3 * draw(seed, 2, 13, 11, 36), draw(seed, 2, 13, 11, 18)]
+    return lambda *inputs: tfconv.ops.deformable_aggregation(*inputs, 3), inputs
+
+
 def deformable_sample(seed):
     inputs = [draw(seed, 2, 13, 11, 20), 3 * draw(seed, 2, 13, 11, 36), draw(seed, 2, 13, 11, 18)]
     return lambda *inputs: tfconv.ops.deformable_sample(*inputs, kernel_size=3), inputs
@@ -42,7 +47,14 @@ def local_attention(seed):
     return lambda *inputs: tfconv.ops.local_attention(*inputs, 5, num_heads=3), inputs
 
 
-FUNCTIONS = [involution, local_attention, deformable_sample, deformable_conv2d, per_example_conv]
+FUNCTIONS = [
+    involution,
+    local_attention,
+    deformable_aggregation,
+    deformable_sample,
+    deformable_conv2d,
+    per_example_conv,
+]
 
 
 def bits(make, seed, dtype=tf.float32):

@@ -8,6 +8,7 @@ from tests.ops.geometries import gradients
 from tfconv.ops import (
     conv,
     conv_transpose,
+    deformable_aggregation,
     deformable_conv2d,
     deformable_sample,
     involution,
@@ -29,6 +30,10 @@ def mixed(**arguments):
 
 def deformed(**arguments):
     return lambda x, offset, *mask: deformable_conv2d(x, offset, SQUARE, *mask, **arguments)
+
+
+def aggregated(**arguments):
+    return lambda *inputs: deformable_aggregation(*inputs, 3, **arguments)
 
 
 def sampled(**arguments):
@@ -60,6 +65,8 @@ CASES = {
     "per example depthwise": (mixed(padding="valid"), [(2, 5, 5, 4), (2, 3, 3, 1, 4)]),
     "deformable conv": (deformed(strides=2), [(2, 8, 8, 4), (2, 4, 4, 18), (2, 4, 4, 9)]),
     "deformable conv valid": (deformed(padding="valid"), [(2, 5, 5, 4), (2, 3, 3, 36)]),
+    "deformable aggregation": (aggregated(strides=2), [(2, 8, 8, 4), (2, 4, 4, 36), (2, 4, 4, 18)]),
+    "deformable aggregation 1-D": (aggregated(padding="valid"), [(2, 5, 4), (2, 3, 6), (2, 3, 6)]),
     "deformable sample": (sampled(**FIRST), [(2, 4, 4, 8), (2, 18, 4, 8), (2, 9, 4, 8)]),
     "attention": (attended(), [(2, 4, 5, 4)] * 3),
     "attention in blocks": (

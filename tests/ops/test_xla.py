@@ -20,6 +20,7 @@ from tests.ops.geometries import (
 )
 from tfconv._compat import keras
 from tfconv.ops import (
+    deformable_aggregation,
     deformable_conv,
     deformable_sample,
     involution,
@@ -90,6 +91,16 @@ def attention_case(rng, geometry):
     return function, [x, key, value, bias]
 
 
+def aggregation_case(rng, geometry):
+    samples, axes = 2 * len(geometry.window.taps), len(geometry.sizes)
+    x = rng.standard_normal((2, *geometry.sizes, 6))
+    offset = rng.standard_normal((2, *geometry.outputs, samples * axes)) * 2
+    weights = rng.standard_normal((2, *geometry.outputs, samples))
+    kernel_size = geometry.window.kernel_size
+    function = of_geometry(deformable_aggregation, geometry, kernel_size=kernel_size)
+    return function, [x, offset, weights]
+
+
 def deformable_inputs(rng, geometry, masked):
     count = 2 * len(geometry.window.taps)
     x = rng.standard_normal((2, *geometry.sizes, 6))
@@ -110,12 +121,16 @@ def deformable_case(rng, geometry, masked=True):
     return of_geometry(deformable_conv, geometry), [x, offset, kernel, *mask]
 
 
-ALL = [involution_case, span_case, attention_case, per_example_case, sample_case, deformable_case]
+ALL = [
+    *(involution_case, span_case, attention_case, per_example_case, aggregation_case),
+    *(sample_case, deformable_case),
+]
 CASES = [
     *((involution_case, geometry) for rank in (1, 2, 3) for geometry in GEOMETRIES[rank][::3]),
     *((span_case, geometry) for rank in (1, 2, 3) for geometry in GEOMETRIES[rank][::5]),
     *((attention_case, geometry) for rank in (1, 2, 3) for geometry in GEOMETRIES[rank][::4]),
     *((per_example_case, geometry) for rank in (1, 2, 3) for geometry in GEOMETRIES[rank][1::3]),
+    *((aggregation_case, geometry) for rank in (1, 2, 3) for geometry in GEOMETRIES[rank][::5]),
     *((sample_case, geometry) for rank in (1, 2, 3) for geometry in GEOMETRIES[rank][2::4]),
     *((deformable_case, geometry) for rank in (1, 2, 3) for geometry in GEOMETRIES[rank][::3]),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -9,9 +10,18 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfconv.ops import native
 from tfconv.ops.channels import in_channels_last
 from tfconv.ops.checks import fitting, of_sizes
-from tfconv.ops.dispatch import in_float32, invalid_argument
+from tfconv.ops.dispatch import (
+    dispatch,
+    in_float32,
+    invalid_argument,
+    is_wanted,
+    keeps_native,
+    runs_on_cpu,
+    second_order,
+)
 from tfconv.ops.geometry import Geometry, Padding, output_sizes, spatial_sizes
 from tfconv.ops.windows import product
 
@@ -77,7 +87,17 @@ def deformable_aggregation(
     def channels_last(x, offset, weights):
         _check(x, offset, weights, geometry)
         x = fitting(x, geometry, "deformable_aggregation")
-        return in_float32(lambda *t: _portable(*t, geometry), x, offset, weights)
+        twin = functools.partial(_twin, geometry, x, offset, weights)
+        if not (runs_on_cpu(x) or keeps_native()):
+            return twin()
+        attributes = geometry.attributes()
+        return dispatch(
+            lambda module: module.tfconv_deformable_aggregation(
+                x=x, offset=offset, weights=weights, **attributes
+            ),
+            twin,
+            x,
+        )
 
     return in_channels_last(channels_last, data_format, x, offset, weights)
 
@@ -118,28 +138,30 @@ def _starts(geometry: Geometry, axis: int, before: Any, output: list[Any]) -> tf
     return first + tap.astype(np.int32)
 
 
-def _portable(
-    x: tf.Tensor, offset: tf.Tensor, weights: tf.Tensor, geometry: Geometry
-) -> tf.Tensor:
+def _twin(geometry: Geometry, x: tf.Tensor, offset: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    return in_float32(lambda *t: _portable(*t, geometry), x, offset, weights)
+
+
+def _portable(x: tf.Tensor, offset: tf.Tensor, weights: tf.Tensor, geometry: Geometry) -> tf.Tensor:
     """Stock ops: gathers all corners from x with two zeros on every side.
 
     A position is clipped to [-2, size]: all its corners can then be read, and those outside
     read a zero, with no test of their own.
     """
     channels, taps, rank = x.shape[-1], geometry.taps, geometry.rank
-    groups = weights.shape[-1] // taps
+    groups = offset.shape[-1] // (taps * rank)
     sizes = spatial_sizes(x)
     batch, *output = output_sizes(x, geometry)
     positions = product(output)
     offset, weights = (
         of_sizes(
             t,
-            [batch, *output, t.shape[-1]],
+            [batch, *output, groups * taps * last],
             f"deformable_aggregation: {name} must have the batch and the output positions of x. "
             "Received: shape",
             reshaped=True,
         )
-        for t, name in ((offset, "offset"), (weights, "weights"))
+        for t, name, last in ((offset, "offset", rank), (weights, "weights", 1))
     )
     moved = tf.reshape(offset, [batch, positions, groups, taps, rank])
     index, fractions = None, []
@@ -171,3 +193,38 @@ def _portable(
         total = term if total is None else total + term
     total = tf.reshape(total, [-1, positions * groups, taps, channels // groups])
     return tf.reshape(tf.reduce_sum(total, axis=2), [-1, *output, channels])
+
+
+@tf.RegisterGradient("Tfconv>DeformableAggregation")
+def _gradient(op, upstream):
+    given = _given(op, dy=upstream)
+    module = native.library().module
+    dx, others = None, [None, None]
+    if is_wanted(op, 0):
+        dx = module.tfconv_deformable_aggregation_input_grad(**given)
+    if is_wanted(op, 1) or is_wanted(op, 2):
+        others = module.tfconv_deformable_aggregation_sampling_grad(**given)
+    return [dx, *others]
+
+
+def _given(op, **others) -> dict[str, Any]:
+    """The arguments of an op with the inputs of another, or with others for some."""
+    names = ("x", "offset", "weights", "dy")
+    return {**dict(zip(names, op.inputs)), **others, **Geometry.of_op(op).attributes()}
+
+
+def _second_gradient(op, grads: list) -> list:
+    """`grads` are those that flow into the gradients of x, offset and weights."""
+    *inputs, dy = op.inputs
+    twin = functools.partial(_twin, Geometry.of_op(op))
+    return second_order(twin, inputs, dy, grads)
+
+
+@tf.RegisterGradient("Tfconv>DeformableAggregationInputGrad")
+def _input_second_gradient(op, by_dx):
+    return _second_gradient(op, [by_dx, None, None])
+
+
+@tf.RegisterGradient("Tfconv>DeformableAggregationSamplingGrad")
+def _sampling_second_gradient(op, by_doffset, by_dweights):
+    return _second_gradient(op, [None, by_doffset, by_dweights])
