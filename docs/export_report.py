@@ -43,6 +43,10 @@ def layers():
         ("GatedConv{}D", {"kernel_size": 3, **same}),
         ("LocallyConnected{}D", {"filters": 8, "kernel_size": 3}),
         ("DeformableConv{}D", {"kernel_size": 3, "offset_initializer": offsets, **same}),
+        (
+            "DeformableAggregation{}D",
+            {"filters": None, "kernel_size": 3, "groups": 2, "offset_initializer": offsets},
+        ),
         ("Involution{}D", {"filters": None, "kernel_size": 7, "groups": 2}),
         ("CondConv{}D", {"kernel_size": 3, "num_experts": 4, **same}),
         ("DepthwiseCondConv{}D", {"filters": None, "kernel_size": 3, "num_experts": 4, **same}),

@@ -1207,6 +1207,40 @@ def deformable_conv() -> Figure:
     return draw_values(made, left=sampled, share=0.5)
 
 
+@_picture
+def deformable_aggregation() -> Figure:
+    shape, size = (4, 4, 1), 2
+    layer = tfconv.DeformableAggregation2D(
+        size,
+        padding="valid",
+        groups=1,
+        depthwise_kernel_size=None,
+        normalize_features=False,
+        project_inputs=False,
+        project_outputs=False,
+    )
+    _built(layer, shape)
+    rng = np.random.default_rng(3)
+    for part, scale in ((layer.offset_projection, 0.5), (layer.weight_projection, 1.0)):
+        part.kernel.assign(rng.normal(0, scale, part.kernel.shape))
+    examples = [np.abs(x) for x in _examples(shape)]
+
+    def held(x):
+        offset, weights = layer.offsets_and_weights(x)
+        return lambda other: tfconv.ops.deformable_aggregation(
+            other, _repeated(offset, other), _repeated(weights, other), size, padding="valid"
+        )
+
+    made = _held(layer, shape, held, examples=examples)
+
+    def sampled(axes, number, connected, paint):
+        offset, weights = layer.offsets_and_weights(tf.constant(examples[number]))
+        weights = np.asarray(weights)[0] * size * size
+        _sampling_points(axes, connected, paint, np.asarray(offset)[0], weights, size)
+
+    return draw_values(made, left=sampled, share=0.5)
+
+
 def _sampling_points(
     axes: Any,
     connected: Connections,
@@ -1246,7 +1280,7 @@ def _sampling_points(
     axes.text(
         (columns - 1) / 2,
         rows - 0.15,
-        "○ tap   ● sample, larger with its mask",
+        "○ tap   ● sample, larger with its weight",
         ha="center",
         va="center",
         fontsize=7,

@@ -143,6 +143,7 @@ SYMBOLS: dict[str, Callable[[Any, Any, Any], Any]] = {
         math.prod(y.shape[1 : i + 2]) * math.prod(x.shape[i + 2 : -1])
         for i in range(len(x.shape) - 2)
     ],
+    "l_i": lambda layer, x, y: layer.depthwise_kernel_size,
     "b": lambda layer, x, y: int(layer.use_bias),
     "g": lambda layer, x, y: layer.groups or x.shape[-1] // layer.group_channels,
     "j": lambda layer, x, y: 1 if layer.share_kernel else layer.groups,
@@ -325,6 +326,19 @@ ROWS: dict[str, list[Row]] = {
         Row(lambda: tfconv.DeformableConv2D(5, 3, dilation_rate=2, modulated=False), (1, 8, 8, 3)),
         Row(lambda: tfconv.DeformableConv1D(4, 3, groups=2, offset_groups=2), (2, 9, 4)),
         Row(lambda: tfconv.DeformableConv3D(3, (3, 2, 1)), (1, 4, 4, 5, 2)),
+    ],
+    "DeformableAggregation": [
+        Row(
+            lambda: tfconv.DeformableAggregation1D(
+                5, strides=2, groups=3, depthwise_kernel_size=2, use_bias=False
+            ),
+            (2, 9, 6),
+        ),
+        Row(
+            lambda: tfconv.DeformableAggregation3D((3, 2, 1), group_channels=2, padding="valid"),
+            (1, 4, 4, 5, 4),
+        ),
+        Row(lambda: tfconv.DeformableAggregation2D((3, 5), groups=1), (1, 6, 7, 3)),
     ],
     "SqueezeExcite": [
         Row(lambda: tfconv.SqueezeExcite(squeeze_channels=3, use_bias=False), (2, 5, 8)),
@@ -809,11 +823,11 @@ def test_given_offsets():
 WIDE = {
     **{"c": 256, "f": 384, "q": 64, "p": 64, "k": 9, "k_i": (3, 3), "a_i": (64, 64)},
     **{"b": 0, "g": 8, "j": 8, "m": 1, "r": 60, "r_1": 64, "r_2": 96, "e": 10, "o": 2, "s": 3},
-    **{"h": 8, "d": 32, "v": 32, "z": 0, "n": 3, "w": 0},
+    **{"h": 8, "d": 32, "v": 32, "z": 0, "n": 3, "w": 0, "l_i": (3, 3)},
     **{"t_i": [9 * 32 * 48] * 8, "u_i": [64 * 9 * 32 * 48] * 8},
 }
 # What differs for some families: groups only in rows that are about them.
-GROUPED = ("GroupConv", "SplitTransformMerge", "Involution")
+GROUPED = ("GroupConv", "SplitTransformMerge", "Involution", "DeformableAggregation")
 APART: dict[str, dict[str, Any]] = {
     "DepthwiseConv": {"m": 2, "f": 512},
     "SeparableConv": {"m": 2},
@@ -822,6 +836,7 @@ APART: dict[str, dict[str, Any]] = {
     "WeightedSum": {"f": 256},
     "DepthwiseCondConv": {"m": 2, "f": 512},
     "CondDense": {"k": 1},
+    "DeformableAggregation": {"f": 256, "g": 16},
     "Involution": {"f": 256, "g": 16},
     "LocalSelfAttention": {"f": 256},
     "SelfAttention": {"f": 256},

@@ -24,6 +24,7 @@ METHODS = (
     "kernels",
     "normalized_weights",
     "offsets_and_mask",
+    "offsets_and_weights",
     "parameter_count",
     "routing_weights",
     "set_temperature",

@@ -83,6 +83,12 @@ _CONV = (
         _ungrouped,
     ),
     _Row(
+        "DeformableAggregation{}",
+        "a weighted sum of samples at learned offsets, both made from the input",
+        "it has no groups and as many filters as channels",
+        _ungrouped,
+    ),
+    _Row(
         "SelfAttention{}",
         "attention of each position to all",
         'strides are 1, padding is "same", and it has no groups',
@@ -101,6 +107,12 @@ _DEPTHWISE = (
     _Row(
         "Involution{}",
         "a kernel for each position, made from the input there",
+        "depth_multiplier is 1",
+        _depth_kept,
+    ),
+    _Row(
+        "DeformableAggregation{}",
+        "a weighted sum of samples at learned offsets, both made from the input",
         "depth_multiplier is 1",
         _depth_kept,
     ),

@@ -214,6 +214,49 @@ def involution(times, gate, layer, x):
     return y
 
 
+def aggregation(times, gate, layer, x):
+    """Every sample is its corners times their weights, and goes times its own into the sum."""
+    places, rank, width = window_of(layer, x), x.ndim - 1, x.shape[-1]
+    groups, taps = layer.groups_of(width), len(places.taps)
+    value = dense(times, x, layer.input_projection) if layer.project_inputs else x
+    outputs = places.outputs(x.shape[:-1])
+    y = np.zeros((*outputs, width))
+    mine = [slice(g * width // groups, (g + 1) * width // groups) for g in range(groups)]
+    for position in np.ndindex(*outputs):
+        centre = places.pixel(position, [(k - 1) // 2 for k in layer.kernel_size])
+        features = np.zeros(width)
+        size = layer.depthwise_kernel_size or (1,) * rank
+        kernel = np.ones((*size, 1))
+        if layer.depthwise_kernel_size:
+            kernel = np.asarray(layer.depthwise.depthwise_kernel)[..., 0]
+        for tap in np.ndindex(*size):
+            pixel = tuple(c - (s - 1) // 2 + t for c, s, t in zip(centre, size, tap))
+            inside = all(0 <= i < n for i, n in zip(pixel, x.shape))
+            seen = x[pixel] if inside else np.zeros(width)
+            features += times(seen, kernel[tap]) if layer.depthwise_kernel_size else seen
+        if layer.depthwise_kernel_size:
+            features += np.asarray(layer.depthwise.bias)
+        if layer.normalize_features:
+            features = features - features.mean()
+            features = features / np.sqrt((features**2).mean() + 1e-6)
+            features = features * np.asarray(layer.gamma) + np.asarray(layer.beta)
+            features *= [0.5 * (1 + math.erf(f / math.sqrt(2))) for f in features]
+        offsets = dense(times, features, layer.offset_projection).reshape(groups, taps, rank)
+        weights = dense(times, features, layer.weight_projection).reshape(groups, taps)
+        weights = softmax(weights) if layer.softmax else weights
+        for number, tap in enumerate(places.taps):
+            for g in range(groups):
+                at = places.pixel(position, tap) + offsets[g, number]
+                low, sample = np.floor(at).astype(int), np.zeros(width // groups)
+                for corner in np.ndindex(*[2] * rank):
+                    pixel = tuple(low + corner)
+                    inside = all(0 <= i < n for i, n in zip(pixel, x.shape))
+                    seen = value[pixel][mine[g]] if inside else np.zeros(width // groups)
+                    sample += times(seen, np.prod(1 - np.abs(at - pixel)))
+                y[position][mine[g]] += times(sample, weights[g, number])
+    return dense(times, y, layer.output_projection) if layer.project_outputs else y
+
+
 def self_attention(times, gate, layer, x):
     flat, heads = x.reshape(-1, x.shape[-1]), layer.num_heads
     query, key, value = (
@@ -290,6 +333,7 @@ DEFINITIONS: dict[str, Definition] = {
     "CondDense": cond_dense,
     "Conv": plain,
     "ConvTranspose": of_docs("ConvTranspose"),
+    "DeformableAggregation": aggregation,
     "DeformableConv": deformable,
     "DepthwiseCondConv": cond_conv,
     "DynamicConv": dynamic_conv,

@@ -23,6 +23,7 @@ NOT_LINEAR = {
     *(getattr(tfconv, name) for name in tfconv.layers.__all__ if "Dynamic" in name),
     *(getattr(tfconv, name) for name in tfconv.layers.__all__ if "Gated" in name),
     *(getattr(tfconv, name) for name in tfconv.layers.__all__ if "Involution" in name),
+    *(getattr(tfconv, name) for name in tfconv.layers.__all__ if "Aggregation" in name),
     tfconv.ChannelShuffle,
     tfconv.SplitTransformMerge,
     tfconv.SqueezeExcite,
@@ -47,6 +48,9 @@ def varied(layer):
     """Offsets that lie between pixels."""
     if hasattr(layer, "offset_kernel"):
         layer.offset_bias.assign(tf.linspace(-0.9, 0.9, layer.offset_bias.shape[0]))
+    if hasattr(layer, "offset_projection"):
+        for bias in (layer.offset_projection.bias, layer.weight_projection.bias):
+            bias.assign(tf.linspace(-0.9, 0.9, bias.shape[0]))
     return layer
 
 
@@ -81,6 +85,9 @@ def test_formulas_of_the_page(name):
         if name == "DeformableConv":
             samples = x.shape[-1] * layer.geometry.taps * np.prod(y.shape[1:-1])
             count -= 2**layer.rank * samples + found.gating
+        if name == "DeformableAggregation":
+            samples = x.shape[-1] * layer.geometry.taps * np.prod(y.shape[1:-1])
+            count -= 2**layer.rank * samples
         symbols = values(formula, layer, x, y)
         if "u_i" in symbols:
             symbols["u_i"] = [
@@ -166,6 +173,10 @@ BY_HAND = [
     + (20 * (2 + 18), 20 * (8 + 36), 8 + 36),
     (tfconv.Involution2D(3, strides=2, groups=2, reduction_ratio=2, activation="relu"), (4, 5, 4))
     + (80 + 6 * (3 * 2 + 18) + 24, 6 * (2 + 18), 6 * (8 + 36), 8 + 36),
+    # Biases of values, features, 27 numbers a group, and outputs; normalization, GELU; the softmax.
+    (tfconv.DeformableAggregation2D(3, strides=2, groups=2), (4, 5, 4))
+    + (80 + 6 * (4 + 2 * 27 + 4 + 3 * 4 + 18), 80 + 6 * (4 + 2 * 27 + 4))
+    + (20 * 16 + 6 * (36 + 4 * 54 + 16), 16 + 36 + 4 * 54 + 16),
     # Routing: the mean, biases and sigmoids; then bias and activation.
     (tfconv.CondConv2D(4, 3, num_experts=2, execution="mix_kernels", activation="tanh"), (4, 5, 3))
     + (60 + 2 + 2 + 24 + 24, 108, 2 * 108 + 8 + 6, 2 * 108 + 8 + 6),

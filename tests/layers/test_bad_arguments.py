@@ -64,6 +64,14 @@ BAD_VALUES = {
     "modulated": BOOLEANS,
     "offset_learning_rate_multiplier": [*NUMBERS, None],
     "mask_scale": [*NUMBERS, 0, None],
+    "depthwise_kernel_size": [value for value in PER_AXIS if value is not None],
+    "normalize_features": BOOLEANS,
+    "softmax": BOOLEANS,
+    "offset_scale": [*NUMBERS, 0, None],
+    "remove_center": BOOLEANS,
+    "center_feature_scale": BOOLEANS,
+    "project_inputs": BOOLEANS,
+    "project_outputs": BOOLEANS,
     "transform": ["relu", None, 3, [], {}, [None], ["relu", "relu"], keras.layers.Dense],
     "merge": [*NAMES, None],
     "squeeze_channels": [value for value in ABOVE_ZERO if value is not None],
@@ -92,7 +100,11 @@ BAD_VALUES = {
         for kind in ("initializer", "regularizer", "constraint")
     },
 }
-NONE_IS_ALLOWED = {("Involution", "groups"), ("SelfAttention", "filters")}
+NONE_IS_ALLOWED = {
+    ("DeformableAggregation", "groups"),
+    ("Involution", "groups"),
+    ("SelfAttention", "filters"),
+}
 
 # Arguments that a base class has and a layer sets itself: giving them is an error.
 SET_BY_THE_LAYER = {
@@ -219,6 +231,17 @@ def test_arguments_by_position(name):
         ("TuckerConv2D", {"ranks": (2, 3), "groups": 2}, ["ranks", "groups"]),
         ("GatedConv2D", {"activation": "relu", "gate": "glu"}, ["activation", "gate"]),
         ("Involution2D", {"groups": 2, "group_channels": 2}, ["groups", "group_channels"]),
+        (
+            "DeformableAggregation2D",
+            {"groups": 2, "group_channels": 2},
+            ["groups", "group_channels"],
+        ),
+        (
+            "DeformableAggregation2D",
+            {"remove_center": True, "kernel_size": (3, 2)},
+            ["remove_center"],
+        ),
+        ("DeformableAggregation1D", {"remove_center": True, "kernel_size": 1}, ["remove_center"]),
         ("LocalSelfAttention2D", {"filters": 5, "num_heads": 2}, ["filters", "num_heads"]),
         ("LocalSelfAttention2D", {"filters": 4, "num_heads": 4}, ["filters", "num_heads"]),
         ("LocalSelfAttention3D", {"filters": 4, "num_heads": 2}, ["filters", "num_heads"]),
@@ -523,6 +546,7 @@ def test_another_number_of_inputs():
         ("Involution2D", (3,), "kernels"),
         ("GatedConv2D", (2, 3), "gates"),
         ("DeformableConv2D", (2, 3), "offsets_and_mask"),
+        ("DeformableAggregation2D", (3,), "offsets_and_weights"),
     ],
 )
 def test_methods_before_there_are_weights(name, arguments, method):

@@ -121,6 +121,15 @@ OPTIONS = {
         {"offset_groups": 4, **PLAIN[2]},
         PLAIN[3],
     ],
+    "DeformableAggregation{}D": [
+        {"groups": 2, "depthwise_kernel_size": 2},
+        {"group_channels": 1, "center_feature_scale": True, "activation": "tanh"},
+        {
+            **{"groups": 1, "depthwise_kernel_size": None, "normalize_features": False},
+            **{"softmax": False, "offset_scale": 0.7, "data_format": "channels_first"},
+        },
+        {"groups": 4, "project_inputs": False, "project_outputs": False},
+    ],
     "Involution{}D": [
         {"groups": 2, "reduction_ratio": 1},
         {"group_channels": 1, "reduction_ratio": 2, "activation": "tanh"},
@@ -139,7 +148,7 @@ OPTIONS_OF_ONE_RANK = {
     "LocallyConnected2D": PLAIN,
 }
 # Families with native ops.
-NATIVE = ("Involution", "DeformableConv", "LocalSelfAttention", "CondConv", "DynamicConv")
+NATIVE = ("Involution", "Deformable", "LocalSelfAttention", "CondConv", "DynamicConv")
 
 
 class Row(NamedTuple):
@@ -248,6 +257,7 @@ ROWS = [
         offset=(2, 3, 2, 24),
         modulation=(2, 3, 2, 8),
     ),
+    row("DeformableAggregation2D", {"groups": 2, "remove_center": True}, (3, 4, 4)),
     row("LocalSelfAttention2D", {"filters": 4, "kernel_size": 3, "num_heads": 2}, (3, 4, 5)),
     row("LocalSelfAttention2D", {"filters": 6, "kernel_size": (2, 4), "num_heads": 1}, (4, 3, 2)),
     row(

@@ -100,6 +100,12 @@ _ALL = [
     ),
     Candidate("Conv", "", _BOTH, _conv(tfconv.Conv2D)),
     Candidate("ConvTranspose", "stride 1", _BOTH, _conv(tfconv.Conv2DTranspose)),
+    Candidate(
+        "DeformableAggregation",
+        "groups of 8 channels",
+        _BOTH,
+        lambda: tfconv.DeformableAggregation2D(3, group_channels=8),
+    ),
     Candidate("DeformableConv", "modulated", _BOTH, _conv(tfconv.DeformableConv2D)),
     Candidate(
         "DepthwiseCondConv",

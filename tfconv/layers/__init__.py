@@ -7,6 +7,11 @@ from tfconv.layers.cond_conv import CondConv1D, CondConv2D, CondConv3D, Depthwis
 from tfconv.layers.cond_dense import CondDense
 from tfconv.layers.conv import Conv1D, Conv2D, Conv3D
 from tfconv.layers.conv_transpose import Conv1DTranspose, Conv2DTranspose, Conv3DTranspose
+from tfconv.layers.deformable_aggregation import (
+    DeformableAggregation1D,
+    DeformableAggregation2D,
+    DeformableAggregation3D,
+)
 from tfconv.layers.deformable_conv import DeformableConv1D, DeformableConv2D, DeformableConv3D
 from tfconv.layers.depthwise_conv import DepthwiseConv1D, DepthwiseConv2D, DepthwiseConv3D
 from tfconv.layers.dynamic_conv import DynamicConv1D, DynamicConv2D, DynamicConv3D

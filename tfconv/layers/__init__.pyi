@@ -191,6 +191,63 @@ class Conv2DTranspose(_ConvTranspose): ...
 class Conv3D(_Conv): ...
 class Conv3DTranspose(_ConvTranspose): ...
 
+class _DeformableAggregation(_Layer):
+    def __init__(
+        self,
+        kernel_size: int | Sequence[int] = 3,
+        *,
+        strides: int | Sequence[int] = 1,
+        padding: Padding = "same",
+        data_format: str | None = None,
+        dilation_rate: int | Sequence[int] = 1,
+        padding_mode: str = "zeros",
+        activation: Any = None,
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
+        group_channels: int | None = None,
+        groups: int | None = None,
+        depthwise_kernel_size: int | Sequence[int] | None = 3,
+        normalize_features: bool = True,
+        softmax: bool = True,
+        offset_scale: float = 1.0,
+        remove_center: bool = False,
+        center_feature_scale: bool = False,
+        project_inputs: bool = True,
+        project_outputs: bool = True,
+        offset_initializer: Any = "zeros",
+        offset_bias_initializer: Any = "zeros",
+        depthwise_initializer: Any = "glorot_uniform",
+        gamma_initializer: Any = "ones",
+        beta_initializer: Any = "zeros",
+        offset_regularizer: Any = None,
+        offset_bias_regularizer: Any = None,
+        depthwise_regularizer: Any = None,
+        gamma_regularizer: Any = None,
+        beta_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        offset_constraint: Any = None,
+        offset_bias_constraint: Any = None,
+        depthwise_constraint: Any = None,
+        gamma_constraint: Any = None,
+        beta_constraint: Any = None,
+        name: str | None = ...,
+        dtype: Any = ...,
+        trainable: bool = ...,
+        autocast: bool = ...,
+        input_shape: Sequence[int | None] = ...,
+    ) -> None: ...
+    def __call__(self, inputs: Any, **kwargs: Any) -> Any: ...
+    def offsets_and_weights(self, inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]: ...
+
+class DeformableAggregation1D(_DeformableAggregation): ...
+class DeformableAggregation2D(_DeformableAggregation): ...
+class DeformableAggregation3D(_DeformableAggregation): ...
+
 class _DeformableConv(_Layer):
     def __init__(
         self,
@@ -893,6 +950,9 @@ __all__ = [
     "Conv2DTranspose",
     "Conv3D",
     "Conv3DTranspose",
+    "DeformableAggregation1D",
+    "DeformableAggregation2D",
+    "DeformableAggregation3D",
     "DeformableConv1D",
     "DeformableConv2D",
     "DeformableConv3D",

@@ -3,6 +3,7 @@
 from tfconv.analysis.rules import (
     attention,
     conv,
+    deformable_aggregation,
     factorized,
     involution,
     maps,
@@ -14,6 +15,7 @@ from tfconv.analysis.rules import (
 __all__ = [
     "attention",
     "conv",
+    "deformable_aggregation",
     "factorized",
     "involution",
     "maps",
