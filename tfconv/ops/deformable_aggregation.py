@@ -14,6 +14,7 @@ from tfconv.ops import native
 from tfconv.ops.channels import in_channels_last
 from tfconv.ops.checks import fitting, of_sizes
 from tfconv.ops.dispatch import (
+    apart,
     dispatch,
     in_float32,
     invalid_argument,
@@ -203,7 +204,7 @@ def _gradient(op, upstream):
     if is_wanted(op, 0):
         dx = module.tfconv_deformable_aggregation_input_grad(**given)
     if is_wanted(op, 1) or is_wanted(op, 2):
-        others = module.tfconv_deformable_aggregation_sampling_grad(**given)
+        others = apart(*module.tfconv_deformable_aggregation_sampling_grad(**given))
     return [dx, *others]
 
 
