@@ -17,6 +17,9 @@ from tfconv.export.verification import Runner, compared
 COSTLY = {
     "CondConv1D",
     "CondDense",
+    "DeformableAggregation1D",
+    "DeformableAggregation2D",
+    "DeformableAggregation3D",
     "DeformableConv1D",
     "DeformableConv2D",
     "DeformableConv3D",
