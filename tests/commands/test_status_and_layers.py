@@ -31,7 +31,7 @@ def test_layers_json(capsys):
     listed = [name for row in rows.values() for name in row["layers"]]
     assert sorted(listed) == sorted(tfconv.layers.__all__)
     assert rows["Involution"]["ranks"] == [1, 2, 3]
-    assert rows["DeformableConv"]["replaces"] == ["Conv2D"]
+    assert rows["DeformableConv"]["replaces"] == ["Conv1D", "Conv2D", "Conv3D"]
     assert rows["CondDense"]["replaces"] == ["Dense"]
     assert all(row["source"] for row in rows.values())
 

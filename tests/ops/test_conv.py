@@ -213,10 +213,11 @@ def test_steps(geometry, sizes, rng, implementation):
         assert_close(actual, expected)
 
 
+@pytest.mark.dear
+@pytest.mark.parametrize("sizes", [(1, 2, 1), (2, 1, 2), (2, 2, 2)], ids=str)
 @pytest.mark.parametrize("geometry", [STEPS[0], STEPS[2], STEPS[3], STEPS[6]], ids=str)
-def test_numeric_gradients_of_steps(geometry, rng):
-    for sizes in [(1, 2, 1), (2, 1, 2), (2, 2, 2)]:
-        assert_numeric_gradients(plain(geometry, sizes[0]), draw(rng, geometry, 1, sizes))
+def test_numeric_gradients_of_steps(geometry, sizes, rng):
+    assert_numeric_gradients(plain(geometry, sizes[0]), draw(rng, geometry, 1, sizes))
 
 
 @pytest.mark.parametrize("geometry", MODES, ids=str)
