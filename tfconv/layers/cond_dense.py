@@ -62,7 +62,9 @@ class CondDense(Experts):
         kernels = self.mixed_kernels(routing)
         rows = tf.reshape(x, [tf.shape(x)[0], -1, x.shape[-1]]) if x.shape.rank != 3 else x
         y = tf.matmul(rows, kernels)
-        if x.shape.rank != 3:
+        if x.shape.rank == 2:
+            y = y[:, 0]  # not a reshape: TensorFlow 2.15's converter folds it into the product
+        elif x.shape.rank != 3:
             dynamic = tf.shape(x)
             middle = [
                 dynamic[i] if size is None else size
