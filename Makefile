@@ -27,10 +27,10 @@ GPU_PYTHON ?= $(VENV)/bin/python
 # What need not run once more: under Keras 2, tests that know no Keras, or only what surrounds the
 # layers; under tf_keras, which has Keras 2's layers on the TensorFlow that the
 # tests under Keras 3 have, all but the layers.
-ONCE := building kernels lite/test_driver.py ops/test_determinism.py test_benchmarks.py \
-  test_pictures.py test_project.py
-BUT_LAYERS := $(ONCE) analysis blocks commands export lite models ops serving surgery test_bazel.py \
-  test_compare.py test_demo.py test_dispatch.py test_distribute.py \
+ONCE := building commands kernels lite/test_driver.py ops/test_determinism.py test_benchmarks.py \
+  test_deformable_volumes.py test_demo.py test_layer_benchmark.py test_pictures.py test_project.py
+BUT_LAYERS := $(ONCE) analysis blocks export lite models ops serving surgery test_bazel.py \
+  test_compare.py test_dispatch.py test_distribute.py \
   test_docs.py test_readme.py visual layers/test_every_layer.py
 
 # How many cases of each test a level has: of those with many cases about every N-th (every), of those

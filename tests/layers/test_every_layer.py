@@ -307,6 +307,29 @@ ROWS = [
         | {"relative_positions": None, "data_format": "channels_first"},
         (4, 2, 3, 2),
     ),
+    row("LocalSelfAttention1D", {"filters": 4, "kernel_size": 2, "num_heads": 1}, (5, 3)),
+    row(
+        "LocalSelfAttention1D",
+        {"filters": 6, "kernel_size": 3, "num_heads": 3, "causal": True, "dilation_rate": 2},
+        (8, 4),
+    ),
+    row(
+        "LocalSelfAttention1D",
+        {"filters": 2, "kernel_size": 4, "num_heads": 2, "use_bias": False}
+        | {"activation": "tanh", "data_format": "channels_first"},
+        (3, 6),
+    ),
+    row("LocalSelfAttention3D", {"filters": 3, "kernel_size": 3, "num_heads": 1}, (3, 2, 3, 2)),
+    row(
+        "LocalSelfAttention3D",
+        {"filters": 6, "kernel_size": 2, "num_heads": 2, "causal": (True, False, False)},
+        (3, 3, 2, 3),
+    ),
+    row(
+        "LocalSelfAttention3D",
+        {"filters": 6, "kernel_size": 2, "num_heads": 2, "strides": 2, "use_bias": False},
+        (4, 3, 3, 2),
+    ),
     row("CondDense", {"units": 3, "num_experts": 2}, (4,)),
     row("CondDense", {"units": 3, "num_experts": 2, "use_bias": False}, (5, 4)),
     row("CondDense", {"units": 1, "num_experts": 2, "activation": "tanh"}, (2, 3, 4)),
