@@ -368,6 +368,9 @@ py::object ByType(const py::array& array, const Function& function) {
   throw py::value_error("tensors must be float32, float64, float16 or uint16, for bfloat16");
 }
 
+// Examples at a time: all tests of more than one have a last slice, often a smaller one.
+int64_t ExamplesAtATime(int64_t batch) { return std::max<int64_t>(1, (batch + 1) / 2); }
+
 #if TFCONV_CUDA_ON_CPU
 // Calls launch(workspace) with as many bytes.
 template <typename Launch>
@@ -381,9 +384,6 @@ void RunCuda(const Run& run, int64_t workspace_bytes, const Launch& launch) {
   }
   workspace.Check();
 }
-
-// Examples at a time: all tests of more than one have a last slice, often a smaller one.
-int64_t ExamplesAtATime(int64_t batch) { return std::max<int64_t>(1, (batch + 1) / 2); }
 
 // As cuBLAS does, in loops.
 template <typename T>
