@@ -37,6 +37,7 @@ WITHOUT = {
     "tfconv.lite.load_delegate",
     "tfconv.native_status",
     *(f"tfconv.models.RedNet{depth}" for depth in (38, 101, 152)),  # as RedNet26 and RedNet50
+    *(f"tfconv.models.{flash}InternImage{size}" for flash in ("", "Flash") for size in "SB"),
 }
 if importlib.util.find_spec("tf2onnx") is None:  # for the TensorFlow of today only
     WITHOUT.add("tfconv.export.to_onnx")

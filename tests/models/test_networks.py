@@ -18,6 +18,7 @@ from tests.parity.recorded import record
 from tests.parity.weights import random_image, random_weights
 from tfconv import _compat
 from tfconv._compat import keras
+from tfconv.layers.deformable_aggregation import DeformableAggregation
 from tfconv.layers.experts import Experts
 from tfconv.layers.involution import Involution
 from tfconv.surgery import load_torch_weights
@@ -29,6 +30,12 @@ COSTS = {
     "rednet50": (15_540_806, 2.65e9),
     "rednet101": (25_652_950, 4.66e9),
     "rednet152": (33_984_582, 6.68e9),
+    "internimage_t": (29_918_424, 4.81e9),
+    "internimage_s": (50_079_880, 8.20e9),
+    "internimage_b": (97_461_832, 16.03e9),
+    "flash_internimage_t": (29_814_488, 4.79e9),
+    "flash_internimage_s": (50_038_920, 8.20e9),
+    "flash_internimage_b": (97_404_488, 16.03e9),
     "resnet50": (25_557_032, 4.09e9),
     "legacy_seresnet50": (28_088_024, 3.86e9),
     "mobilenetv1_100": (4_231_976, 568.7e6),
@@ -114,7 +121,7 @@ def multiply_adds(layer):
     if isinstance(layer, tfconv.SqueezeExcite):
         positions = 1
     total = positions * sum(math.prod(w.shape) for w in layer.trainable_weights if kernel(w))
-    if isinstance(layer, Involution):
+    if isinstance(layer, (Involution, DeformableAggregation)):
         total += positions * layer.geometry.taps * layer.output.shape[-1]
     if isinstance(layer, Experts):  # one kernel is used; all are mixed
         mixed = math.prod(layer.kernel.shape)

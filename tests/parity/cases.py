@@ -11,6 +11,12 @@ PYTORCH, TENSORFLOW = Convention(epsilon=1e-3), Convention("same", epsilon=1e-3)
 CASES = {
     "rednet26": ("RedNet26", {}),
     "rednet50": ("RedNet50", {}),
+    "internimage_t": ("InternImageT", {}),
+    "internimage_s": ("InternImageS", {}),
+    "internimage_b": ("InternImageB", {}),
+    "flash_internimage_t": ("FlashInternImageT", {}),
+    "flash_internimage_s": ("FlashInternImageS", {}),
+    "flash_internimage_b": ("FlashInternImageB", {}),
     "resnet50": ("ResNet50", {}),
     "legacy_seresnet50": ("SEResNet50", {}),
     "deformable_resnet50": ("DeformableResNet50", {}),

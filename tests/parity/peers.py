@@ -8,6 +8,8 @@ import torchvision
 from torch import nn
 from torch.nn.functional import avg_pool2d, unfold
 
+from tests.parity import intern_image_peer
+
 
 def _conv(inputs, outputs, size, stride=1):
     """What mmcv calls ConvModule."""
@@ -139,6 +141,7 @@ class ShuffleNetV1(nn.Module):
 
 
 OWN = {
+    **intern_image_peer.PEERS,
     "rednet26": lambda: RedNet((1, 2, 4, 1)),
     "rednet50": lambda: RedNet((3, 4, 6, 3)),
     "deformable_resnet50": lambda: deformable_resnet50(True),

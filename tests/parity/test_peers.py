@@ -33,7 +33,8 @@ def test_logits(name, tmp_path):
     assert difference.max() <= 1e-4 * np.abs(logits).max()
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("deformable")])
+# Bilinear sampling is no product there, and DCNv4's rows are rounded up.
+@pytest.mark.parametrize("name", [n for n in CASES if not n.startswith(("deformable", "flash"))])
 def test_multiply_adds(name):
     """As PyTorch counts those of its convolutions and matrix products: two operations each."""
     model = network(name)
@@ -42,6 +43,6 @@ def test_multiply_adds(name):
         peers.peer(name).eval()(torch.zeros(1, 3, size, size))
     found = profile(model)
     # An involution's own products are a sum over windows there, which PyTorch does not count.
-    sums = [row for row in found.rows if row.kind == "Involution2D"]
+    sums = [r for r in found.rows if r.kind in ("Involution2D", "DeformableAggregation2D")]
     own = sum(row.multiply_adds - row.weight_products for row in sums)
     assert found.multiply_adds - own == counter.get_total_flops() // 2

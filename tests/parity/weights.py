@@ -32,7 +32,8 @@ def random_weight(key: str, shape: tuple[int, ...], gain: float) -> np.ndarray:
         return gain * (0.8 + 0.2 * value)
     if len(shape) == 2 and ".conv_" in key:  # experts, one a row
         return (0.6 if "conv_dw" in key else 0.1) / np.sqrt(shape[0]) * value
-    small = 0.1 if "conv2.conv." in key or "conv_offset" in key else 1.0  # kernels and offsets made
+    made = ("conv2.conv.", "conv_offset", "offset_mask.")  # kernels and offsets
+    small = 0.1 if any(part in key for part in made) else 1.0
     return small * np.sqrt(2 / np.prod(shape[1:])) * value
 
 

@@ -14,6 +14,7 @@ from tfconv.blocks.convolution import (
 )
 from tfconv.blocks.dense import dense_block, transition
 from tfconv.blocks.inception import inception, separable_norm, xception_module
+from tfconv.blocks.intern_image import LayerScale, intern_image_block
 from tfconv.blocks.mobile import depthwise_separable, divisible, inverted_residual
 from tfconv.blocks.residual import (
     basic_block,
@@ -34,6 +35,7 @@ __all__ = [
     "ChannelSplit",
     "Convention",
     "HardSwish",
+    "LayerScale",
     "MirrorPadding2D",
     "alexnet_convolutions",
     "basic_block",
@@ -49,6 +51,7 @@ __all__ = [
     "hard_sigmoid",
     "hard_swish",
     "inception",
+    "intern_image_block",
     "inverted_residual",
     "involution",
     "max_pool",

@@ -2,6 +2,14 @@
 
 from tfconv.models.condconv_efficientnet import CondConvEfficientNetB0, CondConvEfficientNetB1
 from tfconv.models.inception import GoogLeNet, Xception
+from tfconv.models.intern_image import (
+    FlashInternImageB,
+    FlashInternImageS,
+    FlashInternImageT,
+    InternImageB,
+    InternImageS,
+    InternImageT,
+)
 from tfconv.models.mobilenet import (
     MobileNetV1,
     MobileNetV2,
@@ -17,7 +25,13 @@ __all__ = [
     "CondConvEfficientNetB0",
     "CondConvEfficientNetB1",
     "DeformableResNet50",
+    "FlashInternImageB",
+    "FlashInternImageS",
+    "FlashInternImageT",
     "GoogLeNet",
+    "InternImageB",
+    "InternImageS",
+    "InternImageT",
     "MobileNetV1",
     "MobileNetV2",
     "MobileNetV3Large",

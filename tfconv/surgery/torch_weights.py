@@ -15,8 +15,10 @@ import tensorflow as tf
 
 from tfconv import _compat
 from tfconv._compat import keras
+from tfconv.blocks.intern_image import LayerScale
 from tfconv.export.files import why_no_file
 from tfconv.layers import DeformableConv2D, DepthwiseCondConv2D, SqueezeExcite
+from tfconv.layers.deformable_aggregation import DeformableAggregation
 from tfconv.layers.experts import Experts
 from tfconv.layers.involution import Involution
 from tfconv.surgery.kernels import output_weights, weight_of
@@ -98,7 +100,7 @@ def load_torch_weights(model: keras.Model, state_dict_or_file: Any) -> LoadRepor
     plan, missing = [], []
     for layer in layers:
         for variable, suffixes, convert in _weights(layer):
-            keys = [f"{origin.of(layer.name)}.{suffix}" for suffix in suffixes]
+            keys = [f"{origin.of(layer.name)}.{suffix}".rstrip(".") for suffix in suffixes]
             key = next((own_keys[key] for key in keys if key in own_keys), None)
             if key is None:
                 missing.append(keys[0])
@@ -116,7 +118,7 @@ def load_torch_weights(model: keras.Model, state_dict_or_file: Any) -> LoadRepor
     _check_epsilon(origin, layers)
     for variable, _, value in plan:
         variable.assign(value)
-    used = [key for _, key, _ in plan]
+    used = list(dict.fromkeys(key for _, key, _ in plan))  # two weights may share one
     taken = set(used)
     unused = [key for key in own_keys.values() if key not in taken]
     return LoadReport(used, unused, missing)
@@ -268,6 +270,10 @@ def _rows(layer: Any) -> Iterator[Weight]:
         yield from _inside(layer.reduce, "conv1.conv")
         yield from _inside(layer.normalization, "conv1.bn")
         yield from _inside(layer.span, "conv2.conv")
+    elif isinstance(layer, LayerScale):
+        yield layer.gamma, ("",), _same
+    elif isinstance(layer, DeformableAggregation):
+        yield from _of_aggregation(layer)
     elif isinstance(layer, Experts):
         kernels, biases = output_weights(layer)
         yield kernels, ("weight",), functools.partial(_experts, layer)
@@ -297,6 +303,27 @@ def _rows(layer: Any) -> Iterator[Weight]:
     else:  # a layer that PyTorch does not have: missing, unless the checkpoint is of its kind
         for variable in layer.weights:
             yield variable, (variable.name.split("/")[-1].split(":")[0],), _same
+
+
+def _of_aggregation(layer: DeformableAggregation) -> Iterator[Weight]:
+    """The modules DCNv3 and DCNv4; the latter makes offsets and weights by one layer."""
+    for part, modules in (
+        ("input_projection", ("input_proj", "value_proj")),
+        ("output_projection", ("output_proj",)),
+        ("depthwise", ("dw_conv.0", "offset_mask_dw")),
+    ):
+        if hasattr(layer, part):
+            yield from _inside(getattr(layer, part), *modules)
+    if layer.normalize_features:
+        yield layer.gamma, ("dw_conv.1.1.weight",), _same
+        yield layer.beta, ("dw_conv.1.1.bias",), _same
+    for part, module in (("offset_projection", "offset"), ("weight_projection", "mask")):
+        for variable, suffixes, _ in _inside(getattr(layer, part), module, "offset_mask"):
+            yield variable, suffixes, functools.partial(_of_taps, layer, module == "offset")
+    if layer.center_feature_scale:
+        name = "center_feature_scale_proj"
+        yield layer.scale_projection.kernel, (f"{name}_weight",), _kernel
+        yield layer.scale_projection.bias, (f"{name}_bias",), _same
 
 
 def _inside(layer: Any, *modules: str) -> Iterator[Weight]:
@@ -336,6 +363,35 @@ def _depthwise(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     kernel = _kernel(value, shape)
     fits = kernel.shape == (*shape[:-2], 1, shape[-2] * shape[-1])
     return np.reshape(kernel, shape) if fits else kernel
+
+
+def _of_taps(
+    layer: DeformableAggregation, offsets: bool, value: np.ndarray, shape: tuple[int, ...]
+) -> np.ndarray:
+    """[G * taps * axes, C], or [G * taps, C], as [C, the same]; or such a bias.
+
+    In checkpoints the last axis is the first: taps run along it slowest, and an offset along it
+    comes first. In DCNv4 each group has its offsets and then its weights; more rows are unused.
+    """
+    taps, axes = layer.sampled_taps, layer.rank
+    per_tap = axes if offsets else 1
+    groups = shape[-1] // (taps * per_tap)
+    rest = value.shape[1:]
+    if value.shape[0] != shape[-1]:
+        both = groups * taps * (axes + 1)
+        if value.shape[0] != -(-both // 8) * 8:
+            return _kernel(value, shape) if rest else value
+        value = value[:both].reshape(groups, taps * (axes + 1), *rest)
+        value = value[:, : taps * axes] if offsets else value[:, taps * axes :]
+    value = value.reshape(groups, taps, per_tap, *rest)
+    places = list(np.ndindex(*layer.kernel_size))
+    theirs = [place[::-1] for place in np.ndindex(*layer.kernel_size[::-1])]
+    if layer.remove_center:
+        for order in (places, theirs):
+            del order[len(order) // 2]
+    value = value[:, [theirs.index(place) for place in places], ::-1]
+    value = value.reshape(groups * taps * per_tap, *rest)
+    return _kernel(value, shape) if rest else value
 
 
 def _experts(layer: Any, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
