@@ -277,7 +277,8 @@ def _normalized(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> tf.Tensor:
     """Normalized over its channels, and activated."""
     x -= tf.reduce_mean(x, axis=-1, keepdims=True)
     variance = tf.reduce_mean(tf.square(x), axis=-1, keepdims=True)
-    return tf.nn.gelu(x * tf.math.rsqrt(variance + EPSILON) * gamma + beta)
+    y = x * tf.math.rsqrt(variance + EPSILON) * gamma + beta
+    return 0.5 * y * (1 + tf.math.erf(y * 2**-0.5))  # tf.nn.gelu's Erfc is not everywhere
 
 
 def _reshaped(
