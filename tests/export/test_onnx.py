@@ -147,6 +147,13 @@ def test_subclassed_model():
 
 
 @needs_onnx
+def test_gelu():
+    """Keras's has erfc, which ONNX has not."""
+    model = keras.Sequential([keras.Input([4]), keras.layers.Dense(3, activation="gelu")])
+    assert to_onnx(model).operators["Erf"] == 1
+
+
+@needs_onnx
 def test_what_onnx_lacks(tmp_path):
     model = Subclassed(lambda x: tf.strings.length(tf.strings.as_string(x)))
     with pytest.raises(ExportError, match="has no operator for: StringLength"):

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import tensorflow as tf
 from rich.console import Group
 
 from tfconv import _compat
@@ -138,7 +139,7 @@ def to_onnx(
         names = {tensors[name].name: name for name in traced.outputs}
         names.update((x.name, spec.name) for x, spec in zip(function.inputs, traced.inputs))
         proto, _ = tf2onnx.convert.from_graph_def(
-            function.graph.as_graph_def(add_shapes=True),
+            _without_erfc(function.graph.as_graph_def(add_shapes=True)),
             name=model.name,
             input_names=[x.name for x in function.inputs],
             output_names=[tensors[name].name for name in traced.outputs],
@@ -190,6 +191,21 @@ def _runner(content: bytes, onnxruntime: ModuleType) -> Any:
         return dict(zip(names, session.run(names, arrays)))
 
     return run
+
+
+def _without_erfc(graph: Any) -> Any:
+    """The graph with ``1 - erf(x)`` for ``erfc(x)``, which Keras's GELU has and ONNX has not."""
+    for node in list(graph.node):
+        if node.op == "Erfc":
+            erf = graph.node.add(name=f"{node.name}/erf", op="Erf", input=node.input)
+            one = graph.node.add(name=f"{node.name}/one", op="Const")
+            for name, value in node.attr.items():
+                erf.attr[name].CopyFrom(value)
+            one.attr["dtype"].CopyFrom(node.attr["T"])
+            one.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(1, node.attr["T"].type))
+            node.op = "Sub"
+            node.input[:] = [one.name, erf.name]
+    return graph
 
 
 def _set_groups(proto: Any, function: Any) -> None:
