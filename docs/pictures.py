@@ -1218,6 +1218,7 @@ def deformable_aggregation() -> Figure:
         normalize_features=False,
         project_inputs=False,
         project_outputs=False,
+        dtype="float64",
     )
     _built(layer, shape)
     rng = np.random.default_rng(3)
