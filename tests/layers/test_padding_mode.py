@@ -19,6 +19,7 @@ ARGUMENTS = {
     "LowRankConv": {"kernel_rank": 2},
     "TuckerConv": {"ranks": 2},
     "Involution": {"groups": 2},
+    "DeformableAggregation": {"groups": 2},
 }
 # The amounts that a row of sizes [5, 6, 7] with these arguments is padded by.
 GEOMETRIES = [
