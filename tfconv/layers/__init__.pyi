@@ -861,8 +861,8 @@ class SplitTransformMerge(_Layer):
 class SqueezeExcite(_Layer):
     def __init__(
         self,
-        *,
         reduction_ratio: int = 16,
+        *,
         activation: Any = "relu",
         use_bias: bool = True,
         kernel_initializer: Any = "glorot_uniform",

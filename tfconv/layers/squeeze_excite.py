@@ -49,7 +49,7 @@ class SqueezeExcite(KernelArguments):
         TensorShape([2, 6, 6, 8])
     """
 
-    by_position = 0
+    by_position = 1
     renamed = {"ratio": "reduction_ratio"}
 
     def __init__(
