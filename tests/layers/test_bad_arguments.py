@@ -103,6 +103,7 @@ BAD_VALUES = {
 NONE_IS_ALLOWED = {
     ("DeformableAggregation", "groups"),
     ("Involution", "groups"),
+    ("DeformableAggregation", "filters"),
     ("SelfAttention", "filters"),
 }
 

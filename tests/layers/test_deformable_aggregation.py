@@ -8,6 +8,7 @@ import tensorflow as tf
 
 import tfconv
 from tests import reference
+from tfconv._compat import keras
 from tfconv.testing import randomize
 
 LAYERS = {
@@ -191,3 +192,17 @@ def test_training_moves_offsets(rng):
 def test_channels_that_make_no_groups():
     with pytest.raises(ValueError, match="`group_channels` must divide it.*or give `groups`"):
         tfconv.DeformableAggregation2D(3).build((None, 6, 6, 24))
+
+
+def test_filters():
+    """Outputs of another number of channels, which the projection makes."""
+    layer = tfconv.DeformableAggregation2D(3, groups=2, filters=6)
+    model = keras.Sequential([keras.Input([5, 4, 4]), layer])
+    assert model.output_shape == (None, 5, 4, 6)
+    assert model(tf.ones([2, 5, 4, 4])).shape == (2, 5, 4, 6)
+    assert layer.output_projection.kernel.shape == (1, 1, 4, 6)
+    assert type(layer).from_config(layer.get_config()).filters == 6
+    weights = sum(math.prod(w.shape) for w in layer.weights if len(w.shape) > 1)
+    assert tfconv.analysis.profile(model).rows[0].weights == weights
+    with pytest.raises(ValueError, match="`filters` needs the projection .*Received: filters=6"):
+        tfconv.DeformableAggregation2D(3, filters=6, project_outputs=False)

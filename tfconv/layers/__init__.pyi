@@ -219,6 +219,7 @@ class _DeformableAggregation(_Layer):
         center_feature_scale: bool = False,
         project_inputs: bool = True,
         project_outputs: bool = True,
+        filters: int | None = None,
         offset_initializer: Any = "zeros",
         offset_bias_initializer: Any = "zeros",
         depthwise_initializer: Any = "glorot_uniform",

@@ -52,6 +52,7 @@ class DeformableAggregation(KernelArguments, SpatialLayer):
             the features f.
         project_inputs, project_outputs: Whether there are the 1x1 convolutions W and W'. Without
             W, values are the input; without W', the output is y.
+        filters: Output channels, which W' makes; None for the input's.
         kernel_initializer, bias_initializer: Initializers of these two convolutions; the depthwise
             one's bias is as theirs.
         offset_initializer, offset_regularizer, offset_constraint: Of the kernels that make offsets,
@@ -61,10 +62,11 @@ class DeformableAggregation(KernelArguments, SpatialLayer):
         gamma_initializer, gamma_regularizer, gamma_constraint: Of the normalization's scale.
         beta_initializer, beta_regularizer, beta_constraint: Of its shift.
 
-    Output shape: [N, *output spatial, C].
+    Output shape: [N, *output spatial, filters].
 
     Weights:
-        input_projection, output_projection: 1x1 convolutions C -> C.
+        input_projection: a 1x1 convolution C -> C.
+        output_projection: a 1x1 convolution C -> filters.
         depthwise: a depthwise convolution with bias.
         gamma, beta: [C] each.
         offset_projection: a 1x1 convolution C -> groups * taps * axes.
@@ -103,6 +105,7 @@ class DeformableAggregation(KernelArguments, SpatialLayer):
         center_feature_scale: bool = False,
         project_inputs: bool = True,
         project_outputs: bool = True,
+        filters: int | None = None,
         **kwargs: Any,
     ):
         super().__init__(kernel_size=kernel_size, padding=padding, **kwargs)
@@ -124,6 +127,12 @@ class DeformableAggregation(KernelArguments, SpatialLayer):
             project_inputs=project_inputs,
             project_outputs=project_outputs,
         )
+        self.take(optional(positive_int), filters=filters)
+        if filters is not None and not project_outputs:
+            raise ValueError(
+                "`filters` needs the projection of outputs. "
+                f"Received: filters={filters}, project_outputs={project_outputs}"
+            )
         taps = self.geometry.taps
         if self.remove_center and (taps % 2 == 0 or taps == 1):
             raise ValueError(
@@ -135,6 +144,9 @@ class DeformableAggregation(KernelArguments, SpatialLayer):
     def sampled_taps(self) -> int:
         """How many taps each window samples."""
         return self.geometry.taps - self.remove_center
+
+    def output_channels(self, channels: int | None) -> int | None:
+        return self.filters or channels
 
     def groups_of(self, channels: int) -> int:
         """How many groups there are for a number of channels."""
@@ -176,7 +188,8 @@ class DeformableAggregation(KernelArguments, SpatialLayer):
         for (name, filters), arguments in zip(made.items(), of_sampling):
             self.sublayer(f"{name}_projection", conv, shape, filters=filters, **shared, **arguments)
         if self.project_outputs:
-            self.sublayer("output_projection", conv, shape, filters=count, **shared, **last)
+            filters = self.output_channels(count)
+            self.sublayer("output_projection", conv, shape, filters=filters, **shared, **last)
         self.built = True
 
     def call(self, inputs):

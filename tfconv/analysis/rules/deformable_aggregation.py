@@ -28,7 +28,8 @@ def deformable_aggregation(layer, inputs, outputs):
     depthwise = math.prod(layer.depthwise_kernel_size or (0,)) * width
     mixing = groups if layer.center_feature_scale else 0
     made = groups * taps * (axes + 1) + mixing
-    first, last = (width * width * has for has in (layer.project_inputs, layer.project_outputs))
+    filters = layer.output_channels(width)
+    first, last = width * width * layer.project_inputs, width * filters * layer.project_outputs
     weights = first + last + depthwise + width * made
     products = before * first + places * (weights - first)
     normalized = 3 * places * width if layer.normalize_features else 0
@@ -37,7 +38,7 @@ def deformable_aggregation(layer, inputs, outputs):
         gating=places * width if mixing else 0,
         # Biases; normalization and GELU; the softmax; the sigmoid and what it weighs.
         elementwise=biased(layer, before * width * layer.project_inputs)
-        + biased(layer, places * width * layer.project_outputs)
+        + biased(layer, places * filters * layer.project_outputs)
         + (places * width if depthwise else 0)
         + places * made
         + normalized
