@@ -64,9 +64,9 @@ def test_formats(case):
         for quantize, content in contents.items():
             errors = compared(Runner(content), traced, samples).errors
             bound = quantization.BOUNDS[quantize] * (1.2 if quantize == "int8" else 1)
-            small = all(error <= bound for error in errors.values())
-            costly = quantize == "int8" and case.layer_class.__name__ in COSTLY
-            assert small or costly, (quantize, errors)
+            if quantize == "int8" and case.layer_class.__name__ in COSTLY:
+                bound = 0.12  # as below, on other samples: 1.2 times what a model may cost
+            assert all(error <= bound for error in errors.values()), (quantize, errors)
             file = tflite_file.read(content)
             assert not file.custom_counts
             assert not {"SHAPE", "PACK"} & set(file.operator_counts), quantize
