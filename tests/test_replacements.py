@@ -72,7 +72,7 @@ def test_replacements_work(layer):
     }[layer]
     special = {
         "Involution2D": {"kernel_size": 3},
-        "DeformableAggregation2D": {"kernel_size": 3},
+        "DeformableAggregation2D": {"kernel_size": 3, "filters": 16},
         "SelfAttention2D": {"num_heads": 2, "key_dim": 4},
         "LocalSelfAttention2D": {"filters": 16, "kernel_size": 3},
         "GroupConv2D": {**arguments, "groups": 2},

@@ -85,7 +85,7 @@ _CONV = (
     _Row(
         "DeformableAggregation{}",
         "a weighted sum of samples at learned offsets, both made from the input",
-        "it has no groups and as many filters as channels",
+        "it has no groups",
         _ungrouped,
     ),
     _Row(

@@ -387,6 +387,8 @@ def test_inputs_of_integers(name):
         "int32": lambda: called(tf.ones((1, *shape), tf.int32)),
         "bool": lambda: called(keras.Input(shape, dtype="bool")),
         "int64": lambda: tf.function(called)(tf.ones((1, *shape), tf.int64)),
+        "complex64": lambda: called(tf.ones((1, *shape), tf.complex64)),
+        "string": lambda: called(tf.fill((1, *shape), "1.0")),
     }
     for dtype, call in given.items():
         if name == "ChannelShuffle":
@@ -399,6 +401,15 @@ def test_inputs_of_integers(name):
             given["uint8"]()
         (line,) = str(caught.value).splitlines()
         assert line.startswith(f"{name} takes floats: ") and len(line) < 300
+
+
+@pytest.mark.parametrize("name", tfconv.layers.__all__)
+def test_inputs_that_are_not_dense(name):
+    x = tf.ones((2, *shape_of(name)[1:]))
+    for given in (tf.RaggedTensor.from_tensor(x), tf.sparse.from_dense(x)):
+        with pytest.raises(ValueError, match=f"Received: {type(given).__name__} in") as caught:
+            layer_of(name)([given] * 2 if name == "WeightedSum" else given)
+        assert len(str(caught.value)) < 300
 
 
 def test_inputs_of_integers_that_are_right():

@@ -217,6 +217,7 @@ def test_convolution_op(given, data_format, rng):
 
     class Standardized(tfconv.DeformableConv2D):
         def convolution_op(self, inputs, kernel):
+            assert isinstance(inputs, tuple) == given
             kernel -= tf.reduce_mean(kernel, axis=[0, 1, 2])
             return 2 * super().convolution_op(inputs, kernel)
 

@@ -52,8 +52,13 @@ SEEDED = {
     "CondConv2D": {"filters": 4, "kernel_size": 3, "num_experts": 4},
     "DynamicConv2D": {"filters": 4, "kernel_size": 3, "num_experts": 4},
     "SelfAttention2D": {"num_heads": 1, "key_dim": 4},
-    "LocalSelfAttention2D": {"filters": 4, "kernel_size": 3, "num_heads": 1},
+    "LocalSelfAttention2D": {"filters": 4, "kernel_size": 3, "num_heads": 1, "use_bias": True},
     "Involution2D": {"kernel_size": 3, "groups": 1},
+    "DeformableAggregation2D": {"kernel_size": 3, "groups": 1, "center_feature_scale": True},
+    "SqueezeExcite": {"reduction_ratio": 1},
+    "CondDense": {"units": 4, "num_experts": 4},
+    "TuckerConv2D": {"filters": 4, "kernel_size": 3, "ranks": 4},
+    "SeparableConv2D": {"filters": 4, "kernel_size": 3},
     "LocallyConnected2D": {"filters": 4, "kernel_size": 3},
 }
 
@@ -67,16 +72,19 @@ def test_independent_draws(name):
             argument
             for argument in inspect.signature(getattr(tfconv, name)).parameters
             if argument.endswith("_initializer")
-            and argument not in ("bias_initializer", "gamma_initializer", "beta_initializer")
         ]
-        given = {n: keras.initializers.RandomUniform(seed=seed) for n in initializers}
+        seeds = range(seed, 1000, 10)  # of arguments; what one is for draws from one
+        if not KERAS_3:
+            seeds = map(np.int64, seeds)
+        draw = keras.initializers.RandomUniform
+        given = {name: draw(seed=each) for name, each in zip(initializers, seeds)}
         layer = getattr(tfconv, name)(**SEEDED[name], **given)
         layer.build((None, 5, 5, 4))
         return [part for w in layer.weights if np.asarray(w).size > 3 for part in parts(w)]
 
     def parts(weight):
         value = np.asarray(weight)
-        if name.startswith(("CondConv", "DynamicConv")) and value.shape[0] == 4 and value.ndim == 2:
+        if name.startswith(("Cond", "DynamicConv")) and value.shape[0] == 4 and value.ndim == 2:
             return list(value)  # experts
         if name == "LocallyConnected2D" and value.ndim == 4:
             return list(value.reshape(9, -1))

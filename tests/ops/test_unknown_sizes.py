@@ -41,7 +41,9 @@ def sampled(**arguments):
 
 
 def attended(**arguments):
-    return lambda *inputs: local_attention(*inputs, 3, num_heads=2, **arguments)
+    return lambda q, k, v, *bias: local_attention(
+        q, k, v, 3, num_heads=2, bias=bias[0] if bias else None, **arguments
+    )
 
 
 def convolved(*kernel, **arguments):
@@ -69,6 +71,7 @@ CASES = {
     "deformable aggregation 1-D": (aggregated(padding="valid"), [(2, 5, 4), (2, 3, 6), (2, 3, 6)]),
     "deformable sample": (sampled(**FIRST), [(2, 4, 4, 8), (2, 18, 4, 8), (2, 9, 4, 8)]),
     "attention": (attended(), [(2, 4, 5, 4)] * 3),
+    "attention with biases": (attended(), [*[(2, 4, 5, 4)] * 3, (2, 4, 5, 18)]),
     "attention in blocks": (
         attended(strides=2, edges="shifted"),
         [(2, 6, 4), (2, 6, 4), (2, 6, 6)],

@@ -254,6 +254,9 @@ def test_arguments_are_taken_over():
     assert isinstance(involution.kernel_initializer, keras.initializers.Zeros)
     assert involution.activation is keras.activations.relu
     assert involution.compute_dtype == "bfloat16" and not involution.trainable
+    rule = functools.partial(tfconv.DeformableAggregation2D, group_channels=4)
+    aggregation = replace(model, {"old": rule}).layers[-1]
+    assert (aggregation.group_channels, aggregation.groups, aggregation.filters) == (4, None, 8)
     separable = replace(model, {"old": tfconv.SeparableConv2D}).layers[-1].get_config()
     for weight in ("depthwise", "pointwise"):
         for what in ("regularizer", "constraint", "initializer"):

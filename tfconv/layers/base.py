@@ -163,19 +163,25 @@ class BaseLayer(keras.layers.Layer):
             self.take(functools.partial(resolved, default=default), **{name: value})
 
     def __call__(self, *args: Any, **kwargs: Any):
-        if not self.takes_integers:
-            self._check_types(args[0] if args else kwargs.get("inputs"))
+        self._check_types(args[0] if args else kwargs.get("inputs"))
         return super().__call__(*args, **kwargs)
 
     def _check_types(self, inputs: Any) -> None:
-        """Raises ValueError for inputs of integers, which Keras does not cast.
+        """Raises ValueError for inputs that are not dense, or no floats: Keras casts no integers.
 
-        TensorFlow's own errors for them show the weights.
+        TensorFlow's own errors for them show their values, and the weights.
         """
         for x in _compat.tree.flatten(inputs):
+            if isinstance(x, (tf.RaggedTensor, tf.SparseTensor)):
+                raise ValueError(
+                    f"{type(self).__name__} takes dense tensors: give `x.to_tensor()` for a ragged "
+                    "one, and `tf.sparse.to_dense(x)` for a sparse one. "
+                    f"Received: {type(x).__name__} in the layer {self.name!r}"
+                )
             dtype = getattr(x, "dtype", None)
             dtype = getattr(dtype, "name", dtype)
-            if str(dtype).startswith(("int", "uint", "bool")):
+            known = dtype is None or self.takes_integers
+            if not known and not str(dtype).startswith(("float", "bfloat")):
                 raise ValueError(
                     f"{type(self).__name__} takes floats: cast its input, as `tf.cast(x, "
                     '"float32")` does, or rescale images, as `keras.layers.Rescaling(1 / 255)` '

@@ -160,7 +160,7 @@ class DeformableAggregation(KernelArguments, SpatialLayer):
         conv = getattr(keras.layers, f"Conv{self.rank}D")
         shape = (*(None,) * (self.rank + 1), count)
         shared = {"kernel_size": 1, "data_format": "channels_last"}
-        first, last = self.arguments_inside(2)
+        first, last, between = self.arguments_inside(3)
         if self.project_inputs:
             self.sublayer("input_projection", conv, shape, filters=count, **shared, **first)
         if self.depthwise_kernel_size is not None:
@@ -172,11 +172,8 @@ class DeformableAggregation(KernelArguments, SpatialLayer):
                 strides=self.strides,
                 padding="same" if self._is_centred else "valid",
                 data_format="channels_last",
-                **{
-                    f"{weight}_{kind}": value
-                    for weight in ("depthwise", "bias")
-                    for kind, value in self.arguments_of(weight).items()
-                },
+                **{name: value for name, value in between.items() if name.startswith("bias_")},
+                **{f"depthwise_{k}": value for k, value in self.arguments_of("depthwise").items()},
             )
         if self.normalize_features:
             self.gamma, self.beta = (self.add((count,), name, name) for name in ("gamma", "beta"))

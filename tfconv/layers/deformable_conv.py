@@ -110,20 +110,21 @@ class DeformableConv(OptionalInputs, OneKernelConv, ConvLayer):
     def call(self, inputs, offset=None, modulation=None):
         if offset is None:
             self.require_own("offset")
-        return self._result((inputs, offset, modulation))
+        return self._result(inputs if offset is None else (inputs, offset, modulation))
 
     def convolution_op(self, inputs, kernel):
         """What the layer does between its input and its kernel: a hook, as in Keras.
 
         Args:
-            inputs: The layer's input, its offsets and its masks, as its call has them: None for
-                those that the layer makes.
+            inputs: The layer's input, in its data format; where its call was given offsets, a
+                tuple of the input, the offsets, and the masks or None.
             kernel: The kernel.
 
         Returns:
             The output before bias and activation, in the layer's data format.
         """
-        x, offset, modulation = inputs
+        several = isinstance(inputs, tuple)
+        x, offset, modulation = inputs if several else (inputs, None, None)
         x = self.padded(self.fitting(x))
         if offset is None:
             offset, modulation = self._made(x)

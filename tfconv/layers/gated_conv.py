@@ -53,11 +53,11 @@ class GatedConv(Conv):
 
     def build(self, input_shape):
         super().build(input_shape)
-        (gate_initializer,) = independent_copies(self.kernel_initializer, 1, "gate")
-        self.gate_kernel = self.add_kernel(
-            self.kernel_shape(input_shape), "gate_kernel", initializer=gate_initializer
-        )
-        self.gate_bias = self.add_bias((self.filters,), "gate_bias")
+        initializers = self.kernel_initializer, self.bias_initializer
+        (kernel,), (bias,) = (independent_copies(each, 1, "gate") for each in initializers)
+        shape = self.kernel_shape(input_shape)
+        self.gate_kernel = self.add_kernel(shape, "gate_kernel", initializer=kernel)
+        self.gate_bias = self.add_bias((self.filters,), "gate_bias", initializer=bias)
         self.built = True
 
     def call(self, inputs):

@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfconv import _compat
 from tfconv.layers.arguments import boolean, optional, positive_int, positive_number, resolved
 from tfconv.layers.base import BaseLayer, require_built
+from tfconv.ops.geometry import is_int
 
 
 class KernelArguments(BaseLayer):
@@ -51,8 +52,9 @@ class KernelArguments(BaseLayer):
         }
         if bias == "bias":
             shared["use_bias"] = self.use_bias
-        copies = independent_copies(shared["kernel_initializer"], count, kernel)
-        return [{**shared, "kernel_initializer": copy} for copy in copies]
+        names = {"kernel_initializer": kernel, "bias_initializer": bias}
+        copies = [independent_copies(shared[name], count, of) for name, of in names.items()]
+        return [{**shared, **dict(zip(names, each))} for each in zip(*copies)]
 
 
 def _as_given(value: Any, name: str) -> Any:
@@ -233,10 +235,10 @@ def independent_copies(initializer: Any, count: int, of: str = "") -> list[Calla
     seed = config.get("seed", "none")
     if seed is None:
         seed = random.randrange(2**63)
-    if not isinstance(seed, int):
+    if not is_int(seed):
         return [initializer] * count
     return [
-        type(initializer).from_config({**config, "seed": derived_seed(seed, of, number)})
+        type(initializer).from_config({**config, "seed": derived_seed(int(seed), of, number)})
         for number in range(count)
     ]
 

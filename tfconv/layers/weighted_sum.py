@@ -68,9 +68,11 @@ class WeightedSum(BaseLayer):
 
     def call(self, inputs):
         if not isinstance(inputs, (list, tuple)) or len(inputs) != self.kernel.shape[0]:
+            several = isinstance(inputs, (list, tuple))
+            received = f"{len(inputs)} inputs" if several else f"inputs={type(inputs).__name__}"
             raise ValueError(
                 f"WeightedSum was built for a list of {self.kernel.shape[0]} inputs. "
-                f"Received: inputs={inputs}"
+                f"Received: {received}"
             )
         terms = [tf.convert_to_tensor(x) for x in inputs]
         for term in terms:

@@ -317,7 +317,7 @@ def _portable_in_float32(query, key, value, bias, *arguments) -> list[tf.Tensor]
     return [tf.cast(t, query.dtype) for t in results]
 
 
-def _fitting(query, key, value, places: Neighbourhoods) -> list[tf.Tensor]:
+def _fitting(query, key, value, bias, places: Neighbourhoods) -> list[tf.Tensor | None]:
     """The tensors, whose use raises as that of `checked` unless they fit each other."""
     what = "local_attention: "
     message = (
@@ -329,21 +329,24 @@ def _fitting(query, key, value, places: Neighbourhoods) -> list[tf.Tensor]:
     message = f"{what}value must have the batch and the sizes of key. Received: shape"
     value = of_sizes(value, [batch, *sizes, None], message)
     message = f"{what}query must have the batch and the positions of key. Received: shape"
-    if max(places.strides) == 1:
-        return [of_sizes(query, [batch, *sizes, None], message), key, value]
-    query = of_sizes(query, [batch, *[None] * (places.rank + 1)], message)
+    strided = max(places.strides) > 1
+    query = of_sizes(query, [batch, *([None] * places.rank if strided else sizes), None], message)
     queries = spatial_sizes(query)
-    if not all(isinstance(n, int) for n in (*queries, *sizes)):
+    if strided and not all(isinstance(n, int) for n in (*queries, *sizes)):
         every = tf.equal(tf.stack(queries), tf.stack(sizes))
         blocks = [places.blocks(size, axis) for axis, size in enumerate(sizes)]
         holds = tf.reduce_all(every | tf.equal(tf.stack(queries), tf.stack(blocks)))
         query = checked(query, holds, message, tf.shape(query))
-    return [query, key, value]
+    if bias is not None and bias.shape.rank > 2:
+        message = f"{what}bias must have the batch and the positions of query. Received: shape"
+        of_query = [*known_sizes(query, slice(0, -1)), None]
+        bias = of_sizes(bias, of_query, message, reshaped=True)
+    return [query, key, value, bias]
 
 
 def _portable(query, key, value, bias, heads, scale, places) -> list[tf.Tensor]:
     """Stock ops; at most 5-D tensors, as converters want them: the result and the weights."""
-    query, key, value = _fitting(query, key, value, places)
+    query, key, value, bias = _fitting(query, key, value, bias, places)
     outputs, sizes = spatial_sizes(query), spatial_sizes(key)
     batch, positions = query.shape[0], product(outputs)
     rows = [-1 if batch is None else batch, positions, heads]

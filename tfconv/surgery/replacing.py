@@ -213,7 +213,7 @@ def _shared(layer: Any, new_class: type, arguments: Mapping[str, Any]) -> dict[s
         for weight in ("kernel", "depthwise", "pointwise"):
             config.setdefault(f"{weight}_{what}", given)
     known = inspect.signature(new_class).parameters
-    if "filters" not in known:  # groups are something else in other layers
+    if "filters" not in known or "group_channels" in known:  # groups are something else there
         config.pop("groups", None)
     # All arguments that a class takes, its bases' included, are in the configuration of a layer.
     own = {name: config[name] for name in known if name in config}
