@@ -9,7 +9,18 @@ import argparse
 from collections.abc import Sequence
 
 from tfconv._version import __version__
-from tfconv.commands import analysis, build, compare, demo, exports, layers, process, show, status
+from tfconv.commands import (
+    analysis,
+    build,
+    compare,
+    demo,
+    exports,
+    layers,
+    predict,
+    process,
+    show,
+    status,
+)
 from tfconv.commands.messages import fail
 
 
@@ -42,5 +53,6 @@ def _parser() -> argparse.ArgumentParser:
     analysis.add_profile(commands)
     show.add_show(commands)
     compare.add_compare(commands)
+    predict.add_predict(commands)
     demo.add_demo(commands)
     return parser

@@ -78,7 +78,10 @@ def test_status_json(way):
 ANSWERED_AT_ONCE = [
     ["--version"],
     ["--help"],
-    *([name, "--help"] for name in ("convert", "layers", "show", "compare", "build", "demo")),
+    *(
+        [name, "--help"]
+        for name in ("convert", "layers", "predict", "show", "compare", "build", "demo")
+    ),
     [],
     ["paint"],
     ["layers", "Convolution4D"],
@@ -92,6 +95,8 @@ ANSWERED_AT_ONCE = [
     ["profile", "nothing.keras"],
     ["profile", __file__],
     ["show", __file__, "--image", "nothing.png"],
+    ["predict", "nothing.png", "--network", "RedNet50"],
+    ["predict", __file__, "--network", "RedNet51"],
     ["build"],
     ["demo", "--output", __file__],
 ]

@@ -52,7 +52,16 @@ batch.__name__, shape.__name__ = f'integer or "{ANY}"', "list of integers"
 
 def layer_names() -> list[str]:
     """The names of the classes in `tfconv.layers`, which is read here and not imported."""
-    source = Path(__file__).parents[1].joinpath("layers", "__init__.py")
+    return _names("layers")
+
+
+def network_names() -> list[str]:
+    """The names of the networks in `tfconv.models`, likewise."""
+    return [name for name in _names("models") if name[0].isupper()]
+
+
+def _names(package: str) -> list[str]:
+    source = Path(__file__).parents[1].joinpath(package, "__init__.py")
     body = ast.parse(source.read_text(encoding="utf-8")).body
     imports = [statement for statement in body if isinstance(statement, ast.ImportFrom)]
     return sorted(alias.name for statement in imports for alias in statement.names)

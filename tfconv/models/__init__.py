@@ -1,5 +1,6 @@
 """Networks, with the signatures of `keras.applications` and the weights of public checkpoints."""
 
+from tfconv.checkpoints import checkpoints
 from tfconv.models.condconv_efficientnet import CondConvEfficientNetB0, CondConvEfficientNetB1
 from tfconv.models.inception import GoogLeNet, Xception
 from tfconv.models.intern_image import (
@@ -16,7 +17,7 @@ from tfconv.models.mobilenet import (
     MobileNetV3Large,
     MobileNetV3Small,
 )
-from tfconv.models.preprocessing import preprocess_input
+from tfconv.models.preprocessing import decode_predictions, preprocess_input
 from tfconv.models.rednet import RedNet26, RedNet38, RedNet50, RedNet101, RedNet152
 from tfconv.models.resnet import DeformableResNet50, ResNet50, SEResNet50
 from tfconv.models.shufflenet import ShuffleNetV1, ShuffleNetV2
@@ -46,5 +47,7 @@ __all__ = [
     "ShuffleNetV1",
     "ShuffleNetV2",
     "Xception",
+    "checkpoints",
+    "decode_predictions",
     "preprocess_input",
 ]

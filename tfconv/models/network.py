@@ -11,19 +11,23 @@ from typing import Any
 
 from tfconv import _compat
 from tfconv._compat import keras
-from tfconv.blocks.convolution import PYTORCH, checked_convention
+from tfconv.blocks.convolution import PYTORCH, Convention, checked_convention
+from tfconv.checkpoints import IMAGENET, IN_TRAINING, Checkpoint, checkpoints
 from tfconv.export.files import why_no_file
 from tfconv.layers.arguments import boolean, one_of, positive_int, resolved
 from tfconv.layers.base import static_shape
-from tfconv.models.preprocessing import preprocess_input
+from tfconv.models.hub import fetch
+from tfconv.models.preprocessing import CLASSES, decode_predictions, preprocess_input
 from tfconv.ops.geometry import is_int
 from tfconv.surgery.torch_weights import SUFFIXES, load_torch_weights, top_module
 
+ENDS = (*SUFFIXES, ".h5", ".keras")  # of files that somebody may have meant
 # Modules that checkpoints have besides the network: torchvision's GoogLeNet, mmpretrain's models.
 AUXILIARY = ("aux1", "aux2", "neck")
 
 COMMON = """include_top: Whether the classifier belongs to it.
-        weights: None for random ones, or a file: one of Keras's or a PyTorch checkpoint (.pth or
+        weights: None for random ones; "imagenet" or another name of `tfconv.models.checkpoints`,
+            which is fetched; or a file: one of Keras's or a PyTorch checkpoint (.pth or
             .safetensors), which `tfconv.surgery.load_torch_weights` reads.
         input_tensor: A Keras tensor of images that takes the place of the network's own input;
             with layers before it, the model begins where they begin.
@@ -39,7 +43,8 @@ COMMON = """include_top: Whether the classifier belongs to it.
 
     Raises:
         ValueError: If an argument is not what is described above, or the file's weights do not
-            fit, leave out some, or are of a larger network."""
+            fit, leave out some, or are of a larger network.
+        OSError: If weights that are given by name cannot be fetched."""
 
 
 def _checked_shape(input_shape: Any, size: int) -> tuple[int | None, ...]:
@@ -85,14 +90,56 @@ def _input(input_tensor: Any, input_shape: Any, size: int) -> tuple[Any, Any]:
     return (sources[0] if len(sources) == 1 else sources), input_tensor
 
 
-def _check_file(weights: Any) -> None:
+def _checkpoint(network: str, weights: Any, own: dict, defaults: dict) -> Checkpoint | None:
+    """The public checkpoint that is meant by a name; None for a file."""
+    named = checkpoints(network)
+    if not isinstance(weights, str) or weights not in (IMAGENET, *(c.name for c in named)):
+        _check_file(network, weights)
+        return None
+    chosen = [c for c in named if weights in (IMAGENET, c.name)]
+    for checkpoint in chosen:
+        needed = {**defaults, **_arguments(checkpoint)}
+        given = own if weights == IMAGENET else {**needed, **own}
+        complete = {**defaults, **given}
+        if all(complete[key] == needed[key] for key in needed if key not in IN_TRAINING):
+            return checkpoint
+    if not chosen:
+        _check_file(network, weights)
+    rows = "; ".join(f"{c.name!r}: {dict(_arguments(c)) or 'no arguments'}" for c in chosen)
+    raise ValueError(
+        f"`weights` must be those of {network} with the same arguments of its own; there are "
+        f"{rows}. Received: weights={weights!r}, {own}"
+    )
+
+
+def _arguments(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The network's own arguments that a checkpoint needs."""
+    arguments = dict(checkpoint.arguments)
+    if "convention" in arguments:
+        arguments["convention"] = Convention(**arguments["convention"])
+    return arguments
+
+
+def _check_classes(include_top: bool, classes: int, weights: str) -> None:
+    if include_top and classes != CLASSES:
+        raise ValueError(
+            f"`classes` must be {CLASSES} with a classifier of ImageNet's; without it "
+            f"(`include_top=False`) put your own on top. Received: classes={classes}, "
+            f"weights={weights!r}"
+        )
+
+
+def _check_file(network: str, weights: Any) -> None:
     if isinstance(weights, (str, os.PathLike)):
         path = Path(weights)
         if path.is_file():
             return
         why = why_no_file(path)
-        if isinstance(weights, str) and path.name == weights and not path.suffix:
-            why = "tfconv has none by name; docs/networks.md says whose checkpoints fit"
+        if isinstance(weights, str) and path.name == weights and path.suffix not in ENDS:
+            names = [IMAGENET, *(c.name for c in checkpoints(network))]
+            why = f"by name there are {', '.join(names)}"
+            if not names[1:]:
+                why = f"{network} has none by name; docs/networks.md says whose checkpoints fit"
         raise ValueError(f"`weights` must be None or a file: {why}. Received: weights={weights!r}")
     raise ValueError(f"`weights` must be None or a file's path. Received: weights={weights!r}")
 
@@ -163,13 +210,17 @@ def network(
             name: str | None = None,
             **own: Any,
         ) -> keras.Model:
-            own = {**defaults, **own}
             include_top = boolean(include_top, "include_top")
             one_of(pooling, "pooling", (None, "avg", "max"))
             classes = positive_int(classes, "classes")
             resolved(classifier_activation, "classifier_activation")  # raises
             if weights is not None:
-                _check_file(weights)
+                checkpoint = _checkpoint(features.__name__, weights, own, defaults)
+                if checkpoint is not None:
+                    _check_classes(include_top, classes, weights)
+                    own = {**_arguments(checkpoint), **own}
+                    weights = fetch(checkpoint)
+            own = {**defaults, **own}
             checked_convention(own.get("convention", PYTORCH))
             inputs, images = _input(input_tensor, input_shape, size)
             x = features(images, **own)
@@ -195,6 +246,7 @@ def network(
             [*common, *parameters], return_annotation=keras.Model
         )
         build.__doc__ = (features.__doc__ or "").replace("{common}", COMMON)
+        build.decode_predictions = decode_predictions
         build.preprocess_input = functools.partial(preprocess_input, mode=normalization)
         return build
 

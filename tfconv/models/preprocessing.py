@@ -1,4 +1,4 @@
-"""Images as the networks' checkpoints want them."""
+"""Images as the networks' checkpoints want them, and what the classes are called."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import tensorflow as tf
 
 from tfconv import _compat
 from tfconv._compat import keras
-from tfconv.layers.arguments import one_of
+from tfconv.layers.arguments import one_of, positive_int
 
 MODES = ("torch", "tf", "caffe", "bgr")
+CLASSES = 1000
+NAMES = "imagenet_class_index.json"
+NAMES_FROM = f"https://storage.googleapis.com/download.tensorflow.org/data/{NAMES}"
 
 
 def preprocess_input(x: Any, data_format: str | None = None, mode: str = "torch") -> Any:
@@ -48,3 +51,36 @@ def preprocess_input(x: Any, data_format: str | None = None, mode: str = "torch"
         last = data_format == "channels_last"
         return x[..., ::-1] if last else x[..., ::-1, :, :]
     return keras.applications.imagenet_utils.preprocess_input(x, data_format, mode)
+
+
+def decode_predictions(preds: Any, top: int = 5) -> list[list[tuple[str, str, float]]]:
+    """The likeliest of ImageNet's classes, as `keras.applications` gives them.
+
+    The names are in a file of Keras's, which it fetches once.
+
+    Args:
+        preds: [images, 1000] probabilities or logits.
+        top: How many classes of each image.
+
+    Returns:
+        For each image the classes, likeliest first: their numbers in WordNet, their names and
+        what ``preds`` has for them.
+
+    Raises:
+        ValueError: If an argument is not what is described above.
+        ConnectionError: If the file is not there and cannot be fetched.
+    """
+    positive_int(top, "top")
+    preds = np.asarray(preds)
+    if preds.ndim != 2 or preds.shape[1] != CLASSES:
+        raise ValueError(
+            f"`preds` must have the shape [images, {CLASSES}]. Received: shape {preds.shape}"
+        )
+    utils = keras.applications.imagenet_utils
+    try:
+        return utils.decode_predictions(preds, min(top, CLASSES))
+    except Exception as error:  # Keras raises its base class
+        raise ConnectionError(
+            f"The names of the classes cannot be fetched: {error}. Put {NAMES} from {NAMES_FROM} "
+            "into the folder models of Keras's (~/.keras, or KERAS_HOME)."
+        ) from error
