@@ -28,7 +28,7 @@ GPU_PYTHON ?= $(VENV)/bin/python
 # layers; under tf_keras, which has Keras 2's layers on the TensorFlow that the
 # tests under Keras 3 have, all but the layers.
 ONCE := building commands kernels lite/test_driver.py ops/test_determinism.py test_benchmarks.py \
-  test_deformable_volumes.py test_demo.py test_layer_benchmark.py test_pictures.py test_project.py
+  test_demo.py test_examples.py test_layer_benchmark.py test_pictures.py test_project.py
 BUT_LAYERS := $(ONCE) analysis blocks export lite models ops serving surgery test_bazel.py \
   test_compare.py test_dispatch.py test_distribute.py \
   test_docs.py test_readme.py visual layers/test_every_layer.py

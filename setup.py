@@ -1,4 +1,4 @@
-"""Builds the native library and puts it, with its C++ sources, into what is installed.
+"""Builds the native library; what is installed has it, its C++ sources and the examples.
 
 The metadata is in pyproject.toml. Environment variables:
     TFCONV_NATIVE: 0 leaves the native library out.
@@ -117,7 +117,7 @@ def say(text: str) -> None:
 
 
 class BuildPy(build_py):
-    """Copies the packages and, for wheels, the C++ sources to `tfconv/_cc`."""
+    """Copies the packages; for wheels also C++ sources to `tfconv/_cc`, examples to `_examples`."""
 
     def run(self) -> None:
         if self.editable_mode:
@@ -128,23 +128,32 @@ class BuildPy(build_py):
         package = Path(self.build_lib) / "tfconv"
         shutil.rmtree(package, ignore_errors=True)
         super().run()
-        for name in self.native_sources():
-            target = package / "_cc" / name
+        for source, name in self.further_files().items():
+            target = package / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / "cc" / name, target)
+            shutil.copyfile(source, target)
 
     @staticmethod
-    def native_sources() -> list[str]:
-        """Everything in cc/ but tests: sources, headers and the files that build them."""
+    def further_files() -> dict[Path, str]:
+        """Where in the package files from elsewhere go.
+
+        Everything in cc/ but tests: sources, headers and the files that build them; the examples.
+        """
         root = ROOT / "cc"
-        files = (p.relative_to(root) for p in root.rglob("*") if p.is_file())
-        return sorted(p.as_posix() for p in files if not p.name.endswith("_test.cc"))
+        sources = sorted(path for path in root.rglob("*") if path.is_file())
+        files = {
+            path: f"_cc/{path.relative_to(root).as_posix()}"
+            for path in sources
+            if not path.name.endswith("_test.cc")
+        }
+        examples = sorted((ROOT / "examples").glob("*.py"))
+        return {**files, **{path: f"_examples/{path.name}" for path in examples}}
 
     def get_outputs(self, include_bytecode: bool = True) -> list[str]:
         outputs = list(super().get_outputs(include_bytecode))
         if not self.editable_mode:
-            package = Path(self.build_lib) / "tfconv" / "_cc"
-            outputs += [os.fspath(package / name) for name in self.native_sources()]
+            package = Path(self.build_lib) / "tfconv"
+            outputs += [os.fspath(package / name) for name in self.further_files().values()]
         return outputs
 
 

@@ -28,7 +28,7 @@ def modules():
     found = {"tfconv_command": ROOT / "tfconv_command.py"}
     for path in (ROOT / "tfconv").rglob("*.py"):
         *parents, last = path.relative_to(ROOT).with_suffix("").parts
-        if not {"_cc", "_native"}.intersection(parents):
+        if not {"_cc", "_examples", "_native"}.intersection(parents):
             found[".".join(parents if last == "__init__" else [*parents, last])] = path
     return found
 

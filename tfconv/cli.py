@@ -14,6 +14,7 @@ from tfconv.commands import (
     build,
     compare,
     demo,
+    example,
     exports,
     layers,
     predict,
@@ -55,4 +56,5 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_compare(commands)
     predict.add_predict(commands)
     demo.add_demo(commands)
+    example.add_example(commands)
     return parser

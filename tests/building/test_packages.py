@@ -76,6 +76,8 @@ def test_sdist_is_complete(project, tmp_path):
     with tarfile.open(tmp_path / name) as archive:
         names = {n.partition("/")[2] for n in archive.getnames()}
     assert cc_files(project) and cc_files(project) <= names
+    examples = {p.relative_to(project).as_posix() for p in (project / "examples").rglob("*.*")}
+    assert len(examples) > 10 and examples <= names
     own = {"setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md", "Makefile"}
     assert own | {".ci/run", "tfconv/_build.py", "tests/building/test_packages.py"} <= names
     assert not [n for n in names if "/_native/" in n or n.endswith((".so", ".pyc"))]
@@ -90,6 +92,8 @@ def test_wheel_without_library_is_pure_and_has_the_sources(project, tmp_path):
     expected = {f.replace("cc/", "tfconv/_cc/", 1) for f in cc_files(project)}
     tests = {f for f in expected if f.endswith("_test.cc")}
     assert expected - tests <= names and not tests & names
+    examples = {f"tfconv/_examples/{path.name}" for path in (project / "examples").glob("*.py")}
+    assert examples and examples <= names
     assert {"tfconv/py.typed", "tfconv/layers/__init__.pyi", "tfconv_command.py"} <= names
     assert {p.relative_to(project).as_posix() for p in (project / "tfconv").rglob("*.py")} <= names
     assert not [n for n in names if "_native" in n or n.startswith(("tests/", "cc/"))]

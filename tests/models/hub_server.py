@@ -56,7 +56,10 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         content = self._content()
         if content is None:
-            self.send_error(404)
+            self.send_response(404)
+            self.send_header("X-Error-Code", "EntryNotFound")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
         else:
             self._start(200, content, len(content))
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import tfconv
 import tfconv.models
@@ -16,6 +15,7 @@ from tests.models.hub_server import serving
 from tests.models.test_arguments import NETWORKS
 from tests.parity.recorded import record
 from tests.parity.weights import random_image, random_weights
+from tfconv._compat import keras
 from tfconv.checkpoints import CHECKPOINTS, STATISTICS
 from tfconv.models.hub import fetch
 from tfconv.models.network import _arguments
@@ -31,7 +31,8 @@ PAGE = Path(__file__).resolve().parents[2] / "docs/weights.md"
 def file():
     """A file in the checkpoint's layout, of random weights."""
     recorded = record("mobilenetv3_small_075")
-    return safetensors.save(random_weights(recorded.shapes, recorded.gain))
+    weights = random_weights(recorded.shapes, recorded.gain)
+    return safetensors.save({key: np.asarray(value, np.float32) for key, value in weights.items()})
 
 
 @pytest.fixture
@@ -43,6 +44,7 @@ def hub(tmp_path, monkeypatch, file):
         monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setenv("TFCONV_WEIGHTS", str(tmp_path / "own"))
         monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+        monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1 << 16)
         monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the client's attempts
         yield server
 
@@ -68,13 +70,13 @@ def test_network_by_name(hub):
 
 
 def test_interrupted_download(hub, file):
-    """It goes on where it stopped: in the same call, and in the next one."""
+    """It goes on where it broke."""
     hub.cut = [1 << 20]
     assert fetch(checkpoint()).read_bytes() == file
-    assert hub.ranges[0] is None and len(hub.ranges) == 2 and hub.ranges[1] >= 0
+    assert hub.ranges == [None, 1 << 20]
 
 
-def test_download_that_fails_goes_on_later(hub, file, monkeypatch):
+def test_failed_download_leaves_nothing_half(hub, file, monkeypatch):
     from huggingface_hub import file_download
 
     get = file_download.http_get
@@ -82,6 +84,7 @@ def test_download_that_fails_goes_on_later(hub, file, monkeypatch):
     def cut_off(*arguments, **options):
         """The connection breaks, and then the server is gone."""
         hub.cut = [1 << 20]
+        monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1 << 16)
         monkeypatch.setattr("time.sleep", lambda seconds: setattr(hub, "broken", True))
         return get(*arguments, **options)
 
@@ -224,7 +227,7 @@ def test_page():
 
 def test_predictions(monkeypatch, tmp_path):
     """The names come from Keras's file; without it, the error says where it belongs."""
-    utils = tf.keras.applications.imagenet_utils
+    utils = keras.applications.imagenet_utils
     names = {str(n): [f"n{n:08}", f"class_{n}"] for n in range(1000)}
     module = __import__(utils.decode_predictions.__module__, fromlist=["CLASS_INDEX"])
     monkeypatch.setattr(module, "CLASS_INDEX", names)

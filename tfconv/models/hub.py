@@ -59,7 +59,7 @@ def fetch(checkpoint: Checkpoint) -> Path:
     except Exception as error:  # of many kinds: of the hub, of its client for HTTP, of sockets
         why = "HF_HUB_OFFLINE is set, and the cache does not have it"
         if not offline:
-            why = str(error).strip().partition("\n")[0] or type(error).__name__
+            why = _reason(error)
         raise ConnectionError(
             f"The weights {checkpoint.name!r} cannot be fetched: {why}. {by_hand}."
         ) from error
@@ -72,6 +72,13 @@ def _needs(package: str, checkpoint: Checkpoint) -> None:
         raise ImportError(
             f"The weights {checkpoint.name!r} need the package {package}: `pip install {package}`"
         )
+
+
+def _reason(error: BaseException) -> str:
+    """What an error and what it comes from say, in a line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
 
 
 def _verify(path: Path, checkpoint: Checkpoint) -> None:

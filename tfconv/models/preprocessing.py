@@ -69,6 +69,11 @@ def decode_predictions(preds: Any, top: int = 5) -> list[list[tuple[str, str, fl
     Raises:
         ValueError: If an argument is not what is described above.
         ConnectionError: If the file is not there and cannot be fetched.
+
+    Example:
+        >>> tfconv.models.decode_predictions(np.zeros([1, 10]))
+        Traceback (most recent call last):
+        ValueError: `preds` must have the shape [images, 1000]. Received: shape (1, 10)
     """
     positive_int(top, "top")
     preds = np.asarray(preds)
