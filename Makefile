@@ -20,18 +20,18 @@ STAMP := $(VENV)/.tfconv-stamp
 STAMP_ADDONS := $(VENV_ADDONS)/.tfconv-stamp
 STAMP_RELEASE := $(VENV)/.tfconv-release-stamp
 STAMP_DOCS := $(VENV)/.tfconv-docs-stamp
-PICTURES := build/pictures
 LOGS := build/logs
 # On a machine with a GPU: a Python whose TensorFlow has CUDA, with tfconv installed (-e) and pytest.
 GPU_PYTHON ?= $(VENV)/bin/python
 # What need not run once more: under Keras 2, tests that know no Keras, or only what surrounds the
 # layers; under tf_keras, which has Keras 2's layers on the TensorFlow that the
 # tests under Keras 3 have, all but the layers.
-ONCE := building commands kernels lite/test_driver.py ops/test_determinism.py test_benchmarks.py \
-  test_demo.py test_examples.py test_layer_benchmark.py test_pictures.py test_project.py
+ONCE := building commands docs/test_links.py docs/test_pictures.py docs/test_reference.py kernels \
+  lite/test_driver.py ops/test_determinism.py test_benchmarks.py test_demo.py test_examples.py \
+  test_layer_benchmark.py test_project.py
 BUT_LAYERS := $(ONCE) analysis blocks export lite models ops serving surgery test_bazel.py \
   test_compare.py test_dispatch.py test_distribute.py \
-  test_docs.py test_readme.py visual layers/test_every_layer.py
+  docs test_readme.py visual layers/test_every_layer.py
 
 # How many cases of each test a level has: of those with many cases about every N-th (every), of those
 # that are dear every M-th. `make test` runs the level `fast`, a release all. tests/conftest.py chooses.
@@ -273,14 +273,11 @@ $(STAMP_DOCS): $(STAMP)
 	$(VENV)/bin/pip install -qq --no-build-isolation -e ".[docs]"
 	touch $@
 
-# Pictures are drawn from the layers, so they are drawn again when those change.
-$(PICTURES)/.stamp: $(STAMP) docs/pictures.py $(shell find tfconv -name '*.py' -not -path 'tfconv/_*/*')
-	@echo "== pictures of the layers"
-	rm -rf $(PICTURES)
-	$(VENV)/bin/python docs/pictures.py $(PICTURES)
-	touch $@
+pages: $(STAMP) ## Draw the pictures of docs/ again, and write its reference
+	@$(VENV)/bin/python -m docs.drawing docs/pictures
+	$(VENV)/bin/python -m docs.reference
 
-docs: $(STAMP_DOCS) $(PICTURES)/.stamp ## Build the documentation into build/docs
+docs: $(STAMP_DOCS) ## Build the documentation into build/docs
 	@echo "== build/docs/index.html"
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 

@@ -1,17 +1,15 @@
-"""What the site needs beyond Markdown: parts of the README, formulas, and made files.
+"""What the site needs beyond Markdown: formulas, and links to files beside the pages.
 
-- ``{{ README: Heading }}`` on a line of its own stands for that section of the README, and
-  ``{{ README }}`` for what comes before its first section.
-- Formulas become MathML when the site is built, so pages need no script to show them.
-- ``reference.md`` is made from the docstrings; pictures are taken from build/pictures.
-
-Whatever cannot be resolved fails the build.
+The pages read in the repository as they lie there. For the site, formulas become MathML when it
+is built, so that pages need no script to show them, and links to sources lead to ``repo_url`` or,
+where there is none, to the checkout. Whatever cannot be resolved fails the build.
 """
 
 from __future__ import annotations
 
 import html
-import importlib.util
+import os
+import posixpath
 import re
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
@@ -20,51 +18,35 @@ from typing import Any
 
 from latex2mathml.converter import convert
 from mkdocs.exceptions import PluginError
-from mkdocs.structure.files import File
 
-DOCS = Path(__file__).resolve().parent
-ROOT = DOCS.parent
-PICTURES = ROOT / "build" / "pictures"
+ROOT = Path(__file__).resolve().parents[1]
 
+# Links out of docs/.
 
-def on_files(files: Any, config: Any) -> Any:
-    """Adds the pictures and the reference."""
-    pictures = sorted(PICTURES.glob("*.svg"))
-    if not pictures:
-        raise PluginError(f"there are no pictures in {PICTURES}: `make docs` draws them")
-    for path in pictures:
-        source = str(path)
-        files.append(File.generated(config, f"pictures/{path.name}", abs_src_path=source))
-    files.append(File.generated(config, "reference.md", content=_reference()))
-    return files
-
-
-def _reference() -> str:
-    spec = importlib.util.spec_from_file_location("_tfconv_reference", DOCS / "reference.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.reference()
-
-
-# Parts of the README.
-
-_PART = re.compile(r"^\{\{ README(?:: (.+?))? \}\}$", re.MULTILINE)
+_OUTSIDE = re.compile(r"(?<=\]\()(?:\.\./)+[^)#]+")
+_MARKED = re.compile(r'href="beside:([^"]+)"')
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Puts parts of the README in their places."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    return _PART.sub(lambda match: readme_part(readme, match.group(1)), markdown)
+    """Marks links that leave docs/, which MkDocs takes for broken."""
+    folder = posixpath.join("docs", posixpath.dirname(page.file.src_uri))
+
+    def marked(match: re.Match) -> str:
+        path = posixpath.normpath(posixpath.join(folder, match[0]))
+        if path.startswith("docs/"):
+            return match[0]
+        if path.startswith("..") or not (ROOT / path).exists():
+            raise PluginError(f"{page.file.src_uri}: there is no {match[0]}")
+        return f"beside:{path}"
+
+    return _OUTSIDE.sub(marked, markdown)
 
 
-def readme_part(readme: str, heading: str | None) -> str:
-    """A section's text without its heading; for None, what follows the title."""
-    first, *sections = re.split(r"^## (.+)\n", readme, flags=re.MULTILINE)
-    found = dict(zip(sections[::2], sections[1::2]))
-    found[None] = first.partition("\n")[2]  # without the title
-    if heading not in found:
-        raise PluginError(f"the README has no section {heading!r}")
-    return found[heading].strip()
+def beside(content: str, page: Any, config: Any) -> str:
+    """Resolves those links."""
+    here = os.path.dirname(page.file.abs_dest_path)
+    base = config.repo_url or os.path.relpath(ROOT, here)
+    return _MARKED.sub(lambda match: f'href="{posixpath.join(base, match[1])}"', content)
 
 
 # Formulas. The Markdown extension arithmatex marks them; it knows what is code.
@@ -75,8 +57,9 @@ _FORMULA = re.compile(
 
 
 def on_page_content(content: str, page: Any, config: Any, files: Any) -> str:
-    """Turns formulas into MathML."""
+    """Turns formulas into MathML, and resolves links."""
     where = page.file.src_uri
+    content = beside(content, page, config)
     made = _FORMULA.sub(lambda match: mathml(match["latex"], match["tag"] == "div", where), content)
     if "arithmatex" in made:
         raise PluginError(f"{where}: a formula is left as it was")
@@ -91,6 +74,13 @@ def on_page_content(content: str, page: Any, config: Any, files: Any) -> str:
 def mathml(escaped: str, block: bool, where: str = "") -> str:
     """A formula, escaped for HTML, as MathML; PluginError if it is not understood."""
     latex = html.unescape(escaped).strip()
+    if block:  # equations side by side stand below each other where the page is narrow
+        parts = "".join(_mathml(part.strip(), block, where) for part in latex.split(r"\qquad"))
+        return f'<div class="formula">{parts}</div>'
+    return _mathml(latex, block, where)
+
+
+def _mathml(latex: str, block: bool, where: str) -> str:
     try:
         made = convert(latex, display="block" if block else "inline")
         texts = "".join(ElementTree.fromstring(html_entities(made)).itertext())

@@ -1,9 +1,10 @@
 """Writes the API reference as Markdown, from the signatures and docstrings of tfconv.
 
-    python docs/reference.py > reference.md
+    python -m docs.reference
 
 Docstrings have sections such as "Args:", "Weights:" or "Source:". Layers that differ in rank only
-share one entry, which is made from the class that they have in common.
+share one entry, which is made from the class that they have in common. The pages stand in the
+repository, so that they read there as on the site.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -23,6 +25,8 @@ import tfconv.testing  # noqa: E402
 from tfconv.catalog import METHODS  # noqa: E402
 from tfconv.layers.signatures import compose  # noqa: E402
 
+FOLDER = Path(__file__).resolve().parent / "reference"
+ROOT = FOLDER.parents[1]
 _COLUMNS = {
     "Args": "argument",
     "Call arguments": "argument of a call",
@@ -32,52 +36,65 @@ _COLUMNS = {
 }
 _TEXTS = ("Input shape", "Output shape", "Returns", "Yields", "Source")
 _SECTION = re.compile(rf"^({'|'.join((*_COLUMNS, *_TEXTS, 'Example'))}):\s*(.*)$")
-MODULES = {
-    "Export": tfconv.export,
-    "Native ops in TFLite": tfconv.lite,
-    "Networks": tfconv.models,
-    "Blocks": tfconv.blocks,
-    "Arithmetic": tfconv.analysis,
-    "Surgery": tfconv.surgery,
-    "What layers do to an image": tfconv.visual,
+_MADE = "<!-- Made by `python -m docs.reference` from the docstrings: change those. -->"
+# The pages beside that of the layers: their titles, and the modules on them.
+PAGES: dict[str, tuple[str, dict[str, Any]]] = {
+    "functions": ("Functions", {"": tfconv.ops}),
+    "networks": ("Networks and blocks", {"Networks": tfconv.models, "Blocks": tfconv.blocks}),
+    "export": ("Export", {"Export": tfconv.export, "Native ops in TFLite": tfconv.lite}),
+    "tools": (
+        "Tools",
+        {
+            "Arithmetic": tfconv.analysis,
+            "Surgery": tfconv.surgery,
+            "What layers do to an image": tfconv.visual,
+            "Callbacks": tfconv.callbacks,
+            "Checks for layers": tfconv.testing,
+        },
+    ),
+}
+SINGLE = {
+    "Native or portable": ("native_status", "NativeStatus", "portable", "keep_native"),
+    "Replacing Keras's layers": ("replacements",),
 }
 
 
-def reference() -> str:
-    """The page."""
-    lines = [
-        "# Reference",
-        "",
-        "Everything public, from the docstrings. [Layers](layers.md) explains the layers with",
-        "pictures and says when to use which; here are their arguments, shapes and errors.",
-        "",
-        "## Layers",
-        "",
-    ]
+def pages() -> dict[str, str]:
+    """The pages: names of files and what stands in them."""
+    lines = ["# Layers", _MADE, ""]
+    lines += ["[The layers](../layers.md) explains them with pictures and says when to use which;"]
+    lines += ["here are their arguments, shapes and errors.", ""]
     for family, classes in families().items():
         lines += _family(family, classes)
-    lines += ["## Functions", "", _text(inspect.getdoc(tfconv.ops)), ""]
-    for name in tfconv.ops.__all__:
-        lines += _entry(f"tfconv.ops.{name}", getattr(tfconv.ops, name))
-    lines += ["## Replacing Keras's layers", ""]
-    lines += _entry("tfconv.replacements", tfconv.replacements)
-    lines += ["## Callbacks", "", _text(inspect.getdoc(tfconv.callbacks)), ""]
-    for name, value in vars(tfconv.callbacks).items():
-        if inspect.isclass(value) and value.__module__ == "tfconv.callbacks":
-            lines += _entry(f"tfconv.callbacks.{name}", value)
-    lines += ["## Native or portable", ""]
-    for name in ("native_status", "NativeStatus", "portable", "keep_native"):
-        lines += _entry(f"tfconv.{name}", getattr(tfconv, name))
-    for heading, module in MODULES.items():
-        lines += [f"## {heading}", "", _text(inspect.getdoc(module)), ""]
-        for name in module.__all__:
-            lines += _entry(f"{module.__name__}.{name}", getattr(module, name))
-    lines += ["## Checks for layers", "", _text(inspect.getdoc(tfconv.testing)), ""]
-    for name in tfconv.testing.__all__:
-        value = getattr(tfconv.testing, name)
-        if callable(value):
-            lines += _entry(f"tfconv.testing.{name}", value)
-    return "\n".join(lines)
+    made = {"layers.md": lines}
+    for name, (title, modules) in PAGES.items():
+        lines = [f"# {title}", _MADE, ""]
+        for heading, module in modules.items():
+            lines += [f"## {heading}", ""] if heading else []
+            lines += [_text(inspect.getdoc(module)), ""]
+            for entry in _public(module):
+                lines += _entry(f"{module.__name__}.{entry}", getattr(module, entry))
+        made[f"{name}.md"] = lines
+    for heading, names in SINGLE.items():
+        made["tools.md"] += [f"## {heading}", ""]
+        for name in names:
+            made["tools.md"] += _entry(f"tfconv.{name}", getattr(tfconv, name))
+    titles = {"layers": "Layers", **{name: title for name, (title, _) in PAGES.items()}}
+    lines = ["# Reference", _MADE, "", "Everything public, from the docstrings, with its source:"]
+    made["README.md"] = [*lines, "", *(f"- [{t}]({name}.md)" for name, t in titles.items())]
+    return {name: "\n".join(lines).rstrip("\n") + "\n" for name, lines in made.items()}
+
+
+def _public(module: Any) -> list[str]:
+    names = getattr(module, "__all__", None) or [
+        name for name, value in vars(module).items() if inspect.isclass(value)
+    ]
+    found = {name: getattr(module, name) for name in names}
+    return [
+        name
+        for name, value in found.items()
+        if callable(value) and (hasattr(module, "__all__") or value.__module__ == module.__name__)
+    ]
 
 
 def families() -> dict[str, list[type]]:
@@ -90,10 +107,9 @@ def families() -> dict[str, list[type]]:
 
 def _family(family: str, classes: Sequence[type]) -> Iterator[str]:
     names = [layer.__name__ for layer in classes]
-    yield f"### {', '.join(names)} {{ #{family} }}"
+    yield "".join(f'<a id="{name}"></a>' for name in dict.fromkeys((family, *names)))
     yield ""
-    for name in names:
-        yield f'<span id="tfconv.{name}"></span>'
+    yield f"## {', '.join(names)}"
     yield ""
     first = classes[0]
     described = first
@@ -101,6 +117,7 @@ def _family(family: str, classes: Sequence[type]) -> Iterator[str]:
         described = next(c for c in first.__mro__[1:] if c.__name__ == family)
         compose(described)
     yield from _signature(f"tfconv.{names[0]}", first)
+    yield from _source(first)
     if len(names) > 1:
         yield f"The arguments of {' and '.join(f'`{name}`' for name in names[1:])} are the same."
         yield ""
@@ -111,18 +128,25 @@ def _family(family: str, classes: Sequence[type]) -> Iterator[str]:
     for name in METHODS:
         method = inspect.getattr_static(first, name, None)
         if inspect.isfunction(method):
-            yield f"#### {family}.{name} {{ #{family}.{name} }}"
+            yield f"### {family}.{name}"
             yield ""
             yield from _signature(name, method)
             yield from _docstring(method)
 
 
 def _entry(path: str, value: Any) -> Iterator[str]:
-    yield f"### {path.rsplit('.', 1)[-1]} {{ #{path} }}"
-    yield ""
+    name = path.rsplit(".", 1)[-1]
+    yield from (f'<a id="{path}"></a>', "", f"### {name}", "")
     if not (inspect.isclass(value) and issubclass(value, Exception)):
         yield from _signature(path, value)
+    yield from _source(value)
     yield from _docstring(value)
+
+
+def _source(value: Any) -> Iterator[str]:
+    """A link to where it is written; without the line, which moves with every change above it."""
+    path = Path(inspect.getsourcefile(inspect.unwrap(value))).resolve().relative_to(ROOT)
+    yield from (f"[{path}](../../{path})", "")
 
 
 # Signatures.
@@ -150,6 +174,7 @@ def _parameter(parameter: inspect.Parameter) -> str:
         return name
     default = parameter.default
     text = f'"{default}"' if isinstance(default, str) else repr(default)
+    text = default.__name__ if inspect.isroutine(default) else text  # no address
     return f"{name}={text}"
 
 
@@ -245,20 +270,25 @@ def _text(text: str) -> str:
 
 
 def _linked(code: str) -> str:
-    """Code, as a link if it is the name of something that has an entry here."""
+    """Code, as a link if it is the name of something that has an entry."""
     name = code.strip("`")
     last = name.rsplit(".", 1)[-1]
-    anchor = None
-    if last in families():
-        anchor = last
-    elif last in tfconv.layers.__all__:
-        anchor = f"tfconv.{last}"
+    target = None
+    if last in families() or last in tfconv.layers.__all__:
+        target = f"layers.md#{last}"
     elif name.startswith("tfconv.ops.") and last in tfconv.ops.__all__:
-        anchor = name
+        target = f"functions.md#{name}"
     elif name == "tfconv.callbacks.TemperatureAnnealing":
-        anchor = name
-    return f"[{code}](#{anchor})" if anchor and not code.startswith("``") else code
+        target = f"tools.md#{name}"
+    return f"[{code}]({target})" if target and not code.startswith("``") else code
+
+
+def main() -> None:
+    FOLDER.mkdir(exist_ok=True)
+    for name, text in pages().items():
+        (FOLDER / name).write_text(text, encoding="utf-8")
+    print(f"the reference in {FOLDER}")
 
 
 if __name__ == "__main__":
-    print(reference())
+    main()

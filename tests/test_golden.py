@@ -196,3 +196,34 @@ def test_recording_replaces_nothing_unasked(scratch_folder, capsys):
 def test_missing_records_are_named(scratch_folder):
     with pytest.raises(AssertionError, match=r"keras-2/WeightedSum.zip.*python -m tests.golden"):
         test_every_layer_has_a_record()
+
+
+@pytest.mark.parametrize(
+    "make, old",
+    [
+        (lambda **name: tfconv.SqueezeExcite(**name), {"ratio": 4}),
+        (lambda **name: tfconv.DynamicConv1D(4, 3, **name), {"num_kernels": 2}),
+    ],
+)
+def test_old_names_warn_but_in_files(make, old, recwarn):
+    (name,) = old
+    with pytest.warns(FutureWarning, match=f"in place of `{name}`, which goes with tfconv 0.3"):
+        layer = make(**old)
+    config = layer.get_config()
+    new = RENAMED[name]
+    assert config[new] == old[name] and name not in config
+    recwarn.clear()
+    again = type(layer).from_config({**{k: v for k, v in config.items() if k != new}, **old})
+    assert getattr(again, new) == old[name]
+    assert not recwarn.list
+
+
+def test_files_say_who_wrote_them():
+    layer = tfconv.Conv1D(2, 3)
+    layer.build([None, 8, 3])
+    assert "written_by" not in layer.get_config()
+    config = layer.get_build_config()
+    assert config["written_by"] == f"tfconv {tfconv.__version__}"
+    other = tfconv.Conv1D(2, 3)
+    other.build_from_config(config)
+    assert other.built and other.kernel.shape == layer.kernel.shape

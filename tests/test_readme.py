@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands there, and what it names exists."""
+"""The Python of the README and of the first pages runs as it stands, and what they name exists."""
 
 import importlib.util
 import re
@@ -6,16 +6,21 @@ import sys
 import types
 from pathlib import Path
 
+import pytest
 import tensorflow as tf
 
 import tfconv
 from tfconv import cli
+from tfconv.catalog import family_name
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+USING = (ROOT / "docs/using.md").read_text(encoding="utf-8")
 
 
-def test_python_blocks(tmp_path, monkeypatch):
-    """All in one process, in their order, as a reader would."""
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Runs a page's blocks in one process, in their order, as a reader would; gives the names."""
     if importlib.util.find_spec("ai_edge_litert") is None:
         # TensorFlow's own interpreter has the same interface.
         module = types.ModuleType("ai_edge_litert.interpreter")
@@ -23,32 +28,94 @@ def test_python_blocks(tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "ai_edge_litert", types.ModuleType("ai_edge_litert"))
         monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", module)
     monkeypatch.chdir(tmp_path)
-    names = {}
-    blocks = list(re.finditer(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL))
-    assert len(blocks) >= 8
-    for block in blocks:
-        lines = README[: block.start(1)].count("\n")  # so that errors name the README's lines
-        exec(compile("\n" * lines + block.group(1), "README.md", "exec"), names)
+
+    def run(page, **names):
+        text = (ROOT / page).read_text(encoding="utf-8")
+        for block in re.finditer(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+            lines = text[: block.start(1)].count("\n")  # so that errors name the page's lines
+            exec(compile("\n" * lines + block.group(1), page, "exec"), names)
+        return names
+
+    return run
+
+
+def test_readme(run, tmp_path):
+    names = run("README.md")
+    model, x = names["model"], names["images"][:50] / 16
+    assert model.history.history["accuracy"][-1] > 0.9
+    tf.debugging.assert_near(names["loaded"](x), model(x), atol=1e-5)
+    tf.debugging.assert_near(names["probabilities"], model(x[:1]), atol=1e-5)
+    assert names["report"].layer_errors
+    assert (tmp_path / "serving/my_model/1/saved_model.pb").is_file()
+    assert names["cost"].parameters == names["network"].count_params()
+
+
+def test_using(run):
+    names = run("docs/using.md")
     x = tf.random.normal([2, 32, 32, 3])
     tf.debugging.assert_near(names["loaded"](x), names["model"](x))
     assert names["functional"](x).shape == (2, 28, 28, 16)
-    assert names["y"].shape == (1, 10)
-    zeros = tf.zeros([5, 32, 32, 3])
-    tf.debugging.assert_near(names["probabilities"], names["model"](zeros), atol=1e-5)
-    assert (tmp_path / "serving/my_model/1/saved_model.pb").is_file()
+    assert any(isinstance(layer, tfconv.CondDense) for layer in names["other"].layers)
+    assert names["y"].shape == (1, 8, 8, 4)
+
+
+def test_index(run, tmp_path):
+    run("docs/index.md")
+    assert (tmp_path / "digits.tflite").is_file()
 
 
 def test_names_exist():
     for name in tfconv.layers.__all__:
+        assert f"[`{family_name(name)}`](docs/layers.md#" in README
         ranked = rf"{name[:-2]}[123]D`[^|]*`{name[-2:]}"  # "`Involution1D`, `2D`, `3D`"
-        assert re.search(rf"^\| ([^|]*`{name}`|`{ranked}`)", README, re.MULTILINE), name
+        assert re.search(rf"^\| ([^|]*`{name}`|`{ranked}`)", USING, re.MULTILINE), name
     for name in tfconv.ops.__all__:
-        assert f"`{name}`" in README
+        assert f"`{name}`" in USING
     commands = [line.split() for line in re.findall(r"python -m tfconv ([^`\n]+)", README)]
-    names = {"build", "compare", "convert", "inspect", "layers", "profile", "status"}
+    names = {"compare", "convert", "inspect", "layers", "profile", "status"}
     assert {command[0] for command in commands} == names
     for command in commands:
         assert callable(cli._parser().parse_args(command).run)
-    targets = (Path(cli.__file__).parents[1] / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"^make (\w+)$", README, re.MULTILINE):
-        assert re.search(rf"^{target}:", targets, re.MULTILINE)
+    targets = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"(?:^|`)make ([a-z-]+)", README, re.MULTILINE):
+        assert re.search(rf"^{target}:", targets, re.MULTILINE), target
+
+
+def ratios(page, work, rival, pass_):
+    """Times faster than a rival, over the shapes of a table."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    row = rf"^\| {work} \| {pass_} \| [^|]+ \| [^|]+ \| {rival} \| [^|]+ \| 1/([\d.]+) \|"
+    return sorted({round(float(found)) for found in re.findall(row, text, re.M)})
+
+
+@pytest.mark.parametrize(
+    "figure, page, work, rival, pass_",
+    [
+        (
+            r"\*\*(\d+) to (\d+) times\*\* less time \| for an involution",
+            "benchmarks/RESULTS.md",
+            "involution 7x7",
+            "tf.image.extract_patches",
+            "forward",
+        ),
+        (
+            r"\*\*(\d+) to (\d+) times\*\* less time \| for a deformable",
+            "docs/benchmarks.md",
+            "deformable v2 3x3",
+            "torchvision deform_conv2d",
+            "forward",
+        ),
+        (
+            r"in training (\d+) to (\d+) times",
+            "docs/benchmarks.md",
+            "deformable v2 3x3",
+            "torchvision deform_conv2d",
+            r"forward\+backward",
+        ),
+    ],
+)
+def test_figures(figure, page, work, rival, pass_):
+    """What the README promises is measured there; another run may differ by a fifth."""
+    said = [int(value) for value in re.search(figure, README).groups()]
+    measured = ratios(page, work, rival, pass_)
+    assert said == pytest.approx([measured[0], measured[-1]], rel=0.2)

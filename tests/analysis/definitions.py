@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from tests import test_docs
-from tests.test_docs import Products, convolved, pointwise, window_of
+from tests.docs import page, products
+from tests.docs.products import Products, convolved, pointwise, window_of
 
 Definition = Callable[[Products, Products, Any, Any], np.ndarray]
 
@@ -41,8 +41,8 @@ def dense(times: Products, x: np.ndarray, layer: Any) -> np.ndarray:
 
 
 def of_docs(name: str) -> Definition:
-    """The definition that tests/test_docs.py has."""
-    definition = test_docs.DEFINITIONS[name]
+    """The definition that tests/docs has."""
+    definition = products.DEFINITIONS[name]
     return lambda times, gate, layer, x: biased(layer, definition(times, layer, x))
 
 
@@ -137,7 +137,7 @@ def weighted_sum(times, gate, layer, x):
 def split_transform_merge(times, gate, layer, x):
     parts = []
     for transform, part in zip(layer.transforms, np.split(x, layer.groups, axis=-1)):
-        name = test_docs.family(type(transform).__name__)
+        name = page.family(type(transform).__name__)
         parts.append(DEFINITIONS[name](times, gate, transform, part))
     if layer.merge == "weighted_sum":
         return weighted_sum(times, gate, layer.weighted_sum, parts)

@@ -9,9 +9,10 @@ import pytest
 import tensorflow as tf
 
 import tfconv
-from tests import test_docs
 from tests.analysis.definitions import DEFINITIONS, Products
-from tests.test_docs import configurations, families, values
+from tests.docs import page
+from tests.docs.configurations import configurations, values
+from tests.docs.page import families
 from tfconv.analysis import profile
 from tfconv.testing import layer_cases
 
@@ -97,7 +98,7 @@ def test_formulas_of_the_page(name):
                     for each in layer.transforms
                 )
             ]
-        assert count == test_docs.evaluated(formula, symbols)
+        assert count == page.evaluated(formula, symbols)
 
 
 @pytest.mark.parametrize("case", layer_cases(), ids=lambda case: case.layer_class.__name__)

@@ -12,6 +12,8 @@ import tensorflow as tf
 
 from tfconv import _compat
 from tfconv._compat import keras
+from tfconv._version import __version__
+from tfconv.deprecation import warn_of_old_name
 from tfconv.layers.arguments import (
     KINDS,
     Check,
@@ -102,6 +104,7 @@ class BaseLayer(keras.layers.Layer):
     by_position: ClassVar[int | None] = None  # how many arguments need no name; None for any
     takes_integers = False  # where the values are only moved
     renamed: ClassVar[dict[str, str]] = {}  # names of today by those that old files have
+    deprecated: ClassVar[dict[str, str]] = {}  # those of them that go, and with which version
     ignored: ClassVar[tuple[str, ...]] = ()  # what Keras's configurations have, and we do not need
     # Arguments that configurations have only where they are not these, so that Keras reads them.
     unsaid: ClassVar[dict[str, Any]] = {
@@ -148,6 +151,9 @@ class BaseLayer(keras.layers.Layer):
         renamed = {
             new: (kwargs.pop(old), old) for old, new in self.renamed.items() if old in kwargs
         }
+        for new, (_, old) in renamed.items():
+            if old in self.deprecated:
+                warn_of_old_name(type(self).__name__, old, new, self.deprecated[old])
         changes = kwargs.pop("sublayers", {})
         weights = {}
         for base in reversed(type(self).__mro__):
@@ -207,7 +213,12 @@ class BaseLayer(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
-        return super().from_config({k: v for k, v in config.items() if k not in cls.ignored})
+        names = {name: cls.renamed.get(name, name) for name in config if name not in cls.ignored}
+        return super().from_config({new: config[old] for old, new in names.items()})
+
+    def get_build_config(self) -> dict[str, Any] | None:
+        config = super().get_build_config()
+        return {**config, "written_by": f"tfconv {__version__}"} if config else config
 
     # Layers inside.
 

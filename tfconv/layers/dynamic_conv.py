@@ -56,6 +56,7 @@ class DynamicConv(MixedConv, Mixture, SecondOutput, ConvLayer):
     asks_for_second = "return_attention_scores"
     weight_arguments = {"attention": "glorot_uniform", "attention_bias": "zeros"}
     renamed = {"num_kernels": "num_experts", "ratio": "reduction_ratio"}
+    deprecated = {"num_kernels": "0.3", "ratio": "0.3"}
 
     def __init__(
         self,

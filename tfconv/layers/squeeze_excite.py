@@ -51,6 +51,7 @@ class SqueezeExcite(KernelArguments):
 
     by_position = 1
     renamed = {"ratio": "reduction_ratio"}
+    deprecated = {"ratio": "0.3"}
 
     def __init__(
         self,

@@ -1,8 +1,6 @@
-"""The pictures of the documentation: there is one a family, and what they show is so."""
+"""The pictures: there is one a family, what they show is so, and the files are of today."""
 
-import importlib.util
 import re
-import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -11,19 +9,7 @@ import pytest
 import tensorflow as tf
 
 import tfconv
-
-PATH = Path(__file__).resolve().parents[1] / "docs" / "pictures.py"
-
-
-def load():
-    spec = importlib.util.spec_from_file_location("pictures", PATH)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-pictures = load()
+from docs import drawing
 
 
 def family(name):
@@ -40,25 +26,56 @@ def of(layer, shape, *names):
         variable = getattr(layer, name)
         variable.assign(rng.normal(size=variable.shape))
     variables = {name: getattr(layer, name) for name in names}
-    return pictures.connections(layer, shape, variables), layer
+    return drawing.connections(layer, shape, variables), layer
 
 
 def test_every_family_has_a_picture():
     families = {family(name) for name in tfconv.layers.__all__}
-    others = {"conv_paddings", "conv_dilation", "structures"}
-    assert set(pictures.pictures()) == families | others
+    others = {"conv_paddings", "conv_dilation", "structures", "deformable_volume", "views"}
+    assert set(drawing.pictures()) == families | others
+    assert set(drawing.tiles()) == families
+
+
+FOLDER = Path(__file__).resolve().parents[2] / "docs" / "pictures"
+NAMES = sorted([*drawing.pictures(), *(f"tiles/{name}" for name in drawing.tiles())])
+
+
+def test_files():
+    """What is drawn is in the repository, and nothing else; all of it is small."""
+    files = {path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.svg")}
+    assert files == set(NAMES)
+    assert sum(path.stat().st_size for path in FOLDER.rglob("*.svg")) < 3 * 2**20
+
+
+def parts(svg):
+    """An SVG's words, and its numbers and colours, which rounding may change a little."""
+    svg = re.sub(r"\b[a-z][0-9a-f]{10}\b", "id", svg)  # hashes of what they name
+    number = r"(#[0-9a-f]{6}\b|-?\d+(?:\.\d+)?)"
+    words, values = re.split(number, svg)[::2], []
+    for each in re.findall(number, svg):
+        if each[0] == "#":
+            values += [int(each[i : i + 2], 16) / 50 for i in (1, 3, 5)]
+        else:
+            values.append(float(each))
+    return words, np.array(values)
 
 
 @pytest.mark.dear
-@pytest.mark.parametrize("name", sorted(pictures.pictures()))
+@pytest.mark.parametrize("name", NAMES)
 def test_drawing(name, tmp_path):
-    """Drawing compares stages and held values with the layer, and fails where they differ."""
-    (path,) = pictures.draw(tmp_path, [name])
-    assert path == tmp_path / f"{name}.svg"
-    root = ElementTree.parse(path).getroot()
+    """Drawing compares stages and held values with the layer, and fails where they differ; what it
+
+    draws is what the repository has.
+    """
+    (path,) = drawing.draw(tmp_path, [name])
+    svg = path.read_text(encoding="utf-8")
+    root = ElementTree.fromstring(svg)
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     shapes = root.findall(".//{http://www.w3.org/2000/svg}path")
-    assert len(shapes) > 50  # without what is drawn, there is paper only
+    assert len(shapes) > 10  # without what is drawn, there is paper only
+    (words, values), (kept, drawn) = parts(svg), parts((FOLDER / f"{name}.svg").read_text("utf-8"))
+    assert words == kept, f"{name} has changed: `make pages`"
+    np.testing.assert_allclose(values, drawn, atol=0.1, err_msg=f"{name}: `make pages`")
 
 
 @pytest.mark.parametrize(
@@ -109,7 +126,7 @@ def test_separable_convolution_is_made_by_two_weights_each():
 
 
 def test_shuffle_is_a_permutation():
-    connected = pictures.connections(tfconv.ChannelShuffle(2, dtype="float64"), (2, 6))
+    connected = drawing.connections(tfconv.ChannelShuffle(2, dtype="float64"), (2, 6))
     assert set(np.unique(connected.matrix)) == {0, 1}
     assert (connected.matrix.sum(0) == 1).all() and (connected.matrix.sum(1) == 1).all()
     assert not np.array_equal(connected.matrix, np.eye(12))
@@ -118,7 +135,7 @@ def test_shuffle_is_a_permutation():
 
 def test_colours_are_one_for_each_weight():
     connected, _ = of(tfconv.Conv1D(2, 3, dtype="float64"), (6, 2), "kernel")
-    palette = pictures.Palette.of(connected.weights)
+    palette = drawing.Palette.of(connected.weights)
     assert set(palette.colours) == set(connected.weights)
     assert len(set(palette.colours.values())) == 12
     hues = {weight: palette.hue_of(weight) for weight in connected.weights}

@@ -1,0 +1,1 @@
+"""Pages of the handbook, and what draws and checks them."""
