@@ -104,6 +104,13 @@ def test_metadata():
     assert (ROOT / "tfconv" / "py.typed").is_file()
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python reads TOML from 3.11 on")
+def test_extras():
+    """docs/install.md says what each is for."""
+    said = re.findall(r"^\| `(\w+)` \| ", text("docs/install.md"), re.M)
+    assert set(PROJECT["optional-dependencies"]) - {"legacy"} <= set(said)
+
+
 def test_versions():
     """The newest one in the changelog is the one that was released last, or the one to come."""
     version = tfconv.__version__

@@ -72,7 +72,7 @@ def test_names_exist():
     for name in tfconv.ops.__all__:
         assert f"`{name}`" in USING
     commands = [line.split() for line in re.findall(r"python -m tfconv ([^`\n]+)", README)]
-    names = {"compare", "convert", "inspect", "layers", "profile", "status"}
+    names = {"compare", "convert", "example", "inspect", "layers", "predict", "profile", "status"}
     assert {command[0] for command in commands} == names
     for command in commands:
         assert callable(cli._parser().parse_args(command).run)
