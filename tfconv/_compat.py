@@ -164,6 +164,12 @@ def is_symbolic(value) -> bool:
     return hasattr(value, "_keras_history")
 
 
+def check_input(layer, x) -> None:
+    """Raises ValueError unless an input fits a layer's ``input_spec``, as a call of it does."""
+    module = sys.modules[keras.layers.InputSpec.__module__]
+    module.assert_input_compatibility(layer.input_spec, x, layer.name)
+
+
 def traced_output_spec(layer, *args, **kwargs):
     """What a call of a layer gives, found by tracing it: Keras 2 does so by itself."""
     return keras.Operation.compute_output_spec(layer, *args, **kwargs)

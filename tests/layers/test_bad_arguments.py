@@ -412,6 +412,36 @@ def test_inputs_that_are_not_dense(name):
         assert len(str(caught.value)) < 300
 
 
+METHODS = (
+    *("attention", "gates", "kernels", "offsets_and_mask", "offsets_and_weights"),
+    "routing_weights",
+)
+
+
+@pytest.mark.parametrize(
+    "name, method",
+    [(n, m) for n in tfconv.layers.__all__ for m in METHODS if hasattr(getattr(tfconv, n), m)],
+)
+def test_inputs_of_other_methods(name, method):
+    """They are taken in any type of floats and refused as the layer's call refuses them."""
+    layer = layer_of(name, dtype="mixed_bfloat16")
+    x = np.ones((2, *shape_of(name, channels=16)[1:]))
+    with pytest.raises(ValueError, match=f"{name} has no weights yet.*Received: built=False"):
+        getattr(layer, method)(x)
+    layer(x)
+    for given in (x, x.astype(np.float16), x.tolist()):
+        found = tf.nest.flatten(getattr(layer, method)(given))
+        assert {part.dtype for part in found} == {tf.bfloat16}
+    for given, named in (
+        (x.astype(int), "takes floats"),
+        (x.ravel(), "ndim"),
+        (x[..., :8], "axis -1"),
+    ):
+        with pytest.raises(ValueError, match=named) as caught:
+            getattr(layer, method)(given)
+        assert len(str(caught.value)) < 300
+
+
 def test_inputs_of_integers_that_are_right():
     inside = keras.Sequential([keras.layers.Rescaling(0.5), keras.layers.Conv1D(2, 1)])
     for transform, x in (

@@ -9,7 +9,7 @@ import tensorflow as tf
 import tfconv
 from tfconv._compat import KERAS_3, keras
 from tfconv.layers.arguments import KINDS
-from tfconv.testing import assert_same, layer_cases
+from tfconv.testing import assert_same, layer_cases, randomize
 
 # One case of each layer, which then has all its weights.
 CASES = {case.layer_class.__name__: case for case in layer_cases() if not case.extra}
@@ -97,6 +97,21 @@ def test_independent_draws(name):
     everything = [part for part in [*first, *second] if np.ptp(part) > 0]
     starts = {tuple(np.round(part[:3], 6)) for part in everything}
     assert len(starts) == len(everything) > 2
+
+
+@pytest.mark.skipif(not KERAS_3, reason="Keras 2 has no low-rank adaptation")
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_low_rank_adaptation_is_rounded_once(dtype):
+    """The product of the two weights is formed in float32, whatever the layer computes in."""
+    layer, plain = (tfconv.Conv2D(4, 3, dtype=f"mixed_{dtype}", use_bias=False) for _ in "12")
+    for each in (layer, plain):
+        each.build((None, 5, 5, 4))
+    layer.enable_lora(2, lora_alpha=3)
+    randomize(layer)
+    layer._kernel.assign(tf.zeros_like(layer._kernel))
+    plain.kernel.assign(layer.kernel)
+    x = np.random.default_rng(0).standard_normal((2, 5, 5, 4))
+    assert np.array_equal(layer(x), plain(x))
 
 
 ADAPTED = {

@@ -194,6 +194,14 @@ class BaseLayer(keras.layers.Layer):
                     f"does. Received: input of dtype {dtype} in the layer {self.name!r}"
                 )
 
+    def entered(self, inputs: Any) -> tf.Tensor:
+        """An input of another method of a built layer, as its call would get it, or refuse it."""
+        require_built(self)
+        self._check_types(inputs)
+        x = tf.cast(inputs, self.compute_dtype)
+        _compat.check_input(self, x)
+        return x
+
     # Arguments.
 
     def take(self, check: Check, **values: Any) -> None:

@@ -12,7 +12,6 @@ from tfconv import ops
 from tfconv._compat import keras
 from tfconv.layers import depthwise_conv
 from tfconv.layers.arguments import boolean, optional, positive_int, positive_number
-from tfconv.layers.base import require_built
 from tfconv.layers.kernels import KernelArguments
 from tfconv.layers.masking import without_mask
 from tfconv.layers.spatial import SpatialLayer
@@ -210,8 +209,8 @@ class DeformableAggregation(KernelArguments, SpatialLayer):
         As `tfconv.ops.deformable_aggregation` takes them, ``offset_scale`` and a removed centre
         included; channels first if the inputs are.
         """
-        require_built(self)
-        offset, weights = self._sampling(self._features(self.padded(self.fitting(inputs))))
+        x = self.padded(self.fitting(self.entered(inputs)))
+        offset, weights = self._sampling(self._features(x))
         return self.restored(offset), self.restored(weights)
 
     def _projected(self, name: str, x: tf.Tensor) -> tf.Tensor:

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfconv import ops
 from tfconv.layers.arguments import boolean, number, positive_int, positive_number
-from tfconv.layers.base import OptionalInputs, require_built
+from tfconv.layers.base import OptionalInputs
 from tfconv.layers.spatial import ConvLayer, OneKernelConv
 
 
@@ -142,9 +142,9 @@ class DeformableConv(OptionalInputs, OneKernelConv, ConvLayer):
 
         Laid out as the call arguments ``offset`` and ``modulation``.
         """
-        require_built(self)
+        x = self.entered(inputs)
         self.require_own("offset")
-        offset, mask = self._made(self.padded(self.fitting(inputs)))
+        offset, mask = self._made(self.padded(self.fitting(x)))
         return self.restored(offset), None if mask is None else self.restored(mask)
 
     def _made(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tfconv import _compat
 from tfconv._compat import convert_variable, keras
 from tfconv.layers.arguments import positive_int, positive_number
-from tfconv.layers.base import SecondOutput, require_built
+from tfconv.layers.base import SecondOutput
 from tfconv.layers.experts import MixedConv, Mixture
 from tfconv.layers.masking import mean_of_positions
 from tfconv.layers.spatial import ConvLayer
@@ -100,8 +100,7 @@ class DynamicConv(MixedConv, Mixture, SecondOutput, ConvLayer):
         """The weights [N, num_experts] that inputs give the kernels; each row sums to 1."""
         if _compat.is_symbolic(inputs):
             return self.second_output(inputs, mask=mask)
-        require_built(self)
-        return self._attention(self.fitting(inputs), mask)
+        return self._attention(self.fitting(self.entered(inputs)), mask)
 
     def _attention(self, x: tf.Tensor, mask: Any) -> tf.Tensor:
         pooled = mean_of_positions(x, mask=mask)

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfconv import _compat
 from tfconv._compat import convert_variable, keras
 from tfconv.layers.arguments import choice, positive_int, resolved
-from tfconv.layers.base import BaseLayer, OptionalInputs, SecondOutput, require_built
+from tfconv.layers.base import BaseLayer, OptionalInputs, SecondOutput
 from tfconv.layers.kernels import Adaptable, independent_copies
 from tfconv.layers.masking import mean_of_positions
 from tfconv.ops.checks import of_sizes
@@ -188,8 +188,7 @@ class Experts(Mixture, OptionalInputs, SecondOutput):
         """The routing weights [N, num_experts] that the layer makes for inputs."""
         if _compat.is_symbolic(inputs):
             return self.second_output(inputs, mask=mask)
-        require_built(self)
-        return self.routed(tf.convert_to_tensor(inputs), None, mask, self.channel_axis)
+        return self.routed(self.entered(inputs), None, mask, self.channel_axis)
 
 
 def by_expert(initializer: Any, shape: Sequence[int]) -> Callable[..., tf.Tensor]:

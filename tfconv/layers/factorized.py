@@ -72,6 +72,7 @@ class FactorizedConv(ConvLayer):
     # Factors across channels: [1, ..., 1, channels / groups, outputs].
 
     def pointwise_shape(self, channels: int, outputs: int) -> tuple[int, ...]:
+        """The shape of a kernel across channels."""
         return (*[1] * self.rank, channels // self.groups, outputs)
 
     def pointwise(self, x: tf.Tensor, kernel: Any) -> tf.Tensor:
@@ -94,6 +95,7 @@ class FactorizedConv(ConvLayer):
         return [f"axis_kernel_{axis}" for axis in range(self.rank)]
 
     def axis_shapes(self, channels: int) -> dict[str, tuple[int, ...]]:
+        """The shapes of the filters along the axes, by the names of the weights."""
         return {name: (taps, channels) for name, taps in zip(self.axis_names, self.kernel_size)}
 
     def along_axes(self, x: tf.Tensor) -> tf.Tensor:

@@ -8,7 +8,6 @@ import tensorflow as tf
 
 from tfconv._compat import keras
 from tfconv.layers.arguments import choice
-from tfconv.layers.base import require_built
 from tfconv.layers.conv import Conv
 from tfconv.layers.kernels import independent_copies
 
@@ -66,8 +65,7 @@ class GatedConv(Conv):
 
     def gates(self, inputs: tf.Tensor) -> tf.Tensor:
         """What the layer multiplies its features by: between 0 and 1, in the outputs' shape."""
-        require_built(self)
-        _, gate = self._both(inputs)
+        _, gate = self._both(self.entered(inputs))
         return tf.sigmoid(gate)
 
     def _both(self, inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

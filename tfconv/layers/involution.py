@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfconv import _compat, ops
 from tfconv._compat import keras
 from tfconv.layers.arguments import number, optional, positive_int
-from tfconv.layers.base import SecondOutput, require_built
+from tfconv.layers.base import SecondOutput
 from tfconv.layers.batch_norm import BatchNormalization
 from tfconv.layers.kernels import KernelArguments
 from tfconv.layers.masking import without_mask
@@ -143,8 +143,7 @@ class Involution(KernelArguments, SecondOutput, SpatialLayer):
         """
         if _compat.is_symbolic(inputs):
             return self.second_output(inputs, training=training)
-        require_built(self)
-        return self.restored(self._generated(self.fitting(inputs), training))
+        return self.restored(self._generated(self.fitting(self.entered(inputs)), training))
 
     def _generated(self, x: tf.Tensor, training: bool | None) -> tf.Tensor:
         return self.weight(with_an_example(self.span, self._features(x, training)))

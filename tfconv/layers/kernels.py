@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfconv import _compat
 from tfconv.layers.arguments import boolean, optional, positive_int, positive_number, resolved
 from tfconv.layers.base import BaseLayer, require_built
+from tfconv.ops.dispatch import widened
 from tfconv.ops.geometry import is_int
 
 
@@ -105,21 +106,22 @@ class Adaptable(KernelArguments):
         a, b = map(_compat.convert_variable, (self.lora_kernel_a, self.lora_kernel_b))
         a = tf.reshape(a, [*b.shape[:-2], -1, b.shape[-2]])
         difference = self.lora_alpha / self.lora_rank * tf.matmul(a, b)
-        kernel = tf.convert_to_tensor(kernel)
+        kernel = widened(tf.convert_to_tensor(kernel))
         return kernel + tf.cast(tf.reshape(difference, kernel.shape), kernel.dtype)
 
     kernel = property(_in_force, lambda self, value: setattr(self, "_kernel", value))
 
     def add_adaptation(self, name: str, shape: tuple[int, ...], initializer: Any) -> Any:
         """Creates a weight of the adaptation, in float32: half types would lose what it adds."""
-        regularizer = self.kernel_regularizer
-        return self.add_weight(
+        weight = self.add_weight(
             name=name,
             shape=shape,
             initializer=initializer,
-            regularizer=regularizer,
+            regularizer=self.kernel_regularizer,
             dtype="float32",
         )
+        weight._autocast = False  # not an argument in every Keras 3
+        return weight
 
     def kernel_as_matrix(self) -> tuple[tuple[int, ...], int]:
         """The axes that are the kernel's rows, and how many columns there are."""

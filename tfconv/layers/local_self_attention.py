@@ -13,7 +13,6 @@ from tfconv import _compat, ops
 from tfconv._compat import keras
 from tfconv.layers.arguments import choice, flags_per_axis, positive_int
 from tfconv.layers.attention import Attention
-from tfconv.layers.base import require_built
 from tfconv.layers.involution import pooled_volumes
 from tfconv.layers.kernels import KernelArguments, independent_copies
 from tfconv.layers.masking import per_position, without_mask
@@ -53,8 +52,13 @@ class LocalSelfAttention(Attention, KernelArguments, SpatialLayer):
         position_bias_initializer, position_bias_regularizer, position_bias_constraint: Of ``b``.
 
     Call arguments:
+        inputs: [N, *spatial, C] tensor (or [N, C, *spatial]).
+        return_attention_scores: Whether to give what `attention` gives as a second output.
+        training: Whether attention is dropped.
         use_causal_mask: Whether positions see only themselves and those before them, row by row:
             with ``edges="masked"`` only, and neither ``strides`` nor ``causal``.
+        mask: Optional booleans [N, *spatial]: the positions that are seen, and that see. Keras's
+            masks come here by themselves, and go on to the next layer.
 
     Output shape: [N, *output spatial, filters].
 
@@ -178,8 +182,7 @@ class LocalSelfAttention(Attention, KernelArguments, SpatialLayer):
         """
         if _compat.is_symbolic(inputs):
             return self.second_output(inputs, use_causal_mask=use_causal_mask, mask=mask)
-        require_built(self)
-        x = self.fitting(tf.cast(inputs, self.compute_dtype))
+        x = self.fitting(self.entered(inputs))
         value = self._made_by(self.value, x)
         return self.restored(self._attended(x, value, use_causal_mask, mask, True)[1])
 

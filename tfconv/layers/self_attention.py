@@ -14,7 +14,6 @@ from tfconv import _compat
 from tfconv._compat import keras
 from tfconv.layers.arguments import boolean, optional, positive_int
 from tfconv.layers.attention import Attention, masked_softmax
-from tfconv.layers.base import require_built
 from tfconv.layers.kernels import KernelArguments
 from tfconv.layers.masking import per_position
 from tfconv.layers.spatial import SpatialLayer
@@ -164,8 +163,7 @@ class SelfAttention(Attention, KernelArguments, SpatialLayer):
         masks = {"attention_mask": attention_mask, "use_causal_mask": use_causal_mask, "mask": mask}
         if _compat.is_symbolic(inputs):
             return self.second_output(inputs, **masks)
-        require_built(self)
-        x = self.fitting(tf.cast(inputs, self.compute_dtype))
+        x = self.fitting(self.entered(inputs))
         return tf.cast(self._attention_of(x, **masks), x.dtype)
 
     def _heads(self, layer: Any, x: tf.Tensor) -> tf.Tensor:
@@ -241,7 +239,8 @@ class SelfAttention(Attention, KernelArguments, SpatialLayer):
 
     def _pairs(self, attention_mask: Any, x: tf.Tensor) -> tf.Tensor:
         """An attention mask as booleans that fit [N, heads, P, P]."""
-        mask, sizes = tf.cast(attention_mask, tf.bool), spatial_sizes(x)
+        given, sizes = tf.convert_to_tensor(attention_mask), spatial_sizes(x)
+        mask = tf.cast(given, tf.bool)
         positions, ahead = product(sizes), (mask.shape.rank or 0) - 2 * self.rank
         spatial = x.shape.as_list()[1:-1] * 2
         if self.rank > 1 and ahead > 0 and mask.shape[ahead:].is_compatible_with(spatial):
@@ -258,7 +257,7 @@ class SelfAttention(Attention, KernelArguments, SpatialLayer):
             raise ValueError(
                 "`attention_mask` must have the shape [batch, num_heads, positions, positions], "
                 f"here {tf.TensorShape(wanted)}, or lack the second or both of the first axes. "
-                f"Received: attention_mask of shape {tf.TensorShape(attention_mask.shape)}"
+                f"Received: attention_mask of shape {given.shape}"
             )
         return mask
 
