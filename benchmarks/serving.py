@@ -150,23 +150,25 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=15, help="turns of each model (15)")
     parser.add_argument("--seconds", type=float, default=1.5, help="of each half of a turn (1.5)")
     arguments = parser.parse_args()
-    models: dict[str, tuple[Callable[[], keras.Model], bool]] = {
-        "Keras's layers": (stock, False),
-        "tfconv's layers of the same names": (lambda: stock(tfconv), False),
-        "involution, deformable, CondConv: stock ops": (own, False),
+    others = "involution, deformable, CondConv"
+    models: dict[str, tuple[Callable[[], keras.Model], dict[str, bool]]] = {
+        "Keras's layers": (stock, {}),
+        "tfconv's layers of the same names": (lambda: stock(tfconv), {}),
+        f"{others}: stock ops": (own, {}),
+        f"{others}: stock ops, compiled by XLA": (own, {"jit_compile": True}),
     }
     library = tfconv.native_status().library
     if library is not None:
-        models["involution, deformable, CondConv: native ops"] = (own, True)
+        models[f"{others}: native ops"] = (own, {"keep_native": True})
     with contextlib.ExitStack() as scope:
         folder = Path(scope.enter_context(tempfile.TemporaryDirectory()))
         served = []
-        for number, (name, (make, native)) in enumerate(models.items()):
+        batching = {"max_batch_size": BATCH, "allowed_batch_sizes": [1, BATCH]}
+        warmup = [np.zeros([size, *_SIZE], np.float32) for size in (1, BATCH)]
+        for number, (name, (make, arguments)) in enumerate(models.items()):
             path = folder / str(number)
-            to_saved_model(
-                make(), path, warmup=np.zeros([BATCH, *_SIZE], np.float32), keep_native=native
-            )
-            options = ["--library", library] if native else []
+            to_saved_model(make(), path, warmup=warmup, batching=batching, **arguments)
+            options = ["--library", library] if "keep_native" in arguments else []
             served.append(Served(name, scope.enter_context(host(path, *options))))
         for _ in range(arguments.rounds):
             for model in served:

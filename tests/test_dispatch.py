@@ -145,6 +145,7 @@ def library_folder(tmp_path, monkeypatch):
     shutil.copy(ROOT / "tfconv" / "_version.py", package)
     monkeypatch.setattr(_build, "_PACKAGE", package)
     monkeypatch.delenv("TFCONV_LIBRARY", raising=False)
+    monkeypatch.setenv("TFCONV_XLA", "0")  # tests/test_compiled_twins.py has it
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(
         native, "library", functools.lru_cache(maxsize=1)(native.library.__wrapped__)

@@ -2,11 +2,11 @@
 // of SavedModels, replays the requests to warm up with, answers requests in many threads, and
 // loads a new version while the old one answers.
 //
-//   loader OLD_VERSION NEW_VERSION ANSWERS [LIBRARY]
+//   loader OLD_VERSION NEW_VERSION ANSWERS [LIBRARY | --without-xla]
 //
 // The answers to the warm-up requests of both versions go into the file ANSWERS, as TFRecords of
 // TensorProtos. The threads ask the same requests and hold every answer against these. LIBRARY has
-// ops for TF_LoadLibrary. One line of JSON goes to standard output.
+// ops for TF_LoadLibrary; without XLA, it is as the server without its flag for it. One line of JSON goes to standard output.
 
 #include <atomic>
 #include <chrono>
@@ -25,6 +25,7 @@
 
 #include "tensorflow/c/c_api.h"
 #include "tensorflow/cc/saved_model/loader.h"
+#include "tensorflow/compiler/jit/flags.h"
 #include "tensorflow/core/framework/tensor.h"
 #include "tensorflow/core/framework/tensor.pb.h"
 #include "tensorflow/core/lib/io/record_reader.h"
@@ -224,8 +225,12 @@ void Write(const Version& version, tensorflow::io::RecordWriter& writer) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 4 && argc != 5) Fail("usage: loader OLD_VERSION NEW_VERSION ANSWERS [LIBRARY]");
-  if (argc == 5) {
+  if (argc != 4 && argc != 5) {
+    Fail("usage: loader OLD_VERSION NEW_VERSION ANSWERS [LIBRARY | --without-xla]");
+  }
+  if (argc == 5 && std::string_view(argv[4]) == "--without-xla") {
+    tensorflow::DisableXlaCompilation();
+  } else if (argc == 5) {
     TF_Status* status = TF_NewStatus();
     TF_LoadLibrary(argv[4], status);
     if (TF_GetCode(status) != TF_OK) Fail(TF_Message(status));

@@ -84,17 +84,25 @@ def models():
     return network(), network()
 
 
-@pytest.mark.parametrize("native", [False, True])
-def test_loads_and_answers(loader, models, tmp_path, native):
+def exported(models, folder, **arguments):
+    """Both versions, with requests of all sizes of the batch."""
+    warmup = [IMAGES[:batch] for batch in BATCHES]
+    batching = {"max_batch_size": max(BATCHES), "allowed_batch_sizes": sorted(BATCHES)}
+    return [
+        to_saved_model(model, folder, warmup=warmup, batching=batching, **arguments)
+        for model in models
+    ]
+
+
+@pytest.mark.parametrize("ops", ["stock", "native", "compiled"])
+def test_loads_and_answers(loader, models, tmp_path, ops):
+    native, jit_compile = ops == "native", ops == "compiled"
     if native:
         require_native()
     library = [tfconv.native_status().library] if native and not LINKED else []
-    warmup = [IMAGES[:batch] for batch in BATCHES]
-    reports = [
-        to_saved_model(model, tmp_path / "net", warmup=warmup, keep_native=native)
-        for model in models
-    ]
+    reports = exported(models, tmp_path / "net", keep_native=native, jit_compile=jit_compile)
     assert bool(reports[0].native_ops) == native
+    assert bool(reports[0].compiled) == jit_compile
     answers = tmp_path / "answers"
     done = run(loader, *(report.path for report in reports), answers, *library)
     assert done.returncode == 0, done.stderr
@@ -112,6 +120,14 @@ def test_loads_and_answers(loader, models, tmp_path, native):
         for batch in BATCHES:
             np.testing.assert_allclose(next(protos), expected[:batch], atol=1e-5)
     assert not list(protos)
+
+
+def test_what_is_to_be_compiled_needs_the_flag(loader, models, tmp_path):
+    """A server compiles nothing without it: the first request tells."""
+    report, _ = exported(models, tmp_path, jit_compile=True)
+    done = run(loader, report.path, report.path, tmp_path / "answers", "--without-xla")
+    assert done.returncode == 1
+    assert "XLA compilation disabled" in done.stderr
 
 
 @pytest.mark.skipif(bool(LINKED), reason="the program has the native ops")

@@ -58,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         "  instruction set": native["isa"],
         "  GPU kernels": ("yes" if native["cuda"] else "none") if native["isa"] else None,
         "ops in force": f"{native['in_force']}: {native['reason']}",
+        "  compiled by XLA": native["xla"],
         "to do": (
             f"build the library ({status['rebuild']}): {status['rebuild_command']}"
             if status["rebuild"]

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,8 @@ from tfconv.export.samples import random_samples
 from tfconv.export.signatures import DEFAULT, Signature, answers, trace
 from tfconv.export.tflite_file import NATIVE_PREFIX
 from tfconv.export.verification import relative_error
+from tfconv.ops import xla
+from tfconv.ops.dispatch import keeps_native
 
 _BOUND = 1e-4  # sums in another order, in float32
 _HALF_BOUND = 5e-2  # the same where a layer computes in half of it
@@ -44,6 +47,7 @@ class SavedModelReport:
         size: Bytes on disk.
         error: The largest root mean square of an output's difference from the Keras model, as a
             share of that of the output; None if it was not measured.
+        compiled: How often each function occurs that XLA compiles when the model runs.
     """
 
     path: Path
@@ -53,11 +57,16 @@ class SavedModelReport:
     warmup_requests: int
     size: int
     error: float | None = None
+    compiled: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def native_ops(self) -> dict[str, int]:
         """Those of `ops` that a server has only if it is linked with tfconv's."""
         return {op: n for op, n in self.ops.items() if op.startswith(NATIVE_PREFIX)}
+
+    @property
+    def _compiled(self) -> str:
+        return ", ".join(f"{name} ({count})" for name, count in self.compiled.items())
 
     def __rich__(self) -> Group:
         facts = [
@@ -66,6 +75,7 @@ class SavedModelReport:
             ("size", tables.kilobytes(self.size)),
             *(("signature", f"{name}: {text}") for name, text in self.signatures.items()),
             ("native ops", ", ".join(self.native_ops) or "none"),
+            *([("compiled by XLA", self._compiled)] if self.compiled else []),
         ]
         if self.error is not None:
             facts.append(("error", f"{self.error:.2g}"))
@@ -74,6 +84,8 @@ class SavedModelReport:
     def __str__(self) -> str:
         native = ", ".join(self.native_ops) or "none"
         error = [] if self.error is None else [f"  error: {self.error:.2g}"]
+        if self.compiled:
+            error.insert(0, f"  compiled by XLA: {self._compiled}")
         return "\n".join(
             [
                 f"{self.path}: version {self.version}, {self.size:,} bytes",
@@ -94,12 +106,15 @@ def to_saved_model(
     batching: Mapping[str, Any] | bool | None = None,
     keep_native: bool = False,
     verify: bool = True,
+    *,
+    jit_compile: bool = False,
 ) -> SavedModelReport:
     """Writes a version of a model for TF Serving: ``<directory>/<version>/``.
 
     A server that polls the folder sees the version when it is complete, never before. Beside the
     versions stand models.config, batching.config and docker-compose.yml for the stock image
-    tensorflow/serving; those that are there already stay, unless `batching` is given.
+    tensorflow/serving; those that are there already stay, unless `batching` is given or
+    `jit_compile` needs others.
 
     The signature "serving_default" is the model, with a batch of any size unless the model's is
     fixed. An only input is called "inputs" and an only output "outputs"; several have the names
@@ -127,14 +142,22 @@ def to_saved_model(
             compared with it: the root mean square of the difference may be 1e-4 of that of the
             output, 5% where layers compute in float16 or bfloat16. Inputs of unknown size and
             strings cannot be made up: such models are not compared.
+        jit_compile: Whether XLA compiles the layers that it makes faster than stock ops are
+            (involution, local attention), each when a size of the batch comes for the first time.
+            The server needs the flag ``--xla_cpu_compilation_enabled=true``, which
+            docker-compose.yml has then. Batches are padded to sizes that are powers of two unless
+            `batching` has others, and the warm-up holds a request for each: those of `warmup`,
+            repeated or cut, or zeros.
 
     Returns:
         A report of what was written; `print` shows it.
 
     Raises:
-        ValueError: If an argument is wrong, the version exists, or the folder cannot be written to.
+        ValueError: If an argument is wrong, the version exists, the folder cannot be written to, or
+            `jit_compile` has nothing to compile, or not for a size that is known.
         ExportError: If the results differ.
-        ImportError: If `warmup` is given and tensorflow-serving-api is not installed.
+        ImportError: If `warmup` or `jit_compile` is given and tensorflow-serving-api is not
+            installed.
         After any error, nothing of the export is left on disk.
 
     Example:
@@ -157,10 +180,15 @@ def to_saved_model(
         raise _version_exists(folder, version)
     if signatures is not None and not isinstance(signatures, Mapping):
         raise ValueError(f"`signatures` must be a dict by name. Received: {signatures!r}")
-    functions, found = trace({DEFAULT: model, **(signatures or {})}, keep_native)
+    if jit_compile:
+        _check_compilation(keep_native or keeps_native())
+    functions, found = trace({DEFAULT: model, **(signatures or {})}, keep_native, jit_compile)
     parameters = serving_files.batching_parameters(batching, found)
     most = None if parameters is None else parameters["max_batch_size"]
     requests = serving_files.warmup_requests(warmup, found, most)
+    if jit_compile:
+        sizes = serving_files.with_allowed_sizes(parameters)
+        requests = serving_files.requests_of_sizes(requests, found, sizes)
     if requests:
         serving_files.serving_apis()
 
@@ -173,7 +201,12 @@ def to_saved_model(
             tf.saved_model.save(_holder(functions, roots), str(made), signatures=functions)
         except tf.errors.OpError as error:  # of TensorFlow's file system
             raise OSError(errno.EIO, error.message) from error
-        ops = _ops(made)
+        ops, compiled = _ops(made)
+        if jit_compile and not compiled:
+            raise ValueError(
+                "`jit_compile` needs a layer that XLA makes faster: an involution or local "
+                f"attention. Received: jit_compile=True for {model.name!r}, which has none"
+            )
         error = None
         if verify and DEFAULT not in (signatures or {}):
             error = _compared(model, made, found[DEFAULT])
@@ -183,13 +216,27 @@ def to_saved_model(
         native = any(op.startswith(NATIVE_PREFIX) for op in ops)
         texts = {
             serving_files.MODELS: serving_files.models_config(folder.name),
-            serving_files.COMPOSE: serving_files.compose_file(folder.name, bool(most), native),
+            serving_files.COMPOSE: serving_files.compose_file(
+                folder.name, bool(most), native, jit_compile
+            ),
         }
         if parameters is not None:
             texts[serving_files.BATCHING] = serving_files.batching_config(parameters)
-        with _placed(texts, folder, scratch, replace=batching is not None):
+        replace = batching is not None or (jit_compile and not serving_files.compiles(folder))
+        with _placed(texts, folder, scratch, replace):
             number = _publish(made, folder, version)
-    return SavedModelReport(folder / str(number), number, found, ops, len(requests), size, error)
+    path = folder / str(number)
+    return SavedModelReport(path, number, found, ops, len(requests), size, error, compiled)
+
+
+def _check_compilation(keep_native: bool) -> None:
+    if keep_native:
+        raise ValueError(
+            "`jit_compile` compiles stock ops: a model keeps its native ops or has XLA compile "
+            "others. Received: jit_compile=True with native ops kept"
+        )
+    if xla.missing():
+        raise ValueError(f"`jit_compile` does not work: {xla.missing()}. Received: True")
 
 
 def _holder(functions: Mapping[str, Any], roots: list[Any]) -> tf.Module:
@@ -239,11 +286,14 @@ def _compared(model: keras.Model, path: Path, signature: Signature) -> float | N
     return errors[worst]
 
 
-def _ops(path: Path) -> dict[str, int]:
-    """How often each operation occurs in a SavedModel, functions included."""
+def _ops(path: Path) -> tuple[dict[str, int], dict[str, int]]:
+    """How often each operation, and each function that XLA compiles, occurs in a SavedModel."""
     graph = _compat.saved_model_graph(path).graph_def
     nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
-    return dict(sorted(collections.Counter(node.op for node in nodes).items()))
+    names = (re.search(rf"{xla.PREFIX}(\w+?)_\d+$", node.attr["f"].func.name) for node in nodes)
+    counted = (node.op for node in nodes), (name[1] for name in names if name)
+    ops, compiled = (dict(sorted(collections.Counter(each).items())) for each in counted)
+    return ops, compiled
 
 
 # The folder of the versions.

@@ -16,6 +16,7 @@ from tfconv.export.signatures import DEFAULT, Signature
 
 MODELS, BATCHING, COMPOSE = "models.config", "batching.config", "docker-compose.yml"
 _WARMUP = Path("assets.extra", "tf_serving_warmup_requests")
+_XLA = "--xla_cpu_compilation_enabled=true"  # without it, what XLA must compile answers an error
 _MOST_WARMUP_REQUESTS = 1000  # a server refuses a model that has more
 
 _BATCHING = {"max_batch_size": 64, "batch_timeout_micros": 1000, "max_enqueued_batches": 100}
@@ -79,6 +80,18 @@ def _is_int(value: Any) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
+def with_allowed_sizes(parameters: dict[str, Any] | None) -> list[int] | None:
+    """The sizes that batches are padded to, powers of two if none were given; None without batches.
+
+    They are put into the parameters.
+    """
+    if parameters is None:
+        return None
+    most = parameters["max_batch_size"]
+    powers = [2**n for n in range(most.bit_length()) if 2**n < most]
+    return list(parameters.setdefault("allowed_batch_sizes", [*powers, most]))
+
+
 def batching_config(parameters: Mapping[str, Any]) -> str:
     """`parameters` as the text of a BatchingParameters message."""
     lines = []
@@ -110,7 +123,13 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def compose_file(name: str, batching: bool, native: bool) -> str:
+def compiles(folder: Path) -> bool:
+    """Whether the folder's file for Docker Compose lets the server compile by XLA."""
+    file = folder / COMPOSE
+    return file.is_file() and _XLA in file.read_text(encoding="utf-8", errors="replace")
+
+
+def compose_file(name: str, batching: bool, native: bool, xla: bool = False) -> str:
     """A file for Docker Compose: the stock image, or a server that has tfconv's ops."""
     image = "${TENSORFLOW_SERVING_IMAGE:-tensorflow/serving}"
     said = f"The model was exported by TensorFlow {tensorflow_version()}."
@@ -121,6 +140,8 @@ def compose_file(name: str, batching: bool, native: bool) -> str:
     flags = [f"--model_config_file={folder}/{MODELS}"]
     if batching:
         flags += ["--enable_batching=true", f"--batching_parameters_file={folder}/{BATCHING}"]
+    if xla:
+        flags.append(_XLA)
     command = "\n".join(f"      - {_quoted(flag)}" for flag in flags)
     return f"""\
 # `docker compose up` here serves the newest version at localhost:8500 (gRPC) and :8501 (REST).
@@ -169,6 +190,50 @@ def warmup_requests(
             )
         requests.append((name, _inputs(name, values, signatures[name].inputs, most_examples)))
     return requests
+
+
+def requests_of_sizes(
+    requests: list[Request], signatures: Mapping[str, Signature], sizes: list[int] | None
+) -> list[Request]:
+    """Requests, and as many more that each signature has one of each size of the batch.
+
+    Args:
+        requests: What `warmup_requests` gives.
+        signatures: Those of the model.
+        sizes: The sizes of batches; None where they are not known, for those that the requests
+            have, or one example.
+
+    Raises:
+        ValueError: If a signature has no request, and none of zeros can be made up.
+    """
+    made = list(requests)
+    for name, signature in signatures.items():
+        own = [inputs for key, inputs in requests if key == name]
+        first = own[0] if own else _zeros(name, signature.inputs)
+        if sizes and signature.batched:
+            there = {len(next(iter(inputs.values()))) for inputs in own}
+            made += [(name, _of_size(first, n)) for n in sizes if n not in there]
+        elif not own:
+            made.append((name, first))
+    return made
+
+
+def _of_size(inputs: Mapping[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
+    return {name: np.resize(x, (size, *x.shape[1:])) for name, x in inputs.items()}
+
+
+def _zeros(name: str, specs: Mapping[str, tf.TensorSpec]) -> dict[str, np.ndarray]:
+    """A request of one example, or of as many as there must be."""
+    made = {}
+    for key, spec in specs.items():
+        if spec.dtype == tf.string or spec.shape.rank is None or None in spec.shape[1:]:
+            raise ValueError(
+                f"`warmup` must have a request for the signature {name!r} with `jit_compile`: its "
+                f"input {key!r} ({spec.dtype.name} {spec.shape}) cannot be made up. Received: none"
+            )
+        shape = [1 if n is None else n for n in spec.shape]
+        made[key] = np.zeros(shape, spec.dtype.as_numpy_dtype)
+    return made
 
 
 def _inputs(

@@ -13,6 +13,7 @@ import tensorflow as tf
 from tfconv import _compat
 from tfconv._compat import keras
 from tfconv.ops.dispatch import keep_native as keeping_native
+from tfconv.ops.dispatch import server_export
 
 DEFAULT = "serving_default"
 
@@ -51,7 +52,7 @@ def _shape(spec: tf.TensorSpec) -> str:
 
 
 def trace(
-    given: Mapping[str, Any], keep_native: bool
+    given: Mapping[str, Any], keep_native: bool, jit_compile: bool = False
 ) -> tuple[dict[str, Any], dict[str, Signature]]:
     """Traces signatures as for an export.
 
@@ -59,6 +60,7 @@ def trace(
         given: For each name a Keras model, a `tf.function` with an input signature, or a pair of
             a function and its inputs, a `tf.TensorSpec` for each name.
         keep_native: Whether native ops stay what they are.
+        jit_compile: Whether XLA is to compile what it makes faster.
 
     Returns:
         The concrete functions by name, and the signatures.
@@ -71,7 +73,9 @@ def trace(
         if not isinstance(name, str) or not name:
             raise ValueError(f"`signatures` must have strings as names. Received: {name!r}")
         function, inputs = _function(name, value)
-        with _compat.export_scope(), contextlib.ExitStack() as scope:
+        with contextlib.ExitStack() as scope:
+            scope.enter_context(_compat.export_scope())
+            scope.enter_context(server_export(jit_compile))
             if keep_native:
                 scope.enter_context(keeping_native())
             functions[name] = function.get_concrete_function(**inputs)

@@ -2,7 +2,8 @@
 
 Native when the library is loaded and has kernels for the data type and the device; portable
 while TensorFlow traces for saving or conversion, inside `tfconv.portable()`, or when there is
-no library. `tfconv.keep_native()` keeps native ops in what is exported.
+no library. `tfconv.keep_native()` keeps native ops in what is exported. Where there is no library,
+XLA compiles those portable twins that it makes faster.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfconv import _compat
-from tfconv.ops import native
+from tfconv.ops import native, xla
 
 _HALF_DTYPES = (tf.float16, tf.bfloat16)
 _NATIVE_DTYPES = (*_HALF_DTYPES, tf.float32, tf.float64)
@@ -31,6 +32,7 @@ class _Scopes(threading.local):
 
     def __init__(self) -> None:
         self.stack: list[str] = []
+        self.server: str | None = None
 
 
 _scopes = _Scopes()
@@ -69,6 +71,25 @@ def keep_native() -> contextlib.AbstractContextManager[None]:
     return _scope("keep_native")
 
 
+@contextlib.contextmanager
+def server_export(jit_compile: bool) -> Iterator[None]:
+    """Scope in which what is saved is for TensorFlow's servers.
+
+    Args:
+        jit_compile: Whether twins that XLA makes faster are functions that it must compile there.
+    """
+    before, _scopes.server = _scopes.server, "compiled" if jit_compile else "stock"
+    try:
+        yield
+    finally:
+        _scopes.server = before
+
+
+def for_stock_server() -> bool:
+    """Whether what is traced is for a server's stock operations: not compiled, never trained."""
+    return _scopes.server == "stock"
+
+
 @dataclasses.dataclass(frozen=True)
 class NativeStatus:
     """What is in force, and why.
@@ -82,6 +103,8 @@ class NativeStatus:
         isa: Instruction set that the CPU kernels use ("base", "avx2", "avx512" or
             "avx512bf16"), or None.
         cuda: Whether the library has GPU kernels; portable ops serve on GPUs where it has none.
+        xla: Where there is no library, "yes" if XLA compiles the portable ops that it makes
+            faster, otherwise why it does not. None where that is not needed.
     """
 
     in_force: str
@@ -91,6 +114,7 @@ class NativeStatus:
     tensorflow: str
     isa: str | None
     cuda: bool
+    xla: str | None = None
 
 
 def native_status() -> NativeStatus:
@@ -105,6 +129,7 @@ def native_status() -> NativeStatus:
         tensorflow=_compat.tensorflow_version(),
         isa=library.isa,
         cuda=library.cuda,
+        xla=(xla.problem() or "yes") if library.module is None else None,
     )
 
 
@@ -155,6 +180,39 @@ def dispatch(
     if not (tf.executing_eagerly() or keeps_native()):
         _compat.forbid_export(_NOT_FOR_EXPORT)
     return native_call(library.module)
+
+
+def compiled(function: Callable, *tensors: tf.Tensor | None, arguments: tuple = ()) -> Any:
+    """``function(*tensors, *arguments)``, compiled by XLA where that is wanted.
+
+    It is where no native library serves, unless somebody asks for portable operations or XLA is
+    switched off, and in exports that are to be compiled. It compiles for sizes: so all but that of
+    the batch must be known when a function is traced.
+
+    Args:
+        function: A portable twin that XLA makes faster; a function of a module.
+        tensors: Its tensors.
+        arguments: What else it takes; can be a key of a dict.
+    """
+    x = tensors[0]
+    exported = _compat.tracing_for_export()
+    if exported:
+        wanted = _scopes.server == "compiled"
+    else:
+        portable_wanted = _scopes.stack[-1:] == ["portable"]
+        wanted = not (portable_wanted or native.library().module or _on_gpu(x) or xla.problem())
+    shapes = [t.shape for t in tensors if t is not None]
+    if wanted and any(None in shape[1:] for shape in shapes):
+        if exported:
+            raise ValueError(
+                "`jit_compile` needs layers whose inputs have one size, that of the batch aside: "
+                "XLA would compile for each size when its first request comes. Received: "
+                f"{function.__name__.strip('_')} of {', '.join(map(str, shapes))}"
+            )
+        wanted = False
+    if not wanted:
+        return function(*tensors, *arguments)
+    return xla.call(function, tensors, arguments, exported)
 
 
 def runs_on_cpu(x: tf.Tensor) -> bool:

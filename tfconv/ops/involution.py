@@ -10,14 +10,18 @@ from tfconv.ops import native
 from tfconv.ops.channels import in_channels_last
 from tfconv.ops.checks import fitting, of_sizes
 from tfconv.ops.dispatch import (
+    compiled,
     dispatch,
+    for_stock_server,
     in_float32,
     invalid_argument,
     is_wanted,
     runs_on_cpu,
 )
 from tfconv.ops.geometry import Geometry, Padding, output_sizes
+from tfconv.ops.involution_blocks import by_blocks, suits
 from tfconv.ops.windows import Windows, product
+from tfconv.ops.xla import summed
 
 
 @tf.autograph.experimental.do_not_convert  # nothing to convert, and tracing stays fast
@@ -75,7 +79,7 @@ def involution(
         x = fitting(x, geometry, "involution")
         return dispatch(
             lambda module: module.tfconv_involution(x=x, kernel=kernel, **geometry.attributes()),
-            lambda: in_float32(lambda *t: _portable(*t, geometry), x, kernel),
+            lambda: compiled(_involution, x, kernel, arguments=(geometry,)),
             x,
         )
 
@@ -179,6 +183,10 @@ def _check(x: tf.Tensor, kernel: tf.TensorShape, geometry: Geometry) -> None:
         )
 
 
+def _involution(x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry) -> tf.Tensor:
+    return in_float32(lambda *t: _portable(*t, geometry), x, kernel)
+
+
 def _portable(x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry) -> tf.Tensor:
     """Stock ops: one multiply-add a tap; at most 5-D tensors, as converters want them."""
     channels, groups = x.shape[-1], kernel.shape[-1] // geometry.taps
@@ -190,6 +198,8 @@ def _portable(x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry) -> tf.Tensor:
         "involution: kernel must have the batch and the output positions of x. Received: shape",
         reshaped=True,
     )
+    if for_stock_server() and suits(x, geometry):
+        return by_blocks(x, kernel, geometry)
     if geometry.rank < 3:
         shape, pixels = [-1, *output], Windows(x, geometry, split=groups)
     else:
@@ -197,10 +207,8 @@ def _portable(x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry) -> tf.Tensor:
         pixels = (tf.reshape(w, [*shape, groups, width]) for w in Windows(x, geometry))
     kernel = tf.reshape(kernel, [batch, *shape[1:], groups, geometry.taps])
     weights = tf.split(kernel, geometry.taps, -1)
-    total = None
-    for pixel, weight in zip(pixels, weights):
-        term = pixel * weight
-        total = term if total is None else total + term
+    terms = (pixel * weight for pixel, weight in zip(pixels, weights))
+    total = summed(terms, geometry.kernel_size[-1])
     return tf.reshape(total, [-1, *output, channels])
 
 

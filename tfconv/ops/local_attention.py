@@ -17,6 +17,7 @@ from tfconv.ops.channels import to_first, to_last
 from tfconv.ops.checks import checked, of_sizes, sufficient
 from tfconv.ops.dispatch import (
     apart,
+    compiled,
     dispatch,
     invalid_argument,
     second_order,
@@ -24,6 +25,7 @@ from tfconv.ops.dispatch import (
 )
 from tfconv.ops.geometry import Geometry, is_int, known_sizes, spatial_sizes
 from tfconv.ops.windows import Windows, product
+from tfconv.ops.xla import summed
 
 # How far below the largest logit of those that take part the others stand: their share is lost in
 # rounding, and 8-bit integers, whose steps follow from the range, have steps left for the rest.
@@ -138,7 +140,7 @@ def local_attention(
     else:
         results = dispatch(
             lambda module: [_native(module, *tensors, *arguments)],
-            lambda: _portable_in_float32(*tensors, *arguments),
+            lambda: [compiled(_local_attention, *tensors, arguments=arguments)],
             query,
             on_gpus=False,
         )
@@ -312,6 +314,10 @@ def _native(module, query, key, value, bias, heads, scale, places) -> tf.Tensor:
     )
 
 
+def _local_attention(query, key, value, bias, *arguments) -> tf.Tensor:
+    return _portable_in_float32(query, key, value, bias, *arguments)[0]
+
+
 def _portable_in_float32(query, key, value, bias, *arguments) -> list[tf.Tensor]:
     results = _portable(*map(widened, (query, key, value, bias)), *arguments)
     return [tf.cast(t, query.dtype) for t in results]
@@ -363,10 +369,8 @@ def _portable(query, key, value, bias, heads, scale, places) -> list[tf.Tensor]:
         per_position = bias.shape.rank > 2
         logits += tf.reshape(bias, [*rows, places.taps]) if per_position else bias
     weights = _softmax(logits, _combined([inside for _, inside in axes]))
-    total = None
-    for pixel, weight in zip(by_tap(value), tf.split(weights, places.taps, -1)):
-        term = pixel * weight
-        total = term if total is None else total + term
+    pairs = zip(by_tap(value), tf.split(weights, places.taps, -1))
+    total = summed((pixel * weight for pixel, weight in pairs), places.kernel_size[-1])
     width, columns = value.shape[-1], heads * places.taps
     return [
         tf.reshape(total, [rows[0], *outputs, width]),
