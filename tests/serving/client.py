@@ -26,8 +26,14 @@ NAME = "net"
 _START_SECONDS = 120
 
 
+class Port(int):
+    """Where a host listens to gRPC; `rest` is where to REST."""
+
+    rest: int
+
+
 @contextlib.contextmanager
-def host(folder: Path, *options: str, name: str = NAME) -> Iterator[int]:
+def host(folder: Path, *options: str, name: str = NAME) -> Iterator[Port]:
     """Scope in which the versions in `folder` are served as the model `name`; yields the port."""
     process = subprocess.Popen(
         [sys.executable, "-I", str(HOST), name, str(folder), *options],
@@ -41,9 +47,12 @@ def host(folder: Path, *options: str, name: str = NAME) -> Iterator[int]:
     try:
         line = process.stdout.readline()
         timer.cancel()
-        if not line.startswith("port: "):
+        if not line.startswith("ports: "):
             raise RuntimeError(f"The host did not start. Received: {line!r}")
-        yield int(line.split()[1])
+        number, rest = map(int, line.split()[1:])
+        port = Port(number)
+        port.rest = rest
+        yield port
     finally:
         timer.cancel()
         process.stdin.close()

@@ -1,4 +1,4 @@
-"""A stand-in for TF Serving's model server, on its gRPC interface. It is for tests only.
+"""A stand-in for TF Serving's model server, on its gRPC and REST interfaces. It is for tests only.
 
     python -I host.py NAME FOLDER [--max-message-bytes N] [--threads N] [--library FILE]
 
@@ -6,12 +6,16 @@ serves the versions of the model NAME in FOLDER, of which it loads the highest, 
 loader of SavedModels into a session, with the warm-up requests. It polls the folder: a new version
 answers once it is loaded, and the old one is closed when its last request is done. Requests that
 are wrong get the status codes that TF Serving gives them. It must not need tfconv, and cannot
-import it. The line "port: N" on standard output says where it listens; it ends with its standard
-input. LIBRARY has ops for models that were exported with native ones.
+import it. The line "ports: N M" on standard output says where it listens to gRPC and to REST; it
+ends with its standard input. LIBRARY has ops for models that were exported with native ones.
 """
 
 import argparse
+import base64
 import contextlib
+import http.server
+import json
+import re
 import sys
 import threading
 import time
@@ -21,7 +25,9 @@ from pathlib import Path
 sys.modules["tfconv"] = None  # importing it is an error from here on
 
 import grpc  # noqa: E402
+import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
+from google.protobuf import json_format  # noqa: E402
 from tensorflow_serving.apis import (  # noqa: E402
     get_model_metadata_pb2,
     get_model_status_pb2,
@@ -237,6 +243,113 @@ class Host(
         return version
 
 
+class RestContext:
+    """What a service of gRPC answers wrong requests with, for REST."""
+
+    HTTP = {Code.INVALID_ARGUMENT: 400, Code.FAILED_PRECONDITION: 400, Code.NOT_FOUND: 404}
+
+    def abort(self, code, message):
+        raise RestError(self.HTTP.get(code, 500), message)
+
+
+class RestError(Exception):
+    def __init__(self, code, message):
+        super().__init__(message)
+        self.code = code
+
+
+class Rest(http.server.BaseHTTPRequestHandler):
+    """``/v1/models/NAME[/versions/N]``: its status, ``/metadata`` and ``:predict``."""
+
+    protocol_version = "HTTP/1.1"
+    host = None
+
+    def do_GET(self):
+        self._answer(self._get)
+
+    def do_POST(self):
+        self._answer(self._post)
+
+    def log_message(self, *_):
+        pass
+
+    def _answer(self, method):
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        try:
+            code, answer = 200, method(body)
+        except RestError as error:
+            code, answer = error.code, {"error": str(error)}
+        content = json.dumps(answer).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def _request(self, made, ending):
+        path = re.fullmatch(rf"/v1/models/([^/:]+)(?:/versions/(\d+))?{ending}", self.path)
+        if not path:
+            raise RestError(404, f"Malformed request: {self.command} {self.path}")
+        made.model_spec.name = path[1]
+        if path[2]:
+            made.model_spec.version.value = int(path[2])
+        return made
+
+    def _get(self, _):
+        if self.path.endswith("/metadata"):
+            request = self._request(get_model_metadata_pb2.GetModelMetadataRequest(), "/metadata")
+            request.metadata_field.append("signature_def")
+            answer = self.host.GetModelMetadata(request, RestContext())
+        else:
+            request = self._request(get_model_status_pb2.GetModelStatusRequest(), "")
+            answer = self.host.GetModelStatus(request, RestContext())
+        return json_format.MessageToDict(answer, preserving_proto_field_name=True)
+
+    def _post(self, body):
+        request = self._request(predict_pb2.PredictRequest(), ":predict")
+        try:
+            given = json.loads(body)
+            by_row = "instances" in given
+            values = given["instances"] if by_row else given["inputs"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise RestError(400, f"JSON Parse error: {error!r}") from error
+        request.model_spec.signature_name = given.get("signature_name", "")
+        name = request.model_spec.signature_name or DEFAULT_SIGNATURE
+        signature = getattr(self.host.version, "signatures", {}).get(name)
+        if signature is not None:
+            for key, column in self._columns(values, by_row, signature).items():
+                dtype = tf.as_dtype(signature.inputs[key].dtype).as_numpy_dtype
+                try:
+                    array = np.array(_decoded(column), dtype)
+                except (TypeError, ValueError) as error:
+                    raise RestError(400, f"Failed to process element of {key}: {error}") from error
+                request.inputs[key].CopyFrom(tf.make_tensor_proto(array))
+        outputs = self.host.Predict(request, RestContext()).outputs
+        found = {key: tf.make_ndarray(proto).tolist() for key, proto in outputs.items()}
+        (first, *others) = found.values()
+        if not by_row:
+            return {"outputs": found if others else first}
+        rows = [dict(zip(found, row)) for row in zip(*found.values())]
+        return {"predictions": rows if others else first}
+
+    def _columns(self, values, by_row, signature):
+        """The values of each input."""
+        names = list(signature.inputs)
+        named = values[0] if by_row and values else values
+        if not isinstance(named, dict) or set(named) == {"b64"}:
+            if len(names) > 1:
+                raise RestError(400, "Inputs need names")
+            return {names[0]: values}
+        return {key: [row[key] for row in values] for key in named} if by_row else dict(values)
+
+
+def _decoded(value):
+    """Values with bytes where base64 stands for them."""
+    if isinstance(value, dict):
+        return base64.b64decode(value["b64"])
+    return [_decoded(each) for each in value] if isinstance(value, list) else value
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("name")
@@ -255,11 +368,15 @@ def main():
     port = server.add_insecure_port("localhost:0")
     server.start()
     host.poll()
-    print(f"port: {port}", flush=True)
+    handler = type("Handler", (Rest,), {"host": host})
+    rest = http.server.ThreadingHTTPServer(("localhost", 0), handler)
+    threading.Thread(target=rest.serve_forever, daemon=True).start()
+    print(f"ports: {port} {rest.server_port}", flush=True)
     ended = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
     while not ended.wait(POLL_SECONDS):
         host.poll()
+    rest.shutdown()
     server.stop(1)
 
 

@@ -1,8 +1,12 @@
 """Clients of TF Serving are served by a process that cannot import tfconv."""
 
+import json
 import os
+import re
 import threading
 import time
+import urllib.error
+import urllib.request
 
 import numpy as np
 import pytest
@@ -11,6 +15,7 @@ import tensorflow as tf
 import tfconv
 from tfconv._compat import keras
 from tfconv.export import to_saved_model
+from tfconv.ops import xla
 
 pytest.importorskip("tensorflow_serving")
 
@@ -212,9 +217,82 @@ def test_malformed_questions(client, fields, code, message):
     assert error.value.code() == code
 
 
+def rest(port, path, data=None):
+    """The status and the JSON that a request by REST gets."""
+    body = None if data is None else data if isinstance(data, bytes) else json.dumps(data).encode()
+    request = urllib.request.Request(f"http://localhost:{port.rest}/v1/models/{path}", body)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def test_rest(served, expected):
+    """As in docs/serving.md: rows and columns, versions, and what Kubernetes asks."""
+    _, port = served
+    rows = {"instances": IMAGES[:2].tolist()}
+    for path in ("net:predict", "net/versions/1:predict"):
+        status, answer = rest(port, path, rows)
+        assert status == 200 and answer.keys() == {"predictions"}
+        np.testing.assert_allclose(answer["predictions"], expected[0][:2], atol=1e-5)
+    status, answer = rest(port, "net:predict", {"inputs": {"inputs": IMAGES[:2].tolist()}})
+    np.testing.assert_allclose(answer["outputs"], expected[0][:2], atol=1e-5)
+    raw = [{"image": np.full((8, 8, 4), 255).tolist()}]
+    status, answer = rest(port, "net:predict", {"signature_name": "raw", "instances": raw})
+    assert status == 200 and np.shape(answer["predictions"]) == (1, 3)
+    status, answer = rest(port, "net/metadata")
+    assert status == 200 and answer["model_spec"]["version"] == "1"
+    status, answer = rest(port, "net")
+    assert answer["model_version_status"][0]["state"] == "AVAILABLE"
+
+
+@pytest.mark.parametrize(
+    "path, data, code, message",
+    [
+        ("net:predict", b"{", 400, "JSON"),
+        ("net:predict", {"instances": [[1.0]]}, 400, "shape"),
+        ("net:predict", {"instances": [["a"]]}, 400, "Failed to process"),
+        ("net:predict", {"signature_name": "other", "instances": [1]}, 400, "'?other'?"),
+        ("other:predict", {"instances": [1.0]}, 404, "not found"),
+        ("other/metadata", None, 404, "not found"),
+        ("net:classify", {"instances": [1.0]}, 404, "Malformed"),
+    ],
+)
+def test_malformed_rest(served, path, data, code, message):
+    status, answer = rest(served[1], path, data)
+    assert status == code and re.search(message, answer["error"]), answer
+
+
 def test_a_new_version_under_load(served, models, expected):
     """32 clients, batches of 1 to 64: each answer is right for the version that it names."""
-    folder, port = served
+
+    def export():
+        return to_saved_model(models[1], served[0], warmup=[IMAGES[:1], IMAGES])
+
+    under_load(served[1], expected, range(1, 65), export)
+
+
+@pytest.mark.late
+@pytest.mark.skipif(xla.missing() is not None, reason="TensorFlow has no XLA here")
+def test_a_new_version_that_is_compiled_under_load(models, expected, tmp_path):
+    """The same with XLA, which has compiled a version for all sizes before it answers."""
+
+    def export(model=models[1]):
+        report = to_saved_model(
+            model, tmp_path, jit_compile=True, batching={"allowed_batch_sizes": sizes}
+        )
+        assert report.compiled == {"involution": 1} and report.warmup_requests == len(sizes)
+        return report
+
+    sizes = [1, 8, 64]
+    export(models[0])
+    with host(tmp_path) as port:
+        under_load(port, expected, sizes, export)
+
+
+def under_load(port, expected, sizes, export):
+    """Clients ask with batches of all sizes while a second version is exported and loaded."""
     stop = threading.Event()
     errors, counts = [], [dict.fromkeys((1, 2), 0) for _ in range(CLIENTS)]
     batches = set()
@@ -225,7 +303,7 @@ def test_a_new_version_under_load(served, models, expected):
             with Client(port) as client:
                 last = 1
                 while not stop.is_set():
-                    size = 1 + (2 * number + sum(counts[number].values())) % 64
+                    size = sizes[(2 * number + sum(counts[number].values())) % len(sizes)]
                     start = rng.integers(0, 65 - size)
                     images = slice(start, start + size)
                     response = client.predict(predict_request({"inputs": IMAGES[images]}))
@@ -244,8 +322,7 @@ def test_a_new_version_under_load(served, models, expected):
     try:
         with Client(port) as watcher:
             time.sleep(SECONDS / 2)
-            report = to_saved_model(models[1], folder, warmup=[IMAGES[:1], IMAGES])
-            assert report.version == 2
+            assert export().version == 2
             watcher.wait_for(2)
             time.sleep(SECONDS / 2)
     finally:
@@ -255,7 +332,7 @@ def test_a_new_version_under_load(served, models, expected):
     assert errors == []
     for count in counts:
         assert min(count.values()) > 0, "a client saw one version only"
-    assert batches == set(range(1, 65))
+    assert batches == set(sizes)
     print(f"{CLIENTS} clients got {sum(sum(c.values()) for c in counts)} answers")
 
 
