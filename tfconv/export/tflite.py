@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -14,6 +14,8 @@ from rich.console import Console
 from tfconv.export import borders, quantization, tflite_file, tracing, verification
 from tfconv.export.errors import ExportError
 from tfconv.export.files import checked_file, write
+from tfconv.export.metadata import check as check_metadata
+from tfconv.export.metadata import with_metadata
 from tfconv.export.quiet import quiet
 from tfconv.export.rewriting import with_unique_names
 from tfconv.export.samples import Samples, repeatable
@@ -36,6 +38,7 @@ def to_tflite(
     input_shape: Any = None,
     io_dtype: str | None = None,
     tolerance: float | None = None,
+    metadata: Mapping[str, Any] | None = None,
 ) -> TFLiteReport:
     """Converts a Keras model to TensorFlow Lite and compares the two.
 
@@ -84,6 +87,11 @@ def to_tflite(
             also "int8" or "uint8", whose scales and zero points stand in the file; None or
             "float32" for real numbers.
         tolerance: The error that the outputs may have; None for what is said above.
+        metadata: What apps read out of the file, in the schema of TFLite Support: a dict with some
+            of "name", "description", "version", "author" and "license"; "labels", the names of
+            the classes, for several outputs a dict of them by name; and "mean" and "std", which
+            pixel values x of 0 to 255 become the input by, as (x - mean) / std, numbers or one for
+            each channel.
 
     Returns:
         A `TFLiteReport`: the model in bytes, its operators, size, error and time.
@@ -120,11 +128,12 @@ def to_tflite(
                 "integers are measured on it. Received: representative_data=None"
             )
     _check_numbers(quantize, io_dtype, tolerance)
+    check_metadata(metadata)
     if path is not None:
         path = checked_file(path)
     scope = quiet("The conversion to TensorFlow Lite", model=model)
     with scope as terminal, _steps(terminal) as step:
-        wanted = _Wanted(quantize, io_dtype, tolerance, batch_size, input_shape)
+        wanted = _Wanted(quantize, io_dtype, tolerance, batch_size, input_shape, metadata)
         report = _converted(model, path, wanted, representative_data, keep_native, verify, step)
     for warning in report.warnings:
         warnings.warn(warning, stacklevel=2)
@@ -161,6 +170,7 @@ class _Wanted:
     tolerance: float | None
     batch_size: int | None
     input_shape: Any
+    metadata: Mapping[str, Any] | None
 
 
 def _converted(model, path, wanted, data, keep_native, verify, step):
@@ -190,6 +200,8 @@ def _converted(model, path, wanted, data, keep_native, verify, step):
                 chosen = choose(calibrated, step)
         content = chosen.content
     content = with_unique_names(_with_borders(content, wanted.io_dtype))
+    if wanted.metadata is not None:
+        content = with_metadata(content, wanted.metadata)
     file = tflite_file.read(content, model)
     layers = len(quantization.operators_of_layers(file, traced))
     bound = wanted.tolerance or quantization.model_bound(quantize, layers)
