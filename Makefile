@@ -279,6 +279,7 @@ pages: $(STAMP) ## Draw the pictures of docs/ again, and write its reference
 
 docs: $(STAMP_DOCS) ## Build the documentation into build/docs
 	@echo "== build/docs/index.html"
+	if command -v npm > /dev/null; then $(VENV)/bin/python -m docs.litert; fi
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 clean: ## Remove what was built; the environments stay
