@@ -280,11 +280,34 @@ def _matters(
     return np.abs(golden.run(layer) - expected).max() > 1e-4 * np.abs(expected).max()
 
 
-def write_files(record: Record) -> None:
-    """Writes a record's model in the files of this Keras, and these into an archive."""
+def release_path(version: str, writer: str) -> Path:
+    """The archive of all layers' models in the files that a release wrote."""
+    return FOLDER / "releases" / f"{version}-{writer}.zip"
+
+
+def filled(record: Record) -> Any:
+    """A record's model with the recorded weights."""
     model = record.model()
     for number, case in enumerate(record.cases):
         model.get_layer(f"case_{number}").set_weights([w.value for w in case.ordered_weights()])
+    return model
+
+
+def write_release(names: Sequence[str]) -> Path:
+    """Writes all layers' models in the main file of this Keras, as this version writes them."""
+    archive, suffix = release_path(tfconv.__version__, WRITER), SUFFIXES[WRITER][0]
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as made:
+            for name in names:
+                filled(load(name)).save(f"{folder}/{name}{suffix}")
+                made.write(f"{folder}/{name}{suffix}", f"{name}{suffix}")
+    return archive
+
+
+def write_files(record: Record) -> None:
+    """Writes a record's model in the files of this Keras, and these into an archive."""
+    model = filled(record)
     archive = archive_path(record.layer, WRITER)
     archive.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -308,8 +331,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="LAYER",
         help="record these layers anew: files written with what they were can no longer be loaded",
     )
+    parser.add_argument(
+        "--release",
+        action="store_true",
+        help="write all layers' files as this version does: once, when it is released",
+    )
     names = tfconv.layers.__all__
-    replaced = parser.parse_args(arguments).replace
+    chosen = parser.parse_args(arguments)
+    replaced = chosen.replace
     unknown = sorted(set(replaced) - set(names))
     if unknown:
         parser.error(f"there are no such layers: {', '.join(unknown)}")
@@ -327,6 +356,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 parser.error(f"{name} has no record yet: run this under Keras 3 first")
             write_files(load(name))
             print(archive_path(name, WRITER).relative_to(FOLDER))
+    if chosen.release:
+        if release_path(tfconv.__version__, WRITER).exists():
+            parser.error(f"{tfconv.__version__} has been released, and has its files")
+        print(write_release(names).relative_to(FOLDER))
     return 0
 
 

@@ -6,6 +6,7 @@ Where one of these tests fails, models that somebody has saved no longer load or
 
 import json
 import math
+import re
 import shutil
 import zipfile
 
@@ -139,6 +140,54 @@ def test_files(layer, writer, suffix, tmp_path):
         assert_same(output, case.output, 1e-5)
 
 
+def released_files():
+    """The files that releases wrote and this Keras can load."""
+    for path in sorted((golden.FOLDER / "releases").glob(f"*-{golden.WRITER}.zip")):
+        with zipfile.ZipFile(path) as archive:
+            for name in sorted(archive.namelist()):
+                yield path, name
+
+
+def load_released(path, name, folder):
+    """Loads a file out of a release's archive and holds it against the layer's record."""
+    record = golden.load(name.partition(".")[0])
+    with zipfile.ZipFile(path) as archive:
+        model = keras.models.load_model(archive.extract(name, folder))
+    for output, case in zip(record.run(model), record.cases):
+        assert_same(output, case.output, 1e-5)
+
+
+def test_files_of_releases(tmp_path):
+    for path, name in released_files():
+        load_released(path, name, tmp_path)
+
+
+def test_every_release_has_files():
+    """Of 0.1.0 they are those beside the records."""
+    text = (golden.FOLDER.parents[2] / "CHANGELOG.md").read_text(encoding="utf-8")
+    versions = re.findall(r"^## (\d\S*) \(", text, re.M)
+    assert versions[-1] == "0.1.0"
+    lacking = [
+        golden.release_path(version, writer).name
+        for version in versions[:-1]
+        for writer in golden.SUFFIXES
+        if not golden.release_path(version, writer).exists()
+    ]
+    assert not lacking, "write them with `python -m tests.golden --release` in both environments"
+
+
+def test_release(scratch_folder, tmp_path, monkeypatch):
+    if not KERAS_3 and not tf.__version__.startswith("2.15"):
+        pytest.skip("tf_keras writes no files")
+    monkeypatch.setattr(tfconv, "__version__", "0.9.0")
+    assert golden.main(["--release"]) == 0
+    ((path, name),) = released_files()
+    assert path == tmp_path / f"releases/0.9.0-{golden.WRITER}.zip" and name == "WeightedSum.keras"
+    load_released(path, name, tmp_path)
+    with pytest.raises(SystemExit):  # a release's files stay
+        golden.main(["--release"])
+
+
 def test_differences():
     """What the comparison of configurations finds, and what it lets pass."""
     recorded = {"a": [1, {"b": 0.1}], "c": None, "class_name": "tfconv>Conv2D", "module": "x"}
@@ -209,6 +258,7 @@ def test_old_names_warn_but_in_files(make, old, recwarn):
     (name,) = old
     with pytest.warns(FutureWarning, match=f"in place of `{name}`, which goes with tfconv 0.3"):
         layer = make(**old)
+    assert recwarn.list == [] or recwarn.list[0].filename == __file__
     config = layer.get_config()
     new = RENAMED[name]
     assert config[new] == old[name] and name not in config
