@@ -92,21 +92,21 @@ def ratios(page, work, rival, pass_):
     "figure, page, work, rival, pass_",
     [
         (
-            r"\*\*(\d+) to (\d+) times\*\* less time \| for an involution",
+            r"\*\*(\d+) to (\d+) times\*\* less time for an involution",
             "benchmarks/RESULTS.md",
             "involution 7x7",
             "tf.image.extract_patches",
             "forward",
         ),
         (
-            r"\*\*(\d+) to (\d+) times\*\* less time \| for a deformable",
+            r"\*\*(\d+) to (\d+) times\*\* less time for a deformable",
             "docs/benchmarks.md",
             "deformable v2 3x3",
             "torchvision deform_conv2d",
             "forward",
         ),
         (
-            r"in training (\d+) to (\d+) times",
+            r"in training (\d+) to\s+(\d+) times",
             "docs/benchmarks.md",
             "deformable v2 3x3",
             "torchvision deform_conv2d",
