@@ -270,7 +270,7 @@ def test_old_names_warn_but_in_files(make, old, recwarn):
 
 def test_files_say_who_wrote_them():
     layer = tfconv.Conv1D(2, 3)
-    layer.build([None, 8, 3])
+    layer(tf.zeros([1, 8, 3]))
     assert "written_by" not in layer.get_config()
     config = layer.get_build_config()
     assert config["written_by"] == f"tfconv {tfconv.__version__}"
