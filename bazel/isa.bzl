@@ -22,6 +22,11 @@ _ISA_COPTS = {
     "avx512bf16": ["-mavx512bf16"] + _AVX512 + _AVX2 + ["-mprefer-vector-width=512"],
 }
 
+_BASE_COPTS = select({
+    "@platforms//cpu:x86_64": ["-O2"],
+    "//conditions:default": [],
+})
+
 # Without products of bfloat16: the kernels are avx512's.
 _NO_PRODUCTS = ("aggregation/", "common/", "involution/", "local_attention/")
 
@@ -39,7 +44,7 @@ def isa_library(name, srcs, hdrs, **kwargs):
                 "-O3",
                 "-std=c++17",
                 "-ffp-contract=fast",
-            ] + COPTS + ["-DTFCONV_ISA=" + isa] + isa_copts,
+            ] + COPTS + ["-DTFCONV_ISA=" + isa] + (isa_copts or _BASE_COPTS),
             linkstatic = True,
             # Left out by wildcards elsewhere.
             target_compatible_with = ["@platforms//cpu:x86_64"] if isa_copts else [],

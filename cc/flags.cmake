@@ -37,7 +37,7 @@ endfunction()
 function(tfconv_linked name)
   separate_arguments(last UNIX_COMMAND "${TFCONV_LDFLAGS}")
   if(NOT APPLE)
-    target_link_options(${name} PRIVATE -Wl,--gc-sections)
+    target_link_options(${name} PRIVATE -Wl,--gc-sections ${TFCONV_LINKER})
   endif()
   target_link_options(${name} PRIVATE ${ARGN} ${TFCONV_SANITIZER})
   target_link_libraries(${name} PRIVATE ${last})
@@ -51,6 +51,7 @@ check_cxx_source_compiles("
 int main() {}" TFCONV_X86_64)
 if(TFCONV_X86_64)
   set(TFCONV_ISAS avx512 avx512bf16 avx2 base)
+  set(base_FLAGS -O2) # where few processors take it, half of the compiler's time
   set(avx2_FLAGS -mavx2 -mfma -mf16c)
   set(avx512_FLAGS -mavx512f -mavx512bw -mavx512dq -mavx512vl ${avx2_FLAGS}
                    -mprefer-vector-width=512)

@@ -102,7 +102,7 @@ def units_of_cmake(root, folder):
         key = (source.relative_to(root).as_posix(), isa)
         if not re.search(r"tfconv_lite_objects\.dir", target):
             ops[key] = flags
-        if not re.search(r"tfconv_(ops|xla)_9\.9\.0\.dir", target):
+        if not re.search(r"tfconv_ops_9\.9\.0\.dir", target):
             lite[key] = flags
     return ops, lite
 

@@ -1,0 +1,2 @@
+// As client.h.
+#include "xla/client/client.h"
