@@ -49,7 +49,6 @@ def assert_numeric_gradients(function, inputs, tolerance=1e-6):
     inputs = [tf.constant(t, tf.float64) for t in inputs]
     for number in range(len(inputs)):
 
-        @tf.function  # traced once, for it is called for every number
         def of_one(value, number=number):
             return function(*inputs[:number], value, *inputs[number + 1 :])
 

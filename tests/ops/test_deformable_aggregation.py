@@ -137,9 +137,10 @@ def test_second_gradients(geometry, groups, width, rng, native_module):
 
 
 def test_second_gradients_are_numeric_gradients_of_the_first(rng, implementation):
-    geometry, *sizes = SMALL[1]
+    geometry, *sizes = Geometry((3, 2), (2, 1), 2, ((1, 0), (0, 1)), (2, 1)), 2, 1
     inputs = smooth(draw(rng, geometry, 1, *sizes, spread=1.0))
 
+    @tf.function  # it is called for every number
     def first(*inputs):
         return tf.concat([tf.reshape(g, [-1]) for g in gradients(apply(geometry), inputs)[1:]], 0)
 

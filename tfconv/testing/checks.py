@@ -6,6 +6,7 @@ What a layer computes is the business of its own tests.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -91,6 +92,11 @@ class LayerCase:
         arrays = self.arrays(1)
         self.called(layer, {name: tf.constant(array) for name, array in arrays.items()})
         return layer
+
+    @functools.cached_property
+    def has_weights(self) -> bool:
+        """Whether the layer has any, once built."""
+        return bool(self.built(self.layer()).weights)
 
     def computed_shape(self, layer: Any, *sizes: int | None) -> tuple[int | None, ...]:
         """The layer's output shape, computed for the batch and the sizes given, or the case's."""
@@ -448,17 +454,13 @@ class Check:
             ) from error
 
 
-def _has_weights(case: LayerCase) -> bool:
-    return bool(case.built(case.layer()).weights)
-
-
 CHECKS: tuple[Check, ...] = (
     Check(output_shape),
     Check(configuration),
     Check(files),
-    Check(frozen, _has_weights),
-    Check(checkpoint, _has_weights),
-    Check(training, _has_weights),
+    Check(frozen, lambda case: case.has_weights),
+    Check(checkpoint, lambda case: case.has_weights),
+    Check(training, lambda case: case.has_weights),
     Check(mixed_precision),
     Check(data_formats, lambda case: "data_format" in case.layer().get_config()),
     Check(unknown_sizes, lambda case: case.any_size),
