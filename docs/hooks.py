@@ -49,6 +49,15 @@ def beside(content: str, page: Any, config: Any) -> str:
     return _MARKED.sub(lambda match: f'href="{posixpath.join(base, match[1])}"', content)
 
 
+# Parts with scripts, which forges do not show: there stands a sentence in their place.
+
+_PART = re.compile(r'<div data-part="([^"]+)">.*?</div>', re.DOTALL)
+
+
+def _part(match: re.Match) -> str:
+    return (ROOT / "docs" / match[1]).read_text(encoding="utf-8")
+
+
 # Formulas. The Markdown extension arithmatex marks them; it knows what is code.
 
 _FORMULA = re.compile(
@@ -59,7 +68,7 @@ _FORMULA = re.compile(
 def on_page_content(content: str, page: Any, config: Any, files: Any) -> str:
     """Turns formulas into MathML, and resolves links."""
     where = page.file.src_uri
-    content = beside(content, page, config)
+    content = _PART.sub(_part, beside(content, page, config))
     made = _FORMULA.sub(lambda match: mathml(match["latex"], match["tag"] == "div", where), content)
     if "arithmatex" in made:
         raise PluginError(f"{where}: a formula is left as it was")

@@ -107,8 +107,7 @@ class _Server(http.server.SimpleHTTPRequestHandler):
 @pytest.mark.skipif(not litert.PACKAGES.exists(), reason="needs `python -m docs.litert`")
 def test_page(digits, tmp_path):
     """LiteRT.js gives what LiteRT gives, and digits that are drawn are known."""
-    page = (DOCS / "draw.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r'^<div id="draw">.*?^</div>\n(?=\n)', page, re.DOTALL | re.MULTILINE)
+    block = (DOCS / "draw" / "board.html").read_text(encoding="utf-8")
     (tmp_path / "draw.html").write_text(f"<!doctype html><body>{block}{DRIVER}", "utf-8")
     shutil.copytree(DOCS / "draw", tmp_path / "draw", ignore=shutil.ignore_patterns("litert"))
     litert.copy(tmp_path / "draw" / "litert")

@@ -76,6 +76,7 @@ def test_links(name):
 def test_nothing_is_filled_in(name):
     """What only MkDocs understands would stand on a forge as it is written."""
     text = prose(text_of(ROOT / name))
-    for what in (r"\{\{", r"\{ ?[#:.]\w", r"^!!! ", r"^::: ", r"^=== \"", r"\[TOC\]"):
+    markup = (r"\{\{", r"\{ ?[#:.]\w", r"^!!! ", r"^::: ", r"^=== \"", r"\[TOC\]")
+    for what in (*markup, "<script", "<style"):
         found = re.search(what, text, re.M)
         assert not found, f"{name}: {text[found.start() : found.start() + 60]!r}"
