@@ -16,11 +16,12 @@ class Case:
     """One pass of one kind of convolution, channels last, with padding "same".
 
     Attributes:
-        family: "involution", "attention", "deformable", "deformable_3d", "per_example" or
-            "condconv".
+        family: "involution", "attention", "aggregation", "deformable", "deformable_3d",
+            "per_example" or "condconv".
         batch, channels, size: Shape of the input: [batch, size, size, channels].
         kernel: Taps per axis.
-        group_channels: Channels that share a kernel (involution), of a head (attention).
+        group_channels: Channels that share a kernel (involution) or offsets (aggregation), of a
+            head (attention).
         stride: Pixels between neighbouring outputs.
         dtype: Type of all tensors.
         backward: Whether the gradients of all inputs are computed after the output.
@@ -65,12 +66,14 @@ class Case:
         """Shape of an input by its name."""
         n, c, k = self.batch, self.channels, self.kernel
         image = (n, *(-(-size // self.stride) for size in self.sizes))
-        taps = (k,) * len(self.sizes)
+        taps, groups = (k,) * len(self.sizes), c // self.group_channels
         shapes = {
             "x": (n, *self.sizes, c),
             "query": (*image, c),
             "key": (n, *self.sizes, c),
-            "position_kernels": (*image, c // self.group_channels, k * k),
+            "position_kernels": (*image, groups, k * k),
+            "group_offset": (*image, groups * len(taps) * self.taps),
+            "group_weights": (*image, groups * self.taps),
             "depthwise_kernel": (k, k, c, 1),
             "offset": (*image, len(taps) * self.taps),
             "mask": (*image, self.taps),
@@ -98,6 +101,7 @@ class Case:
         count = {
             "involution": positions * taps * self.channels,
             "attention": 2 * positions * taps * self.channels,
+            "aggregation": 4 * positions * taps * self.channels,
             "deformable": matrix + positions * taps * self.channels * 4,
             "deformable_3d": matrix + positions * taps * self.channels * 8,
             "per_example": matrix,
@@ -111,22 +115,34 @@ class Case:
 
         The backward pass reads the inputs again, and what comes from above.
         """
-        item = 4 if self.dtype == "float32" else 2
-        inputs = sum(math.prod(self.shape(name)) for name in INPUTS[self.family])
-        y = self.positions * self.channels
-        return item * (3 * inputs + 2 * y if self.backward else inputs + y)
+        inputs, y = self.inputs_bytes, self.output_bytes
+        return 3 * inputs + 2 * y if self.backward else inputs + y
+
+    @property
+    def item_bytes(self) -> int:
+        return 4 if self.dtype == "float32" else 2
+
+    @property
+    def inputs_bytes(self) -> int:
+        """Size of all inputs, which is that of their gradients."""
+        elements = sum(math.prod(self.shape(name)) for name in INPUTS[self.family])
+        return self.item_bytes * elements
+
+    @property
+    def output_bytes(self) -> int:
+        return self.item_bytes * self.positions * self.channels
 
     @property
     def columns_bytes(self) -> int:
-        """Size of the matrix that holds every tap's pixels: taps times the input."""
-        item = 4 if self.dtype == "float32" else 2
-        return item * self.positions * self.taps * self.channels
+        """Size of the matrix that holds every tap's pixels: taps times the output."""
+        return self.taps * self.output_bytes
 
 
 # Inputs of tfconv's functions, in their order.
 INPUTS = {
     "involution": ("x", "position_kernels"),
     "attention": ("query", "key", "x"),
+    "aggregation": ("x", "group_offset", "group_weights"),
     "deformable": ("x", "offset", "kernel", "mask"),
     "deformable_3d": ("x", "offset", "kernel", "mask"),
     "per_example": ("x", "kernels"),

@@ -91,7 +91,7 @@ class Code:
 
 def taps_in_code(name: str) -> int | None:
     """How many taps the code of a kernel that loads 16 bytes goes through in one turn."""
-    found = re.match(r"(Gather|Sample)Kernel<T, V, (\d+)", name)
+    found = re.match(r"(Gather|Sample|Aggregate)Kernel<T, V, (\d+)", name)
     if found is None:
         return None
     side = int(found[2])

@@ -68,6 +68,16 @@ def _rows(batch: int, channels: int, size: int, dtype: tf.DType):
         lambda x, k: tf.nn.depthwise_conv2d(x, k, [1, 1, 1, 1], "SAME"),
         [x, normal(7, 7, channels, 1)],
     )
+    groups = channels // GROUP_CHANNELS
+    moved = [normal(batch, size, size, groups * 18), normal(batch, size, size, groups * 9)]
+    yield (
+        "aggregation 3x3",
+        lambda x, o, w: tfconv.ops.deformable_aggregation(x, o, w, 3),
+        [x, *moved],
+        "tf.nn.depthwise_conv2d",
+        lambda x, k: tf.nn.depthwise_conv2d(x, k, [1, 1, 1, 1], "SAME"),
+        [x, normal(3, 3, channels, 1)],
+    )
     deformable = [x, normal(batch, size, size, 18), kernel, normal(batch, size, size, 9)]
     yield "deformable 3x3", tfconv.ops.deformable_conv2d, deformable, TF_CONV, conv, [x, kernel]
     kernels = normal(batch, 3, 3, channels, channels)

@@ -90,8 +90,12 @@ def _compare(row: Row, base: Rival, times: Mapping[Rival, Sequence[float]]) -> R
 
 
 def _memory(workers: Workers, row: Row) -> Result:
-    worker = workers.of(row.rival)
+    """Memory above inputs and outputs over the columns or, outputs included, over one output."""
+    worker, case = workers.of(row.rival), row.rival.case
     worker.ask("prepare", row.rival)
-    extra, columns = worker.ask("extra_bytes", row.rival), row.rival.case.columns_bytes
+    held, base = worker.ask("extra_bytes", row.rival), case.columns_bytes
     workers.forget()
-    return Result(row, extra, columns, extra / columns)
+    if row.against == "one output":
+        base = case.output_bytes
+        held += base + (case.inputs_bytes if case.backward else 0)
+    return Result(row, held, base, held / base)

@@ -13,12 +13,13 @@ SHAPES_PER_EXAMPLE = ((8, 64, 28), (32, 64, 28), (32, 128, 14))
 SHAPES_3D = ((2, 64, 28),)
 DEPTHS = {"deformable_3d": 8}
 KERNEL = {
-    **{"involution": 7, "attention": 7, "deformable": 3, "deformable_3d": 3},
-    **{"per_example": 3, "condconv": 3},
+    **{"involution": 7, "attention": 7, "aggregation": 3, "deformable": 3},
+    **{"deformable_3d": 3, "per_example": 3, "condconv": 3},
 }
 STOCK = {
     "involution": "tf.nn.depthwise_conv2d",
     "attention": "involution",
+    "aggregation": "involution",
     "deformable": "tf.nn.conv2d",
     "deformable_3d": "tf.nn.conv3d",
     "per_example": "tf.nn.conv2d",
@@ -27,6 +28,7 @@ STOCK = {
 WORK = {
     "involution": "involution",
     "attention": "local attention",
+    "aggregation": "aggregation",
     "deformable": "deformable v2",
     "deformable_3d": "deformable v2 in 8 planes",
     "per_example": "per example",
@@ -43,6 +45,11 @@ PEERS = {
     "attention": {
         "involution": (3.0, 4.0),
         "torch, windows unfolded": None,
+        "portable twin": None,
+    },
+    "aggregation": {
+        "involution": (3.0, 4.0),
+        "torch grid_sample": (1 / 8, 1 / 8),
         "portable twin": None,
     },
     "deformable": {
@@ -66,8 +73,12 @@ PEERS = {
         "torch, batch in groups": None,
     },
 }
+# Families of images; the others' products are too many for their sizes.
+OF_IMAGES = ("involution", "attention", "aggregation", "deformable")
 SCALING = (1.8, 1.7)
-EXTRA_MEMORY = (1 / 8, 1 / 4)
+# Of what a family's memory is held against: the columns or, with the outputs, one output.
+EXTRA_MEMORY = {"attention": (2.0, 4.0), "deformable": (1 / 8, 1 / 4)}
+IN_OUTPUTS = ("attention",)
 NO_CLIFF = 2.0
 
 
@@ -97,7 +108,7 @@ class Row:
 
     @property
     def memory(self) -> bool:
-        """Whether the figure is the extra memory, over the size of the columns."""
+        """Whether the figure is memory: `measuring` says of what and over what."""
         return self.rival.engine == "memory"
 
     @property
@@ -116,7 +127,8 @@ SECTIONS = {
     "shapes": "Growth without cliffs: time per multiply-add over the best of the same kind",
     "types": "Half and bfloat16 over float32",
     "threads": "Time on one thread over the time on two",
-    "memory": "Memory above inputs and outputs, over the size of the columns",
+    "memory": "Memory above inputs and outputs, over the size of the columns; of attention above "
+    "inputs only, over the size of one output",
 }
 
 
@@ -131,7 +143,7 @@ def have_torch() -> bool:
 def shapes_of(family: str) -> tuple[tuple[int, int, int], ...]:
     if family in DEPTHS:
         return SHAPES_3D
-    return SHAPES if family in ("involution", "attention", "deformable") else SHAPES_PER_EXAMPLE
+    return SHAPES if family in OF_IMAGES else SHAPES_PER_EXAMPLE
 
 
 def work_of(case: Case) -> str:
@@ -178,6 +190,7 @@ def _shapes() -> Iterator[Group]:
     middle = {
         "involution": (8, 128, 28),
         "attention": (8, 128, 28),
+        "aggregation": (8, 128, 28),
         "deformable": (8, 128, 28),
         "per_example": (32, 64, 28),
     }
@@ -252,17 +265,17 @@ def _threads() -> Iterator[Group]:
 
 
 def _memory() -> Iterator[Group]:
-    for family in ("involution", "attention", "deformable", "per_example"):
+    for family in (*OF_IMAGES, "per_example"):
         for case in _cases(family):
-            bound = EXTRA_MEMORY[case.backward] if family == "deformable" else None
+            bounds = EXTRA_MEMORY.get(family)
             yield [
                 Row(
                     "memory",
                     f"{work_of(case)}, {name}",
                     Rival(name, case, "memory"),
                     None,
-                    "columns",
-                    bound if name == "tfconv" else None,
+                    "one output" if family in IN_OUTPUTS else "columns",
+                    bounds[case.backward] if bounds and name == "tfconv" else None,
                 )
                 for name in ("tfconv", "portable twin")
             ]

@@ -24,6 +24,10 @@ def _attention(case: Case, query: tf.Tensor, key: tf.Tensor, x: tf.Tensor) -> tf
     )
 
 
+def _aggregation(case: Case, x: tf.Tensor, offset: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    return tfconv.ops.deformable_aggregation(x, offset, weights, case.kernel, strides=case.stride)
+
+
 def _depthwise(case: Case, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     return tf.nn.depthwise_conv2d(x, kernel, [1, 1, 1, 1], "SAME")
 
@@ -107,6 +111,7 @@ class Peer:
 _OURS = {
     "involution": _involution,
     "attention": _attention,
+    "aggregation": _aggregation,
     "deformable": _deformable,
     "deformable_3d": _deformable,
     "per_example": _per_example,
@@ -120,7 +125,10 @@ PEERS = {
         for family, f in _OURS.items()
     },
     ("tf.nn.depthwise_conv2d", "involution"): Peer(_depthwise, ["x", "depthwise_kernel"]),
-    ("involution", "attention"): Peer(_involution, INPUTS["involution"]),
+    **{
+        ("involution", family): Peer(_involution, INPUTS["involution"])
+        for family in ("attention", "aggregation")
+    },
     ("tf.image.extract_patches", "involution"): Peer(
         _patches, INPUTS["involution"], {"position_kernels": (0, 1, 2, 4, 3)}
     ),

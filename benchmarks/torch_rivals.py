@@ -40,6 +40,30 @@ def _attention(case: Case, query: torch.Tensor, key: torch.Tensor, x: torch.Tens
     return (weights.unsqueeze(2) * windows(x)).sum(dim=3).reshape(n, channels, height, width)
 
 
+def _grid_sample(
+    case: Case, x: torch.Tensor, offset: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
+    """All samples side by side, as the papers' repositories have it where there is no CUDA."""
+    n, channels, height, width = x.shape
+    parts, taps = n * channels // case.group_channels, case.kernel**2
+    moved = offset.view(parts, taps, 2, height, width)
+    tap = torch.arange(taps).view(taps, 1, 1)
+    rows = torch.arange(height).view(height, 1) + tap // case.kernel - case.kernel // 2
+    columns = torch.arange(width) + tap % case.kernel - case.kernel // 2
+    # PyTorch wants the image from -1 to 1, with pixels' middles inside.
+    places = [
+        (2 * (moved[:, :, 1] + columns) + 1) / width - 1,
+        (2 * (moved[:, :, 0] + rows) + 1) / height - 1,
+    ]
+    pixels = functional.grid_sample(
+        x.view(parts, case.group_channels, height, width),
+        torch.stack(places, dim=-1).view(parts, taps * height, width, 2),
+        align_corners=False,
+    )
+    pixels = pixels.view(parts, case.group_channels, taps, height, width)
+    return (pixels * weights.view(parts, 1, taps, height, width)).sum(dim=2).view(x.shape)
+
+
 def _deform_conv2d(
     case: Case, x: torch.Tensor, offset: torch.Tensor, kernel: torch.Tensor, mask: torch.Tensor
 ) -> torch.Tensor:
@@ -68,6 +92,7 @@ def _condconv_groups(
 PEERS = {
     ("torch unfold", "involution"): _unfold,
     ("torch, windows unfolded", "attention"): _attention,
+    ("torch grid_sample", "aggregation"): _grid_sample,
     ("torchvision deform_conv2d", "deformable"): _deform_conv2d,
     ("torch, batch in groups", "per_example"): _groups,
     ("torch, batch in groups", "condconv"): _condconv_groups,
@@ -79,6 +104,8 @@ ORDERS = {
     "query": (0, 3, 1, 2),
     "key": (0, 3, 1, 2),
     "position_kernels": (0, 3, 4, 1, 2),
+    "group_offset": (0, 3, 1, 2),
+    "group_weights": (0, 3, 1, 2),
     "offset": (0, 3, 1, 2),
     "mask": (0, 3, 1, 2),
     "kernel": (3, 2, 0, 1),

@@ -21,6 +21,7 @@ from tfconv._compat import keras
 TINY = {
     "involution": Case("involution", 2, 32, 6, kernel=5),
     "attention": Case("attention", 2, 32, 6, kernel=5),
+    "aggregation": Case("aggregation", 2, 32, 6, kernel=3),
     "deformable": Case("deformable", 2, 4, 6, kernel=3),
     "deformable_3d": Case("deformable_3d", 1, 4, 4, kernel=3, depth=3),
     "per_example": Case("per_example", 3, 4, 6, kernel=3),
@@ -123,6 +124,7 @@ def test_costs(family, backward, dtype):
     for_one = {
         "involution": case.kernel**2,
         "attention": 2 * case.kernel**2,
+        "aggregation": 4 * case.kernel**2,
         "deformable": case.kernel**2 * (case.channels + 4),
         "deformable_3d": case.kernel**3 * (case.channels + 8),
         "per_example": case.kernel**2 * case.channels,

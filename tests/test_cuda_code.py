@@ -18,7 +18,7 @@ SPEC.loader.exec_module(cuda_resources)
 CC = ROOT / "cc"
 SOURCES = sorted(path.relative_to(CC).as_posix() for path in CC.rglob("*.cu.cc"))
 # Instructions for 4 channels of a tap, in the kernels for the sizes that are unrolled.
-MOST = {"GatherKernel": 30, "SampleKernel": 120}
+MOST = {"GatherKernel": 30, "SampleKernel": 120, "AggregateKernel": 120}
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,11 @@ def test_compiled_kernels(source, tools, tmp_path):
         assert kernel.load == 16, kernel
         if kernel.dtype != "double":  # 16 bytes are two channels
             assert kernel.per_tap <= MOST[kernel.name.partition("<")[0]], kernel
-    expected = {"involution/involution.cu.cc": 6, "deformable/deformable_sample.cu.cc": 3}
+    expected = {
+        "aggregation/aggregation.cu.cc": 3,
+        "deformable/deformable_sample.cu.cc": 3,
+        "involution/involution.cu.cc": 6,
+    }
     assert len(unrolled) == expected.get(source, 0) * len(cuda_resources.TYPES)
 
 

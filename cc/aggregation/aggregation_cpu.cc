@@ -28,52 +28,73 @@ inline Tiles MakeTiles(const ConvGeometry& g) {
   return tiles;
 }
 
-// The sum of a group's samples, `lanes` channels from c on of each of kVectors vectors; y is the
-// position's first channel.
+// Where the sums of a position go: to y, or, if a group's samples come in several parts, through
+// memory of its own.
+template <typename T>
+struct Sums {
+  T* y;  // of the position's first channel
+  Accumulator<T>* kept;
+  bool is_first;
+  bool is_last;
+};
+
+// Of kCount vectors, a power of two.
+template <int kCount, typename Vec>
+TFCONV_INLINE Vec Total(const Vec* vectors) {
+  if constexpr (kCount == 1) {
+    return vectors[0];
+  } else {
+    return Total<kCount / 2>(vectors) + Total<kCount / 2>(vectors + kCount / 2);
+  }
+}
+
+// Adds a part of a group's samples, from `first` on, `lanes` channels from c on of each of kVectors
+// vectors.
 template <int kVectors, typename S, typename T, int kRank>
-TFCONV_INLINE void SumSamples(const Samples<T, kRank>& s, int64_t first, int64_t c, int64_t lanes,
-                              T* y) {
+TFCONV_INLINE void SumSamples(const Found<T, kRank>& found, int64_t first, int64_t taps, int64_t c,
+                              int64_t lanes, const Sums<T>& to) {
   using Vec = typename S::Vec;
-  constexpr int kCorners = Samples<T, kRank>::kCorners;
+  constexpr int kCorners = 1 << kRank;
   Vec sums[kVectors][kCorners] = {};
-  for (int64_t i = first; i < first + s.taps(); ++i) {
+  for (int64_t i = first; i < first + taps; ++i) {
 #pragma GCC unroll 8
     for (int corner = 0; corner < kCorners; ++corner) {
-      const T* from = s.template At<const T>(corner, i) + c;
+      const T* from = found.template At<const T>(corner, i) + c;
+      const Accumulator<T> weight = found.weight[corner][i];
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) {
-        sums[v][corner] += Read<S>(from + v * S::kLanes, lanes) * s.weight[corner][i];
+        sums[v][corner] += Read<S>(from + v * S::kLanes, lanes) * weight;
       }
     }
   }
 #pragma GCC unroll 2
   for (int v = 0; v < kVectors; ++v) {
-#pragma GCC unroll 4
-    for (int step = kCorners / 2; step > 0; step /= 2) {
-#pragma GCC unroll 4
-      for (int corner = 0; corner < step; ++corner) sums[v][corner] += sums[v][corner + step];
-    }
-    Write<S>(y + c + v * S::kLanes, sums[v][0], lanes);
+    Vec sum = Total<kCorners>(sums[v]);
+    const int64_t at = c + v * S::kLanes;
+    if (!to.is_first) sum += Read<S>(to.kept + at, lanes);
+    to.is_last ? Write<S>(to.y + at, sum, lanes) : Write<S>(to.kept + at, sum, lanes);
   }
 }
 
 // Channels [c, end) of a group.
 template <typename S, typename T, int kRank>
-void SumGroup(const Samples<T, kRank>& s, int64_t first, int64_t c, int64_t end, T* y) {
+TFCONV_INLINE void SumGroup(const Found<T, kRank>& found, int64_t first, int64_t taps, int64_t c,
+                            int64_t end, const Sums<T>& to) {
   if constexpr (kRank < 3) {
     for (; c + 2 * S::kLanes <= end; c += 2 * S::kLanes) {
-      SumSamples<2, S>(s, first, c, S::kLanes, y);
+      SumSamples<2, S>(found, first, taps, c, S::kLanes, to);
     }
   }
-  for (; c + S::kLanes <= end; c += S::kLanes) SumSamples<1, S>(s, first, c, S::kLanes, y);
-  if (c < end) SumSamples<1, S>(s, first, c, end - c, y);
+  for (; c + S::kLanes <= end; c += S::kLanes) {
+    SumSamples<1, S>(found, first, taps, c, S::kLanes, to);
+  }
+  if (c < end) SumSamples<1, S>(found, first, taps, c, end - c, to);
 }
 
 template <typename T, int kRank>
 struct ForwardScratch {
   ForwardScratch(const AggregationArgs<T>& args, Arena* arena)
-      : together(Samples<T, kRank>::GroupsTogether(args)),
-        samples(args, together, arena),
+      : samples(args, args.groups, arena),
         width(args.geometry.channels / args.groups),
         zeros(arena->Take<T>(args.geometry.channels)) {}
 
@@ -85,10 +106,10 @@ struct ForwardScratch {
   // For samples of an image.
   void SetImage(int64_t image) {
     const AggregationArgs<T>& args = samples.args();
-    samples.SetMemory(args.x + image * ImageSize(args.geometry), static_cast<const T*>(zeros));
+    samples.SetMemory(args.x + image * ImageSize(args.geometry), static_cast<const T*>(zeros),
+                      args.geometry.channels);
   }
 
-  int64_t together;  // groups
   Samples<T, kRank> samples;
   int64_t width;
   T* zeros;
@@ -99,21 +120,23 @@ void ForwardOf(const AggregationArgs<T>& args, int64_t begin, int64_t end, void*
   const ConvGeometry& g = args.geometry;
   Arena arena(scratch);
   ForwardScratch<T, kRank> s(args, &arena);
+  Accumulator<T>* const kept = arena.Take<Accumulator<T>>(g.channels);
   s.Clear();
   const Tiles tiles = MakeTiles(g);
   const int64_t last = Min(end * tiles.size, tiles.positions);
-  WithVectors<Accumulator<T>>(s.width, [&](auto simd) {
+  WithVectors<Accumulator<T>>(s.width, 2, [&](auto simd) {
     ForEachPosition(g, begin * tiles.size, last, [&](const Position& position, int64_t number) {
       s.SetImage(position.image);
-      for (int64_t group = 0; group < args.groups; group += s.together) {
-        const int64_t count = Min(s.together, args.groups - group);
-        s.samples.template Find<false>(position, number, group, count);
-        for (int64_t i = 0; i < count; ++i) {
-          const int64_t channel = (group + i) * s.width;
-          SumGroup<decltype(simd)>(s.samples, i * s.samples.taps(), channel, channel + s.width,
-                                   args.y + number * g.channels);
-        }
-      }
+      s.samples.template ForEachPart<false>(
+          position, number, 0, args.groups, [&](const Part& part) {
+            const Sums<T> to = {args.y + number * g.channels, kept, part.tap == 0,
+                                part.tap + part.taps == s.samples.taps()};
+            for (int64_t i = 0; i < part.groups; ++i) {
+              const int64_t channel = (part.group + i) * s.width;
+              SumGroup<decltype(simd)>(s.samples.found(), i * part.taps, part.taps, channel,
+                                       channel + s.width, to);
+            }
+          });
     });
   });
 }
@@ -128,6 +151,7 @@ PassPlan PlanForward(const AggregationArgs<T>& args) {
   const Tiles tiles = MakeTiles(args.geometry);
   Arena arena(nullptr);
   ByRank(args, [&](auto r) { ForwardScratch<T, decltype(r)::kValue>(args, &arena); });
+  arena.Take<Accumulator<T>>(args.geometry.channels);
   return {args.geometry.channels == 0 ? 0 : tiles.count,
           Cycles(args, tiles.size, args.geometry.channels, args.groups), arena.used()};
 }
@@ -138,25 +162,27 @@ PassPlan PlanForward(const AggregationArgs<T>& args) {
 template <typename T, int kRank>
 struct SamplingScratch : ForwardScratch<T, kRank> {
   using Number = Accumulator<T>;
-  static constexpr int kCorners = 1 << kRank;
+  using Result = Found<T, kRank>;
+
+  // By corner. What is computed together ends beyond the last sample.
+  struct Products {
+    Number of[Result::kCorners][Result::kMost + Simd<Number>::kLanes];
+  };
 
   SamplingScratch(const AggregationArgs<T>& args, Arena* arena)
-      : ForwardScratch<T, kRank>(args, arena) {
-    // What is computed together ends beyond the last sample.
-    const int64_t count = RoundUp(this->together * NumTaps(args.geometry), Simd<Number>::kLanes) +
-                          Simd<Number>::kLanes;
-    for (Number*& corner : products) corner = arena->Take<Number>(count);
-    channel = arena->Take<int64_t>(count);
+      : ForwardScratch<T, kRank>(args, arena),
+        products(arena->Take<Products>(1)),
+        channel(arena->Take<int64_t>(Result::kMost)) {
     if (kIsHalf<T>) dy = arena->Take<Number>(args.geometry.channels);
   }
 
   void Clear() {
     ForwardScratch<T, kRank>::Clear();
     const int64_t taps = this->samples.taps();
-    for (int64_t i = 0; i < this->together * taps; ++i) channel[i] = i / taps * this->width;
+    for (int64_t i = 0; i < Result::kMost; ++i) channel[i] = i / taps * this->width;
   }
 
-  Number* products[kCorners];
+  Products* products;
   int64_t* channel;  // of samples, from that of the first group on
   Number* dy = nullptr;  // of a position, if it is converted
 };
@@ -164,12 +190,13 @@ struct SamplingScratch : ForwardScratch<T, kRank> {
 // The products of one sample, whose group has kVectors vectors of channels from c on, or `width`
 // channels if it is 0.
 template <int kVectors, typename S, typename T, int kRank>
-TFCONV_INLINE void MultiplyCorners(const Samples<T, kRank>& s, int64_t i, int64_t c, int64_t width,
-                                   const Accumulator<T>* dy, typename S::Vec* sums, int64_t step) {
+TFCONV_INLINE void MultiplyCorners(const Found<T, kRank>& found, int64_t i, int64_t c,
+                                   int64_t width, const Accumulator<T>* dy,
+                                   typename S::Vec* sums, int64_t step) {
   constexpr int kCorners = 1 << kRank;
   const T* corner[kCorners];
 #pragma GCC unroll 8
-  for (int k = 0; k < kCorners; ++k) corner[k] = s.template At<const T>(k, i) + c;
+  for (int k = 0; k < kCorners; ++k) corner[k] = found.template At<const T>(k, i) + c;
   typename S::Vec own[kCorners] = {};
   const int64_t whole = kVectors > 0 ? kVectors : width / S::kLanes;
 #pragma GCC unroll 2
@@ -189,18 +216,22 @@ TFCONV_INLINE void MultiplyCorners(const Samples<T, kRank>& s, int64_t i, int64_
 
 // The products of samples [0, count), whose groups' channels begin at `first`.
 template <int kVectors, typename S, typename T, int kRank>
-void MultiplySamples(const SamplingScratch<T, kRank>& scratch, int64_t count, int64_t first,
-                     const Accumulator<T>* dy) {
+TFCONV_INLINE void MultiplySamples(const SamplingScratch<T, kRank>& scratch, int64_t count,
+                                   int64_t first, const Accumulator<T>* dy) {
   using Number = Accumulator<T>;
   constexpr int kCorners = 1 << kRank;
   constexpr int kStep = S::kLanes > kCorners ? S::kLanes / kCorners : 1;  // samples at a time
+  const Found<T, kRank>& found = scratch.samples.found();
+  auto* const products = scratch.products;
+  const int64_t* const channel = scratch.channel;
+  const int64_t width = scratch.width;
   for (int64_t i = 0; i < count; i += kStep) {
     typename S::Vec sums[kStep * kCorners];
 #pragma GCC unroll 8
     for (int j = 0; j < kStep; ++j) {
       const int64_t sample = Min(i + j, count - 1);  // nobody reads what is repeated
-      MultiplyCorners<kVectors, S>(scratch.samples, sample, first + scratch.channel[sample],
-                                   scratch.width, dy, sums + j, kStep);
+      MultiplyCorners<kVectors, S>(found, sample, first + channel[sample], width, dy, sums + j,
+                                   kStep);
     }
     Number lanes[kStep * kCorners];
 #pragma GCC unroll 8
@@ -209,7 +240,7 @@ void MultiplySamples(const SamplingScratch<T, kRank>& scratch, int64_t count, in
     }
 #pragma GCC unroll 8
     for (int k = 0; k < kCorners; ++k) {
-      memcpy(scratch.products[k] + i, lanes + k * kStep, sizeof(Number) * kStep);
+      memcpy(products->of[k] + i, lanes + k * kStep, sizeof(Number) * kStep);
     }
   }
 }
@@ -265,12 +296,12 @@ void FinishSampling(const SamplingScratch<T, kRank>& scratch, int64_t count, int
   using Number = Accumulator<T>;
   using S = Simd<Number>;
   constexpr int kCorners = 1 << kRank;
-  const Samples<T, kRank>& s = scratch.samples;
+  const Found<T, kRank>& found = scratch.samples.found();
   for (int64_t i = 0; i < count; i += S::kLanes) {
     const int64_t lanes = Min<int64_t>(S::kLanes, left - i);
     typename S::Vec corner[kCorners], fraction[kRank], value, slope[kRank];
-    for (int k = 0; k < kCorners; ++k) corner[k] = S::Load(scratch.products[k] + i);
-    for (int axis = 0; axis < kRank; ++axis) fraction[axis] = S::Load(s.fraction[axis] + i);
+    for (int k = 0; k < kCorners; ++k) corner[k] = S::Load(scratch.products->of[k] + i);
+    for (int axis = 0; axis < kRank; ++axis) fraction[axis] = S::Load(found.fraction[axis] + i);
     Interpolate<kRank, Number>(corner, fraction, &value, slope);
     const typename S::Vec w = Read<S>(weights + i, lanes);
     for (int axis = 0; axis < kRank; ++axis) slope[axis] *= w;
@@ -290,7 +321,8 @@ void BackwardSamplingOf(const AggregationArgs<T>& args, int64_t begin, int64_t e
   const Tiles tiles = MakeTiles(g);
   const int64_t last = Min(end * tiles.size, tiles.positions);
   const int64_t taps = s.samples.taps();
-  WithVectors<Accumulator<T>>(s.width, [&](auto simd) {
+  WithVectors<Accumulator<T>>(s.width, 2, [&](auto simd) {
+    using S = decltype(simd);
     ForEachPosition(g, begin * tiles.size, last, [&](const Position& position, int64_t number) {
       s.SetImage(position.image);
       const Accumulator<T>* dy;
@@ -300,21 +332,21 @@ void BackwardSamplingOf(const AggregationArgs<T>& args, int64_t begin, int64_t e
       } else {
         dy = args.dy + number * g.channels;
       }
-      for (int64_t group = 0; group < args.groups; group += s.together) {
-        const int64_t count = Min(s.together, args.groups - group);
-        s.samples.template Find<true>(position, number, group, count);
-        using S = decltype(simd);
-        if (s.width == S::kLanes) {
-          MultiplySamples<1, S>(s, count * taps, group * s.width, dy);
-        } else if (s.width == 2 * S::kLanes) {
-          MultiplySamples<2, S>(s, count * taps, group * s.width, dy);
-        } else {
-          MultiplySamples<0, S>(s, count * taps, group * s.width, dy);
-        }
-        const int64_t sample = (number * args.groups + group) * taps;
-        FinishSampling(s, count * taps, last * args.groups * taps - sample, args.weights + sample,
-                       args.doffset + kRank * sample, args.dweights + sample);
-      }
+      s.samples.template ForEachPart<true>(
+          position, number, 0, args.groups, [&](const Part& part) {
+            const int64_t channel = part.group * s.width;
+            // The sizes of groups that networks have.
+            constexpr bool kUsual = sizeof(Accumulator<T>) == 4 && kRank == 2 && S::kLanes > 4;
+            if (kUsual && s.width == 2 * S::kLanes) {
+              MultiplySamples<kUsual ? 2 : 0, S>(s, part.samples(), channel, dy);
+            } else {
+              MultiplySamples<0, S>(s, part.samples(), channel, dy);
+            }
+            const int64_t sample = (number * args.groups + part.group) * taps + part.tap;
+            FinishSampling(s, part.samples(), last * args.groups * taps - sample,
+                           args.weights + sample, args.doffset + kRank * sample,
+                           args.dweights + sample);
+          });
     });
   });
 }

@@ -76,37 +76,59 @@ TFCONV_INLINE void LoadTuples(const T* from, int64_t lanes, typename S::Vec* vec
   }
 }
 
-// The samples of one position, in SoA form: number g * taps + t for some groups and all taps. Bit
-// kRank - 1 - axis of a corner's number says whether it is the further one along an axis.
+// Samples of one position that are found together: some taps of one group, or all of several.
+struct Part {
+  int64_t group;
+  int64_t groups;
+  int64_t tap;
+  int64_t taps;
+
+  int64_t samples() const { return groups * taps; }
+};
+
+// The samples of a part, number g * taps + t. Bit kRank - 1 - axis of a corner's number says whether
+// it is the further one along an axis. Distances between the arrays are constants, so that one
+// register finds an element of all.
+template <typename T, int kRank>
+struct Found {
+  using Number = Accumulator<T>;
+  static constexpr int kCorners = 1 << kRank;
+  static constexpr int64_t kMost = 128;
+
+  // A corner of a sample, which is the first channel of a pixel.
+  template <typename Element>
+  TFCONV_INLINE Element* At(int c, int64_t sample) const {
+    return reinterpret_cast<Element*>(corner[c][sample]);
+  }
+
+  int64_t corner[kCorners][kMost];  // addresses
+  Number weight[kCorners][kMost];   // of the corners, with the tap's weight
+  Number fraction[kRank][kMost];    // distances from the first corner; NaN if one coordinate is
+};
+
+// Finds samples, part by part.
 template <typename T, int kRank>
 class Samples {
  public:
   using Number = Accumulator<T>;
   using S = Simd<Number>;
   using Int = typename MaskType<Number>::Type;
-  static constexpr int kCorners = 1 << kRank;
-  // Samples that are found together, at least those of one group.
-  static constexpr int64_t kTogether = 128;
+  using Result = Found<T, kRank>;
+  static constexpr int kCorners = Result::kCorners;
   static constexpr int64_t kAhead = 4;  // positions
 
+  // For parts of at most so many groups.
   Samples(const AggregationArgs<T>& args, int64_t groups, Arena* arena)
-      : args_(args), taps_(NumTaps(args.geometry)), groups_(groups) {
-    const int64_t count = RoundUp(groups * taps_, S::kLanes);
-    for (Number*& tap : tap_) tap = arena->Take<Number>(count);
-    for (Number*& axis : fraction) axis = arena->Take<Number>(count);
-    for (Number*& factor : weight) factor = arena->Take<Number>(count);
-    for (int64_t*& address : corner) address = arena->Take<int64_t>(count);
-  }
-
-  // Groups whose samples are found together.
-  static int64_t GroupsTogether(const AggregationArgs<T>& args) {
-    return Max<int64_t>(1, Min(args.groups, kTogether / NumTaps(args.geometry)));
+      : args_(args),
+        taps_(NumTaps(args.geometry)),
+        groups_(Max<int64_t>(1, Min(groups, Result::kMost / taps_))),
+        found_(arena->Take<Result>(1)) {
+    for (Number*& tap : tap_) tap = arena->Take<Number>(NumTapNumbers());
   }
 
   // Before first use.
   void Clear() {
-    const int64_t count = RoundUp(groups_ * taps_, S::kLanes);
-    for (int64_t i = 0; i < count; ++i) {
+    for (int64_t i = 0; i < NumTapNumbers(); ++i) {
       int64_t tap = i % taps_;
       for (int axis = kRank; axis-- > 0;) {
         const ConvAxis& a = Axis(axis);
@@ -116,12 +138,12 @@ class Samples {
     }
   }
 
-  // Of corners in memory that has the layout of x: `image` is where the position's own begins, and
-  // `absent` takes the place of pixels that lie outside.
+  // Of corners in an image like x's with so many channels; `absent` takes the place of pixels that lie
+  // outside.
   template <typename Element>
-  void SetMemory(Element* image, Element* absent) {
+  void SetMemory(Element* image, Element* absent, int64_t channels) {
     memory_.absent = reinterpret_cast<int64_t>(absent);
-    memory_.pixel_bytes = args_.geometry.channels * static_cast<int64_t>(sizeof(Element));
+    memory_.pixel_bytes = channels * static_cast<int64_t>(sizeof(Element));
     for (int axis = 0; axis < kRank; ++axis) {
       memory_.size[axis] = static_cast<Int>(Axis(axis).input);
       memory_.end[axis] = static_cast<Number>(Axis(axis).input);
@@ -135,53 +157,25 @@ class Samples {
     }
   }
 
-  // Finds those of groups [first, first + count), for a position with its number. Only the
-  // gradients for offsets and weights need fractions, and only the others weights.
-  template <bool kFractions>
-  void Find(const Position& position, int64_t number, int64_t first, int64_t count) {
-    const int64_t begin = (number * args_.groups + first) * taps_;
-    const int64_t left = args_.geometry.batch * NumOutputs(args_.geometry) * args_.groups * taps_ -
-                         begin;  // of all samples
-    const T* offset = args_.offset + begin * kRank;
-    const T* weights = args_.weights + begin;
-    Number start[kRank];
-    for (int axis = 0; axis < kRank; ++axis) {
-      const ConvAxis& a = Axis(axis);
-      start[axis] =
-          static_cast<Number>(position.at[kMaxSpatialAxes - kRank + axis] * a.stride - a.pad);
-    }
-    const int64_t end = count * taps_;
-    const Memory memory = memory_;
-    // The memory of positions to come is apart from this if groups are few.
-    const int64_t ahead = kAhead * args_.groups * taps_;
-    for (int64_t i = 0; i < end; i += S::kLanes) {
-      __builtin_prefetch(weights + ahead + i);
-      for (int axis = 0; axis < kRank; ++axis) {
-        __builtin_prefetch(offset + kRank * (ahead + i) + axis * S::kLanes);
+  // Calls visit(part) for the parts of groups [begin, end), with their samples in found(). Those of
+  // a group come one after the other. Only the gradients for offsets and weights need fractions, and
+  // only the others weights.
+  template <bool kFractions, typename Visit>
+  TFCONV_INLINE void ForEachPart(const Position& position, int64_t number, int64_t begin,
+                                 int64_t end, const Visit& visit) {
+    for (Part part = {begin, 0, 0, 0}; part.group < end; part.group += groups_) {
+      part.groups = Min(groups_, end - part.group);
+      for (part.tap = 0; part.tap < taps_; part.tap += part.taps) {
+        part.taps = Min(taps_ - part.tap, Result::kMost);
+        Find<kFractions>(position, number, part);
+        visit(part);
       }
-      // Lanes beyond the last sample find something that nobody reads.
-      const int64_t lanes = Min<int64_t>(S::kLanes, left - i);
-      Vec moved[kRank];
-      LoadTuples<kRank, S>(offset + kRank * i, lanes, moved,
-                           typename MakeIndices<S::kLanes>::Type());
-      const Vec w = lanes == S::kLanes ? S::Load(weights + i) : S::LoadFirst(weights + i, lanes);
-      for (int axis = 0; axis < kRank; ++axis) moved[axis] += S::Load(tap_[axis] + i) + start[axis];
-      Place<kFractions>(memory, moved, w, i);
     }
   }
 
   const AggregationArgs<T>& args() const { return args_; }
   int64_t taps() const { return taps_; }
-
-  // A corner of a sample, which is the first channel of a pixel.
-  template <typename Element>
-  TFCONV_INLINE Element* At(int c, int64_t sample) const {
-    return reinterpret_cast<Element*>(corner[c][sample]);
-  }
-
-  Number* fraction[kRank];    // distances from the first corner; NaN if one coordinate is
-  Number* weight[kCorners];   // of the corners, with the tap's weight
-  int64_t* corner[kCorners];  // addresses
+  const Result& found() const { return *found_; }
 
  private:
   using Vec = typename S::Vec;
@@ -202,17 +196,48 @@ class Samples {
     return args_.geometry.axis[kMaxSpatialAxes - kRank + axis];
   }
 
-  // Part `part` of integers as 64-bit ones.
-  static TFCONV_INLINE Wide Widened(IntVec integers, int part) {
-    Int lanes[S::kLanes];
-    Simd<Int>::Store(lanes, integers);
-    typename VectorType<Int, SWide::kLanes>::Type some;
-    memcpy(&some, lanes + part * SWide::kLanes, sizeof(some));
-    return __builtin_convertvector(some, Wide);
+  // Vectors of them may begin at any tap.
+  int64_t NumTapNumbers() const { return groups_ * taps_ + S::kLanes; }
+
+  template <bool kFractions>
+  void Find(const Position& position, int64_t number, const Part& part) {
+    const int64_t begin = (number * args_.groups + part.group) * taps_ + part.tap;
+    const int64_t left = args_.geometry.batch * NumOutputs(args_.geometry) * args_.groups * taps_ -
+                         begin;  // of all samples
+    const T* offset = args_.offset + begin * kRank;
+    const T* weights = args_.weights + begin;
+    Number start[kRank];
+    const Number* tap[kRank];
+    for (int axis = 0; axis < kRank; ++axis) {
+      const ConvAxis& a = Axis(axis);
+      start[axis] =
+          static_cast<Number>(position.at[kMaxSpatialAxes - kRank + axis] * a.stride - a.pad);
+      tap[axis] = tap_[axis] + part.tap;
+    }
+    const int64_t end = part.samples();
+    const Memory memory = memory_;
+    Result* const found = found_;
+    // The memory of positions to come is apart from this if groups are few.
+    const int64_t ahead = kAhead * args_.groups * taps_;
+    for (int64_t i = 0; i < end; i += S::kLanes) {
+      __builtin_prefetch(weights + ahead + i);
+      for (int axis = 0; axis < kRank; ++axis) {
+        __builtin_prefetch(offset + kRank * (ahead + i) + axis * S::kLanes);
+      }
+      // Lanes beyond the last sample find something that nobody reads.
+      const int64_t lanes = Min<int64_t>(S::kLanes, left - i);
+      Vec moved[kRank];
+      LoadTuples<kRank, S>(offset + kRank * i, lanes, moved,
+                           typename MakeIndices<S::kLanes>::Type());
+      const Vec w = lanes == S::kLanes ? S::Load(weights + i) : S::LoadFirst(weights + i, lanes);
+      for (int axis = 0; axis < kRank; ++axis) moved[axis] += S::Load(tap[axis] + i) + start[axis];
+      Place<kFractions>(memory, moved, w, i, found);
+    }
   }
 
   template <bool kFractions>
-  TFCONV_INLINE void Place(const Memory& memory, const Vec* position, Vec w, int64_t i) {
+  static TFCONV_INLINE void Place(const Memory& memory, const Vec* position, Vec w, int64_t i,
+                                  Result* found) {
     const Vec zero = {};
     IntVec touches = ~IntVec{};
     IntVec defined = ~IntVec{};
@@ -224,22 +249,21 @@ class Samples {
     }
     Vec weights[kCorners] = {};
     IntVec exists[kCorners];
-    weights[0] = w;
+    weights[0] = defined ? w : undefined;
     exists[0] = touches;
     IntVec first = {};
     for (int axis = 0; axis < kRank; ++axis) {
       // Positions that touch no pixel, infinite ones included, are moved to the origin before they
       // become integers; so is NaN, for which all comparisons are false.
       const Vec safe = touches ? position[axis] : zero;
-      IntVec floor = __builtin_convertvector(safe, IntVec);
-      floor += __builtin_convertvector(floor, Vec) > safe;  // it truncates; true is -1
-      const Vec f = defined ? safe - __builtin_convertvector(floor, Vec) : undefined;
-      if constexpr (kFractions) S::Store(fraction[axis] + i, f);
+      const Vec floor = S::Floor(safe);
+      const Vec f = safe - floor;
+      const IntVec pixel = __builtin_convertvector(floor, IntVec);
       const Int size = memory.size[axis];
-      first = first * size + floor;
+      first = axis == 0 ? pixel : first * size + pixel;
       // Above 2^24 pixels the ends are rounded in float32: integers decide what exists.
-      const IntVec near = (floor >= 0) & (floor < size);
-      const IntVec far = floor < size - 1;
+      const IntVec near = (pixel >= 0) & (pixel < size);
+      const IntVec far = pixel < size - 1;
       for (int c = 1 << axis; c-- > 0;) {
         if constexpr (!kFractions) {
           weights[2 * c + 1] = weights[c] * f;
@@ -248,23 +272,60 @@ class Samples {
         exists[2 * c + 1] = exists[c] & far;
         exists[2 * c] = exists[c] & near;
       }
+      if constexpr (kFractions) S::Store(found->fraction[axis] + i, defined ? f : undefined);
     }
     if constexpr (!kFractions) {
-      for (int c = 0; c < kCorners; ++c) S::Store(weight[c] + i, weights[c]);
+      for (int c = 0; c < kCorners; ++c) S::Store(found->weight[c] + i, weights[c]);
     }
+    StoreAddresses(memory, first, exists, i, found);
+  }
+
+  static TFCONV_INLINE void StoreAddresses(const Memory& memory, IntVec first,
+                                           const IntVec* exists, int64_t i, Result* found) {
+#if defined(__AVX512DQ__)
+    if constexpr (sizeof(Int) == 4 && S::kLanes == 16) {
+      const typename VectorType<Int, 8>::Type halves[] = {
+          __builtin_shufflevector(first, first, 0, 1, 2, 3, 4, 5, 6, 7),
+          __builtin_shufflevector(first, first, 8, 9, 10, 11, 12, 13, 14, 15)};
+#pragma GCC unroll 2
+      for (int half = 0; half < 2; ++half) {
+        const __m512i wide = _mm512_maskz_cvtepi32_epi64(0xff, BitCast<__m256i>(halves[half]));
+        const Wide bytes = BitCast<Wide>(wide) * memory.pixel_bytes;
+#pragma GCC unroll 8
+        for (int c = 0; c < kCorners; ++c) {
+          const int there = _mm512_movepi32_mask(BitCast<__m512i>(exists[c])) >> (8 * half);
+          const __m512i address = _mm512_mask_add_epi64(
+              _mm512_set1_epi64(memory.absent), static_cast<__mmask8>(there),
+              BitCast<__m512i>(bytes), _mm512_set1_epi64(memory.start[c]));
+          SWide::Store(found->corner[c] + i + half * SWide::kLanes, BitCast<Wide>(address));
+        }
+      }
+      return;
+    }
+#endif
     for (int part = 0; part * SWide::kLanes < S::kLanes; ++part) {
       const Wide bytes = Widened(first, part) * memory.pixel_bytes;
       for (int c = 0; c < kCorners; ++c) {
         const Wide there = bytes + memory.start[c];
         const Wide address = ((there ^ memory.absent) & Widened(exists[c], part)) ^ memory.absent;
-        SWide::Store(corner[c] + i + part * SWide::kLanes, address);
+        SWide::Store(found->corner[c] + i + part * SWide::kLanes, address);
       }
     }
   }
 
+  // Part `part` of integers as 64-bit ones.
+  static TFCONV_INLINE Wide Widened(IntVec integers, int part) {
+    Int lanes[S::kLanes];
+    Simd<Int>::Store(lanes, integers);
+    typename VectorType<Int, SWide::kLanes>::Type some;
+    memcpy(&some, lanes + part * SWide::kLanes, sizeof(some));
+    return __builtin_convertvector(some, Wide);
+  }
+
   const AggregationArgs<T>& args_;
   int64_t taps_;
-  int64_t groups_;
+  int64_t groups_;  // of a part
+  Result* found_;
   Number* tap_[kRank];
   Memory memory_ = {};
 };
@@ -280,15 +341,19 @@ TFCONV_INLINE void Write(T* to, typename S::Vec v, int64_t lanes) {
   lanes == S::kLanes ? S::Store(to, v) : S::StoreFirst(to, v, lanes);
 }
 
-// Calls visit(simd) with the widest vectors of which `channels` are a multiple, or the narrowest.
+// Calls visit(simd) with the widest vectors of which `channels` are a multiple, or the narrowest. The
+// widest of all are taken if `channels` are a multiple of `wide` of them. Of float64, which need not
+// be as fast, one kind of vector serves all.
 template <typename Number, typename Visit>
-TFCONV_INLINE void WithVectors(int64_t channels, const Visit& visit) {
+TFCONV_INLINE void WithVectors(int64_t channels, int wide, const Visit& visit) {
   const int64_t bytes = channels * static_cast<int64_t>(sizeof(Number));
-  if constexpr (kVecBytes > 32) {
-    if (bytes % 64 == 0) return visit(Simd<Number, 64>());
-  }
-  if constexpr (kVecBytes > 16) {
-    if (bytes % 32 == 0) return visit(Simd<Number, 32>());
+  if constexpr (sizeof(Number) == 4) {
+    if constexpr (kVecBytes > 32) {
+      if (bytes % (64 * wide) == 0) return visit(Simd<Number, 64>());
+    }
+    if constexpr (kVecBytes > 16) {
+      if (bytes % 32 == 0) return visit(Simd<Number, 32>());
+    }
   }
   visit(Simd<Number, 16>());
 }

@@ -16,8 +16,9 @@ namespace TFCONV_ISA_NAMESPACE {
 namespace aggregation {
 
 // The gradient for x. Positions of one image scatter into the same dx: the units are images, blocks
-// of groups or parts of a group's channels and, where these are few, slices of the positions, each
-// with a dx of its own. Those are added in a fixed order.
+// of groups or parts of a group's channels and, where these are few, slices of the positions. Each
+// adds up in memory of its own, where a pixel has the unit's channels only: so a cache holds the
+// pixels that neighbours reach, which lie far apart in dx. Slices are added in a fixed order.
 struct InputUnits {
   int64_t blocks;
   int64_t groups;  // of a block
@@ -27,6 +28,10 @@ struct InputUnits {
   int64_t positions;  // of a slice
 
   int64_t of_slice() const { return blocks * parts; }
+  // Of an image, a block and part, and a slice.
+  int64_t Number(int64_t image, int64_t index, int64_t slice) const {
+    return (image * of_slice() + index) * slices + slice;
+  }
 };
 
 template <typename T>
@@ -57,31 +62,30 @@ InputUnits MakeInputUnits(const AggregationArgs<T>& args) {
   return units;
 }
 
-// dx of every slice, in the type that is computed in, and, if there are several, for every unit
-// which lines of its image it has written: only those count.
+// What the units add up, in the type that is computed in, and, where there are slices, which lines of
+// its image each has written: only those count.
 template <typename T>
 struct DxParts {
   using Number = Accumulator<T>;
 
   explicit DxParts(const AggregationArgs<T>& args)
       : units(MakeInputUnits(args)),
+        count(args.geometry.batch * units.of_slice() * units.slices),
         lines(NumLines(args.geometry)),
-        size(args.geometry.batch * ImageSize(args.geometry)),
+        size(lines * args.geometry.axis[2].input *
+             (units.parts > 1 ? units.part_channels
+                              : units.groups * (args.geometry.channels / args.groups))),
         numbers(static_cast<Number*>(args.dx_parts)),
-        written(reinterpret_cast<uint8_t*>(numbers + units.slices * size)) {}
+        written(reinterpret_cast<uint8_t*>(numbers + count * size)) {}
 
-  // Whether sums are apart from dx.
-  bool exist() const { return kIsHalf<T> || units.slices > 1; }
-
-  // Of a unit.
-  uint8_t* Written(int64_t image, int64_t index, int64_t slice) const {
-    return written + ((image * units.of_slice() + index) * units.slices + slice) * lines;
-  }
+  // Whether all units' are kept until the end.
+  bool exist() const { return units.slices > 1; }
 
   InputUnits units;
+  int64_t count;  // of units
   int64_t lines;  // of an image
-  int64_t size;
-  Number* numbers;   // [slices, N, input, C]
+  int64_t size;   // of a unit's numbers, at most
+  Number* numbers;   // [N, blocks * parts, slices, size]: pixels, and their channels
   uint8_t* written;  // [N, blocks * parts, slices, lines]
 };
 
@@ -89,8 +93,7 @@ template <typename T>
 int64_t DxPartsBytes(const AggregationArgs<T>& args) {
   const DxParts<T> parts(args);
   if (!parts.exist()) return 0;
-  return parts.units.slices * parts.size * static_cast<int64_t>(sizeof(Accumulator<T>)) +
-         args.geometry.batch * parts.units.of_slice() * parts.units.slices * parts.lines;
+  return parts.count * (parts.size * static_cast<int64_t>(sizeof(Accumulator<T>)) + parts.lines);
 }
 
 // The channels of a unit, and the groups that they belong to.
@@ -99,6 +102,8 @@ struct ChannelRange {
   int64_t groups;
   int64_t begin;
   int64_t end;
+
+  int64_t count() const { return end - begin; }
 };
 
 template <typename T>
@@ -114,26 +119,18 @@ ChannelRange GetChannels(const AggregationArgs<T>& args, const InputUnits& units
   return range;
 }
 
-// Adds `lanes` channels of dy from c on, weighted, to the corners of a group's samples.
+// Adds `lanes` channels of dy, weighted, to the corners of a part of a group's samples, from the
+// unit's channel c on.
 template <typename S, typename T, int kRank>
-TFCONV_INLINE void SpreadSamples(const Samples<T, kRank>& s, int64_t first, const T* dy, int64_t c,
-                                 int64_t lanes) {
+TFCONV_INLINE void SpreadSamples(const Found<T, kRank>& found, int64_t first, int64_t taps,
+                                 const T* dy, int64_t c, int64_t lanes) {
   using Number = Accumulator<T>;
-  constexpr int kCorners = Samples<T, kRank>::kCorners;
-  // Compilers cannot know that what is written is not these.
-  const int64_t* corner[kCorners];
-  const Number* weight[kCorners];
-  for (int k = 0; k < kCorners; ++k) {
-    corner[k] = s.corner[k] + first;
-    weight[k] = s.weight[k] + first;
-  }
-  const int64_t taps = s.taps();
-  const typename S::Vec g = Read<S>(dy + c, lanes);
-  for (int64_t i = 0; i < taps; ++i) {
+  const typename S::Vec g = Read<S>(dy, lanes);
+  for (int64_t i = first; i < first + taps; ++i) {
 #pragma GCC unroll 8
-    for (int k = 0; k < kCorners; ++k) {
-      Number* to = reinterpret_cast<Number*>(corner[k][i]) + c;
-      Write<S>(to, Read<S>(to, lanes) + g * weight[k][i], lanes);
+    for (int k = 0; k < (1 << kRank); ++k) {
+      Number* to = found.template At<Number>(k, i) + c;
+      Write<S>(to, Read<S>(to, lanes) + g * found.weight[k][i], lanes);
     }
   }
 }
@@ -144,9 +141,9 @@ class Spreader {
   Spreader(const AggregationArgs<T>& args, Arena* arena)
       : args_(args),
         parts_(args),
-        together_(Min(parts_.units.groups, Samples<T, kRank>::GroupsTogether(args))),
-        samples_(args, together_, arena),
-        absent_(arena->Take<Number>(args.geometry.channels)) {}
+        samples_(args, parts_.units.groups, arena),
+        absent_(arena->Take<Number>(args.geometry.channels)),
+        own_(arena->Take<Number>(parts_.exist() ? 0 : parts_.size)) {}
 
   // Before first use.
   void Clear() {
@@ -160,28 +157,27 @@ class Spreader {
     const int64_t index = number / parts_.units.slices % parts_.units.of_slice();
     const int64_t image = number / parts_.units.slices / parts_.units.of_slice();
     channels_ = GetChannels(args_, parts_.units, index);
+    line_size_ = g.axis[2].input * channels_.count();
     if (parts_.exist()) {
-      dx_ = parts_.numbers + slice * parts_.size + image * ImageSize(g);
-    } else if constexpr (!kIsHalf<T>) {
-      dx_ = args_.dx + image * ImageSize(g);
-    }
-    samples_.SetMemory(dx_, absent_);
-    if (parts_.units.slices > 1) {
-      written_ = parts_.Written(image, index, slice);
+      dx_ = parts_.numbers + number * parts_.size;
+      written_ = parts_.written + number * parts_.lines;
       memset(written_, 0, static_cast<size_t>(parts_.lines));
     } else {
-      for (int64_t line = 0; line < parts_.lines; ++line) ClearLine(line);
+      dx_ = own_;
+      memset(dx_, 0, static_cast<size_t>(parts_.lines * line_size_) * sizeof(Number));
     }
+    samples_.SetMemory(dx_, absent_, channels_.count());
     const int64_t positions = NumOutputs(g);
     const int64_t first = slice * parts_.units.positions;
     const int64_t last = Min(first + parts_.units.positions, positions);
     const int64_t width = g.channels / args_.groups;
-    WithVectors<Number>(Min(width, parts_.units.part_channels), [&](auto simd) {
+    WithVectors<Number>(Min(width, parts_.units.part_channels), 1, [&](auto simd) {
       ForEachPosition(g, image * positions + first, image * positions + last,
                       [&](const Position& position, int64_t p) {
                         Spread<decltype(simd)>(position, p, width);
                       });
     });
+    if (!parts_.exist()) GiveImage(args_.dx + image * ImageSize(g) + channels_.begin);
   }
 
  private:
@@ -189,61 +185,59 @@ class Spreader {
 
   template <typename S>
   TFCONV_INLINE void Spread(const Position& position, int64_t number, int64_t width) {
-    const int64_t taps = samples_.taps();
+    constexpr int64_t kAhead = 4, kLine = 64 / static_cast<int64_t>(sizeof(T));
     const T* dy = args_.dy + number * args_.geometry.channels;
-    const int64_t end = channels_.first_group + channels_.groups;
-    for (int64_t group = channels_.first_group; group < end; group += together_) {
-      const int64_t count = Min(together_, end - group);
-      samples_.template Find<false>(position, number, group, count);
-      if (written_ != nullptr) ClearLines(count * taps);
-      for (int64_t i = 0; i < count; ++i) {
-        int64_t c = Max((group + i) * width, channels_.begin);
-        const int64_t c_end = Min((group + i + 1) * width, channels_.end);
-        for (; c + S::kLanes <= c_end; c += S::kLanes) {
-          SpreadSamples<S>(samples_, i * taps, dy, c, S::kLanes);
-        }
-        if (c < c_end) SpreadSamples<S>(samples_, i * taps, dy, c, c_end - c);
-      }
-    }
-  }
-
-  void ClearLine(int64_t line) {
-    const int64_t channels = args_.geometry.channels;
-    const int64_t width = args_.geometry.axis[2].input;
-    Number* pixel = dx_ + line * width * channels + channels_.begin;
-    const int64_t count = channels_.end - channels_.begin;
-    if (count == channels) {
-      memset(pixel, 0, static_cast<size_t>(width * channels) * sizeof(Number));
-      return;
-    }
-    for (int64_t w = 0; w < width; ++w) {
-      memset(pixel + w * channels, 0, static_cast<size_t>(count) * sizeof(Number));
-    }
+    const T* const ahead = dy + kAhead * args_.geometry.channels;
+    for (int64_t c = channels_.begin; c < channels_.end; c += kLine) __builtin_prefetch(ahead + c);
+    samples_.template ForEachPart<false>(
+        position, number, channels_.first_group, channels_.first_group + channels_.groups,
+        [&](const Part& part) {
+          const Found<T, kRank>& found = samples_.found();
+          if (written_ != nullptr) ClearLines(part.samples());
+          for (int64_t i = 0; i < part.groups; ++i) {
+            const int64_t group = part.group + i, first = i * part.taps, start = channels_.begin;
+            int64_t c = Max(group * width, start);
+            const int64_t end = Min((group + 1) * width, channels_.end);
+            for (; c + S::kLanes <= end; c += S::kLanes) {
+              SpreadSamples<S>(found, first, part.taps, dy + c, c - start, S::kLanes);
+            }
+            if (c < end) SpreadSamples<S>(found, first, part.taps, dy + c, c - start, end - c);
+          }
+        });
   }
 
   // The lines that the corners of samples [0, count) lie in, before they are added to.
   void ClearLines(int64_t count) {
-    const int64_t line_size = args_.geometry.axis[2].input * args_.geometry.channels;
     for (int64_t i = 0; i < count; ++i) {
       // Both corners along the last axis lie in one line.
-      for (int corner = 0; corner < Samples<T, kRank>::kCorners; corner += 2) {
-        const Number* pixel = samples_.template At<const Number>(corner, i);
-        if (pixel == absent_) pixel = samples_.template At<const Number>(corner + 1, i);
+      for (int corner = 0; corner < Found<T, kRank>::kCorners; corner += 2) {
+        const Number* pixel = samples_.found().template At<const Number>(corner, i);
+        if (pixel == absent_) pixel = samples_.found().template At<const Number>(corner + 1, i);
         if (pixel == absent_) continue;
-        const int64_t line = (pixel - dx_) / line_size;
+        const int64_t line = (pixel - dx_) / line_size_;
         if (written_[line]) continue;
         written_[line] = 1;
-        ClearLine(line);
+        memset(dx_ + line * line_size_, 0, static_cast<size_t>(line_size_) * sizeof(Number));
       }
+    }
+  }
+
+  // Writes what there is to dx, which has all channels.
+  void GiveImage(T* dx) const {
+    const int64_t count = channels_.count();
+    const int64_t pixels = parts_.lines * args_.geometry.axis[2].input;
+    for (int64_t i = 0; i < pixels; ++i) {
+      CopyElements(dx_ + i * count, dx + i * args_.geometry.channels, count);
     }
   }
 
   const AggregationArgs<T>& args_;
   DxParts<T> parts_;
-  int64_t together_;
   Samples<T, kRank> samples_;
   Number* absent_;  // written in place of corners that are absent, and never read as data
+  Number* own_;     // numbers of one unit after the other
   ChannelRange channels_ = {};
+  int64_t line_size_ = 0;
   Number* dx_ = nullptr;
   uint8_t* written_ = nullptr;
 };
@@ -281,22 +275,25 @@ template <typename T>
 void SumDx(const AggregationArgs<T>& args, int64_t begin, int64_t end, void*) {
   using S = Simd<Accumulator<T>>;
   const DxParts<T> parts(args);
+  const InputUnits& units = parts.units;
   const int64_t channels = args.geometry.channels;
   const int64_t width = args.geometry.axis[2].input;
   for (int64_t line = begin; line < end; ++line) {
-    for (int64_t index = 0; index < parts.units.of_slice(); ++index) {
-      const ChannelRange range = GetChannels(args, parts.units, index);
-      const uint8_t* written = parts.Written(line / parts.lines, index, 0) + line % parts.lines;
+    const int64_t image = line / parts.lines, own = line % parts.lines;
+    for (int64_t index = 0; index < units.of_slice(); ++index) {
+      const ChannelRange range = GetChannels(args, units, index);
       for (int64_t w = 0; w < width; ++w) {
-        const int64_t pixel = (line * width + w) * channels;
-        for (int64_t c = range.begin; c < range.end; c += S::kLanes) {
-          const int64_t lanes = Min<int64_t>(S::kLanes, range.end - c);
+        T* const dx = args.dx + (line * width + w) * channels + range.begin;
+        const int64_t pixel = (own * width + w) * range.count();
+        for (int64_t c = 0; c < range.count(); c += S::kLanes) {
+          const int64_t lanes = Min<int64_t>(S::kLanes, range.count() - c);
           typename S::Vec sum = {};
-          for (int64_t slice = 0; slice < parts.units.slices; ++slice) {
-            if (parts.units.slices > 1 && !written[slice * parts.lines]) continue;
-            sum += Read<S>(parts.numbers + slice * parts.size + pixel + c, lanes);
+          for (int64_t slice = 0; slice < units.slices; ++slice) {
+            const int64_t unit = units.Number(image, index, slice);
+            if (!parts.written[unit * parts.lines + own]) continue;
+            sum += Read<S>(parts.numbers + unit * parts.size + pixel + c, lanes);
           }
-          Write<S>(args.dx + pixel + c, sum, lanes);
+          Write<S>(dx + c, sum, lanes);
         }
       }
     }

@@ -151,6 +151,7 @@ struct Simd {
   using Scalar = T;
   typedef T Vec __attribute__((vector_size(kBytes)));
   static constexpr int kLanes = kBytes / static_cast<int>(sizeof(T));
+  using Index = typename MaskType<T>::Type;
 
   static TFCONV_INLINE Vec Load(const T* p) {
     Vec v;
@@ -219,8 +220,31 @@ struct Simd {
   // Swaps lanes and vectors: lane i of vectors[j] becomes lane j of vectors[i].
   static TFCONV_INLINE void Transpose(Vec* vectors) { TransposeLevel<kLanes / 2>(vectors); }
 
+  // The largest whole numbers that are not above those of v; integers of the lanes' size hold them.
+  static TFCONV_INLINE Vec Floor(Vec v) {
+#if defined(__AVX512F__)
+    constexpr int kDown = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;
+    if constexpr (kBytes == 64 && sizeof(T) == 4) {
+      return BitCast<Vec>(_mm512_maskz_roundscale_ps(kAllLanes, BitCast<__m512>(v), kDown));
+    }
+    if constexpr (kBytes == 64 && sizeof(T) == 8) {
+      return BitCast<Vec>(_mm512_maskz_roundscale_pd(0xff, BitCast<__m512d>(v), kDown));
+    }
+#endif
+#if defined(__AVX2__)
+    if constexpr (kBytes == 32 && sizeof(T) == 4) {
+      return BitCast<Vec>(_mm256_floor_ps(BitCast<__m256>(v)));
+    }
+    if constexpr (kBytes == 32 && sizeof(T) == 8) {
+      return BitCast<Vec>(_mm256_floor_pd(BitCast<__m256d>(v)));
+    }
+#endif
+    const auto whole = __builtin_convertvector(v, typename VectorType<Index, kLanes>::Type);
+    const Vec truncated = __builtin_convertvector(whole, Vec);
+    return truncated > v ? truncated - T(1) : truncated;
+  }
+
   // Lane i of the result is lane index[i] of v.
-  using Index = typename MaskType<T>::Type;
   static TFCONV_INLINE Vec Permute(Vec v, const Index* index) {
     typename VectorType<Index, kLanes>::Type indices;
     memcpy(&indices, index, sizeof(indices));
@@ -328,10 +352,14 @@ struct Simd {
     StoreBits(p, __builtin_convertvector(bits, Bits16));
   }
 
-  // Within each block of 2 * kHalf lanes: first the halves of a added, then those of b.
-  template <int kHalf, typename All>
-  static TFCONV_INLINE Vec Fold(Vec a, Vec b, All all) {
-    return Pick<kHalf, 0>(a, b, all) + Pick<kHalf, kHalf>(a, b, all);
+  // Within each block of 2 * kHalf lanes: first the halves of a added, then those of b. The first of
+  // the terms needs no lane moved.
+  template <int kHalf, int... kIndex>
+  static TFCONV_INLINE Vec Fold(Vec a, Vec b, Indices<kIndex...>) {
+    const Vec own =
+        __builtin_shufflevector(a, b, (kIndex & kHalf ? kLanes + kIndex : kIndex)...);
+    return own + __builtin_shufflevector(
+                     a, b, (kIndex & kHalf ? kLanes + kIndex - kHalf : kIndex + kHalf)...);
   }
 
   // Within each block of 2 * kHalf lanes: first kHalf lanes of a, then of b, each from kShift on.

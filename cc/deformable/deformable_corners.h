@@ -158,9 +158,9 @@ void FindSamples(const ConvGeometry& g, const Tile<Accumulator<T>>& tile, int64_
 #pragma GCC unroll 3
     for (int i = 0; i < kRank; ++i) {
       const Vec safe = touches ? position[i] : zero;
-      IntVec near = __builtin_convertvector(safe, IntVec);
-      near += __builtin_convertvector(near, Vec) > safe;  // it truncates; a true comparison is -1
-      far[i] = defined ? safe - __builtin_convertvector(near, Vec) : undefined;
+      const Vec floor = S::Floor(safe);
+      const IntVec near = __builtin_convertvector(floor, IntVec);
+      far[i] = defined ? safe - floor : undefined;
       S::Store(s->delta[i] + r, far[i]);
       SInt::Store(s->near[i] + r, near);
       // Above 2^24 pixels the ends are rounded in float32: integers decide what exists.

@@ -221,14 +221,20 @@ bool MakeSampling(const DeformableArgs<T>& args, Sampling<T, kRank>* s) {
   return true;
 }
 
-// Columns lie as [groups of the convolution, images, positions, taps, channels of a group]: each
-// group's are a matrix.
+// Columns lie as [groups of the convolution, images, positions, rows, channels of a group]: each
+// group's are a matrix. There is a row for each tap, or one for all.
 template <typename T>
 struct Columns {
   T* data;
   int width;  // channels of a group
+  int rows;   // of a position
   Divisor by_width;
   int64_t group_stride;
+
+  // The row of a tap.
+  TFCONV_DEVICE T* Row(int64_t position, int tap) const {
+    return data + (position * rows + (rows > 1 ? tap : 0)) * width;
+  }
 
   // From the first channel of a tap at a position to another one.
   TFCONV_DEVICE int64_t Channel(int channel) const {
@@ -240,8 +246,9 @@ template <typename T, typename Element, int kRank>
 Columns<T> MakeColumns(const DeformableArgs<Element>& args, const Sampling<Element, kRank>& s,
                        T* data) {
   const int64_t width = s.channels / args.groups;
-  return {data, static_cast<int>(width), MakeDivisor(width),
-          args.geometry.batch * s.positions * s.taps * width};
+  const int rows = args.sums_taps ? 1 : s.taps;
+  return {data, static_cast<int>(width), rows, MakeDivisor(width),
+          args.geometry.batch * s.positions * rows * width};
 }
 
 // Whether 16 bytes of channels lie in one group of either kind, and on 16 bytes.

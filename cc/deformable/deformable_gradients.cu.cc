@@ -37,8 +37,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     for (int64_t image = blockIdx.y; image < task.images; image += gridDim.y) {
       const Sample<Acc, kRank> sample = s.FindTap(image, group, position, tap);
       const T* const near = s.Near(sample, s.Image(image, group * s.group_channels));
-      const T* const upstream =
-          dcolumns.data + ((image * s.positions + position) * s.taps + tap) * dcolumns.width;
+      const T* const upstream = dcolumns.Row(image * s.positions + position, tap);
       Acc sums[kCorners<kRank>] = {};
 #pragma unroll 1
       for (int c = lane * kCount; c < s.group_channels; c += task.lanes.count() * kCount) {
@@ -215,6 +214,7 @@ __global__ void __launch_bounds__(kThreads, 2) InputGradientKernel(InputGradient
   const Lists<T, kRank>& lists = task.lists;
   const Sampling<T, kRank>& s = lists.sampling;
   const int column_bytes = task.dcolumns.width * static_cast<int>(sizeof(T));
+  const bool has_row_each = task.dcolumns.rows == s.taps;
   const int pixel = task.lanes.row();
   if (pixel >= s.pixels) return;
   int at[kRank];
@@ -232,9 +232,8 @@ __global__ void __launch_bounds__(kThreads, 2) InputGradientKernel(InputGradient
       for (int c = task.lanes.lane() * kCount; c < s.group_channels;
            c += task.lanes.count() * kCount) {
         const int channel = group * s.group_channels + c;
-        const T* const dcolumns = task.dcolumns.data +
-                                  image * lists.samples * task.dcolumns.width +
-                                  task.dcolumns.Channel(channel);
+        const T* const dcolumns =
+            task.dcolumns.Row(image * s.positions, 0) + task.dcolumns.Channel(channel);
         Acc sum[kCount] = {};
 #pragma unroll
         for (int corner = 0; corner < kCorners<kRank>; ++corner) {
@@ -247,7 +246,8 @@ __global__ void __launch_bounds__(kThreads, 2) InputGradientKernel(InputGradient
             const int sample = order[i];
             const Found<Acc, kRank> f = found[sample];
             const Acc weight = CornerWeight<kRank>(f.delta, corner) * f.mask;
-            const auto upstream = LoadIf<T, kCount>(true, At(dcolumns, sample, column_bytes));
+            const int row = has_row_each ? sample : s.by_taps.Divide(sample);
+            const auto upstream = LoadIf<T, kCount>(true, At(dcolumns, row, column_bytes));
 #pragma unroll
             for (int n = 0; n < kCount; ++n) sum[n] += weight * Widen(upstream.value[n]);
           }

@@ -25,7 +25,7 @@ DeformableArgs<T> ImagesOf(DeformableArgs<T> args, int64_t first, int64_t count)
   advance(args.doffset, args.rank * samples);
   advance(args.mask, samples);
   advance(args.dmask, samples);
-  advance(args.dcolumns, positions * taps * channels);
+  advance(args.dcolumns, positions * (args.sums_taps ? 1 : taps) * channels);
   advance(args.y, positions * args.filters);
   advance(args.dy, positions * args.filters);
   return args;

@@ -26,6 +26,7 @@ struct DeformableArgs {
   int64_t whole_batch;  // the work is cut by it, and the geometry may have some of the images; or 0
   int rank;  // the last so many axes of the geometry; the others are trivial
   int64_t offset_groups;
+  bool sums_taps;     // on GPUs: dcolumns are [N, P, C], the same for all taps
   int64_t groups;     // of the convolution
   int64_t filters;    // F, of all groups
   const T* x;         // [N, pixels, C]

@@ -155,22 +155,27 @@ TFCONV_INLINE typename S::Vec Reduced(typename S::Vec v) {
   }
 }
 
-// products[i] = sum_c rows[offsets[i] + c] * x[c]. Offsets, and room for products, go up to a whole
-// vector.
-template <typename S, bool kWhole, typename T>
+// products[i] = sum_c rows[offsets[i] + c] * x[c], for kVectors vectors of channels or, if it is 0,
+// `width` of them. Offsets, and room for products, go up to a whole vector.
+template <typename S, bool kWhole, int kVectors, typename T>
 void Products(const T* rows, const int64_t* offsets, int64_t count, const Accumulator<T>* x,
               int64_t width, Accumulator<T>* products) {
   using Vec = typename S::Vec;
   constexpr int kLanes = S::kLanes;
+  if constexpr (kVectors > 0) width = kVectors * kLanes;
   int64_t i = 0;
   // A few that are left over are summed one by one rather than as a vector of mostly others.
   for (; i + kLanes / 8 < count; i += kLanes) {
+    const T* row[kLanes];
+#pragma GCC unroll 16
+    for (int j = 0; j < kLanes; ++j) row[j] = rows + offsets[i + j];
     Vec sums[kLanes] = {};
+#pragma GCC unroll 2
     for (int64_t c = 0; c < width; c += kLanes) {
       const Vec own = S::Load(x + c);
 #pragma GCC unroll 16
       for (int j = 0; j < kLanes; ++j) {
-        sums[j] += LoadChannels<S, kWhole>(rows + offsets[i + j] + c, width - c) * own;
+        sums[j] += LoadChannels<S, kWhole>(row[j] + c, width - c) * own;
       }
     }
     S::Store(products + i, S::SumLanes(sums));
@@ -233,15 +238,19 @@ struct WindowSums {
   void (*weighted)(const T*, const int64_t*, int64_t, const Sum*, Sum, int64_t, Sum*);
 
   // By the widest vector of which the channels are a multiple, if there is one. Products add up
-  // lanes: no vector is wider there than 32 bytes, for that is less work.
+  // lanes: no vector is wider there than 32 bytes, for that is less work. Sums take two vectors at a
+  // time, which share their weights.
   static WindowSums Of(int64_t width) {
     constexpr int kBytes = kVecBytes < 32 ? kVecBytes : 32;
     using Narrow = Simd<Sum, kBytes>;
     const int64_t bytes = width * static_cast<int64_t>(sizeof(Sum));
-    WindowSums sums = {Products<Narrow, false, T>, WeightedSum<Simd<Sum>, false, T>};
-    if (bytes % 16 == 0) sums = {Products<Simd<Sum, 16>, true, T>, WeightedSum<Simd<Sum, 16>, true, T>};
-    if (bytes % kBytes == 0) sums = {Products<Narrow, true, T>, WeightedSum<Narrow, true, T>};
-    if (bytes % kVecBytes == 0) sums.weighted = WeightedSum<Simd<Sum>, true, T>;
+    WindowSums sums = {Products<Narrow, false, 0, T>, WeightedSum<Simd<Sum>, false, T>};
+    if (bytes % 16 == 0) {
+      sums = {Products<Simd<Sum, 16>, true, 0, T>, WeightedSum<Simd<Sum, 16>, true, T>};
+    }
+    if (bytes % kBytes == 0) sums = {Products<Narrow, true, 0, T>, WeightedSum<Narrow, true, T>};
+    if (bytes == 2 * kBytes) sums.products = Products<Narrow, true, 2, T>;
+    if (bytes % (2 * kVecBytes) == 0) sums.weighted = WeightedSum<Simd<Sum>, true, T>;
     return sums;
   }
 };

@@ -37,6 +37,7 @@
 #include "local_attention/local_attention_kernel.h"
 #include "per_example/per_example_kernel.h"
 #if TFCONV_CUDA_ON_CPU
+#include "aggregation/aggregation_cuda.h"
 #include "common/cuda_device.h"
 #include "deformable/deformable_cuda.h"
 #include "involution/involution_cuda.h"
@@ -764,7 +765,7 @@ py::object LocalAttentionGradients(const Run& run, const py::array& query, const
   });
 }
 
-// Deformable aggregation. It has no CUDA kernels: for "cuda", those of the CPU run.
+// Deformable aggregation.
 template <typename T>
 struct Aggregation {
   Aggregation(const Run& run_, const py::array& x, const py::array& offset,
@@ -810,7 +811,13 @@ py::object AggregationForward(const Run& run, const py::array& x, const py::arra
     Aggregation<T> op(run, x, offset, weights, axes);
     Output<T> y("y", op.sizes.Outputs({op.sizes.geometry.channels}), run);
     op.args.y = y.data();
-    RunPass("forward", op.args, op.kernels.forward, run);
+    if (run.cuda) {
+#if TFCONV_CUDA_ON_CPU
+      RunCuda(run, 0, [&](void*) { return LaunchAggregation<T>(nullptr, op.args); });
+#endif
+    } else {
+      RunPass("forward", op.args, op.kernels.forward, run);
+    }
     op.CheckInputs();
     return y.Take();
   });
@@ -829,7 +836,14 @@ py::object AggregationGradients(const Run& run, const py::array& x, const py::ar
     op.args.dx = dx.data();
     op.args.doffset = doffset.data();
     op.args.dweights = dweights.data();
-    if (doffset.size() == 0 || op.sizes.geometry.channels == 0) {
+    if (run.cuda) {
+#if TFCONV_CUDA_ON_CPU
+      const int64_t images = ExamplesAtATime(op.args.geometry.batch);
+      RunCuda(run, AggregationWorkspace<T>(op.args, images), [&](void* workspace) {
+        return LaunchAggregationBackward<T>(nullptr, op.args, images, workspace);
+      });
+#endif
+    } else if (doffset.size() == 0 || op.sizes.geometry.channels == 0) {
       for (Output<T>* output : {&dx, &doffset, &dweights}) output->Clear();
     } else {
       Run aligned = run;

@@ -13,6 +13,7 @@
 #include <optional>
 #include <vector>
 
+#include "aggregation/aggregation_op.h"
 #include "common/geometry.h"
 #include "deformable/deformable_op.h"
 #include "involution/involution_op.h"
@@ -428,6 +429,25 @@ class Sampling {
   xla::XlaOp fraction_[kMaxSpatialAxes], is_inside_[kMaxSpatialAxes];
   xla::XlaOp beyond_;  // zero, or NaN where an offset is: the gradient outside
 };
+
+template <AggregationKind kKind>
+Operands Lower(const AggregationOp<kKind>&, const AggregationSizes& sizes, const Operands& in) {
+  DeformableSizes of_sampling = {};
+  of_sampling.geometry = sizes.geometry;
+  of_sampling.rank = static_cast<int>(sizes.rank);
+  of_sampling.offset_groups = sizes.groups;
+  const TapWindows windows(sizes.geometry);
+  of_sampling.taps = windows.taps();
+  const Sampling sampling(of_sampling, in[0], in[1]);
+  if constexpr (kKind == AggregationKind::kAggregation) return {SumOver(sampling.Columns(in[2]), 2)};
+  const std::vector<int64_t> y = {sizes.geometry.batch, windows.positions(),
+                                  sizes.geometry.channels};
+  const xla::XlaOp dcolumns =
+      xla::BroadcastInDim(xla::Reshape(in[3], y), {y[0], y[1], windows.taps(), y[2]}, {0, 1, 3});
+  const Operands all = sampling.Gradients(dcolumns, in[2]);
+  if constexpr (kKind == AggregationKind::kInputGrad) return {all[0]};
+  return {all[1], all[2]};
+}
 
 template <DeformableKind kKind>
 Operands Lower(const DeformableOp<kKind>& op, const DeformableSizes& sizes, const Operands& in) {

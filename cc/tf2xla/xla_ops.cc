@@ -233,18 +233,12 @@ bool CallsKernels(absl::string_view device_type) {
          (variable == nullptr || absl::string_view(variable) != "lower");
 }
 
-// Whether lowering.h has an op. Those that it lacks are for the CPU, where they call their kernels.
-template <typename Op>
-constexpr bool kIsLowered = true;
-template <AggregationKind kKind>
-constexpr bool kIsLowered<AggregationOp<kKind>> = false;
-
 template <typename Op>
 class XlaKernel : public tensorflow::XlaOpKernel {
  public:
   explicit XlaKernel(tensorflow::OpKernelConstruction* context)
       : XlaOpKernel(context),
-        calls_kernels_(!kIsLowered<Op> || CallsKernels(context->device_type().type_string())) {
+        calls_kernels_(CallsKernels(context->device_type().type_string())) {
     OP_REQUIRES_OK(context, op_.Read(context));
   }
 
@@ -324,7 +318,7 @@ class XlaKernel : public tensorflow::XlaOpKernel {
     for (size_t i = 0; i < inputs.size(); ++i) {
       operands.push_back(xla::ConvertElementType(context->Input(static_cast<int>(i)), wide));
     }
-    if constexpr (kIsLowered<Op>) results = Lower(op_, sizes, operands);
+    results = Lower(op_, sizes, operands);
     for (size_t i = 0; i < results.size(); ++i) {
       results[i] = xla::ConvertElementType(xla::Reshape(results[i], outputs[i]), type);
     }
@@ -352,12 +346,11 @@ TFCONV_REGISTER_XLA("Tfconv>InvolutionKernelGrad", InvolutionOp<InvolutionKind::
 TFCONV_REGISTER_XLA("Tfconv>SpanInvolution", InvolutionOp<InvolutionKind::kSpan>)
 TFCONV_REGISTER_XLA("Tfconv>SpanInvolutionInputGrad", InvolutionOp<InvolutionKind::kSpanInputGrad>)
 TFCONV_REGISTER_XLA("Tfconv>SpanInvolutionSpanGrad", InvolutionOp<InvolutionKind::kSpanGrad>)
-TFCONV_REGISTER_XLA_DEVICE("Tfconv>DeformableAggregation", DEVICE_CPU_XLA_JIT,
-                           XlaKernel<AggregationOp<AggregationKind::kAggregation>>)
-TFCONV_REGISTER_XLA_DEVICE("Tfconv>DeformableAggregationInputGrad", DEVICE_CPU_XLA_JIT,
-                           XlaKernel<AggregationOp<AggregationKind::kInputGrad>>)
-TFCONV_REGISTER_XLA_DEVICE("Tfconv>DeformableAggregationSamplingGrad", DEVICE_CPU_XLA_JIT,
-                           XlaKernel<AggregationOp<AggregationKind::kSamplingGrad>>)
+TFCONV_REGISTER_XLA("Tfconv>DeformableAggregation", AggregationOp<AggregationKind::kAggregation>)
+TFCONV_REGISTER_XLA("Tfconv>DeformableAggregationInputGrad",
+                    AggregationOp<AggregationKind::kInputGrad>)
+TFCONV_REGISTER_XLA("Tfconv>DeformableAggregationSamplingGrad",
+                    AggregationOp<AggregationKind::kSamplingGrad>)
 TFCONV_REGISTER_XLA("Tfconv>DeformableSample", DeformableOp<DeformableKind::kSample>)
 TFCONV_REGISTER_XLA("Tfconv>DeformableSampleGrad", DeformableOp<DeformableKind::kSampleGrad>)
 TFCONV_REGISTER_XLA("Tfconv>DeformableConv", DeformableOp<DeformableKind::kConv>)

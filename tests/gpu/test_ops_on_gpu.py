@@ -48,6 +48,12 @@ def deformable_sequences(batch, size, groups, width):
     return tfconv.ops.deformable_conv, [*inputs, (*at, groups * 3)]
 
 
+def aggregation(batch, size, groups, width):
+    at = (batch, size, size)
+    inputs = [(*at, groups * width), (*at, groups * 18), (*at, groups * 9)]
+    return (lambda x, o, w: tfconv.ops.deformable_aggregation(x, o, w, 3)), inputs
+
+
 def per_example(batch, size, groups, width):
     inputs = [(batch, size, size, groups * width), (batch, 3, 3, width, groups * 20)]
     return tfconv.ops.per_example_conv, inputs
@@ -55,7 +61,7 @@ def per_example(batch, size, groups, width):
 
 FAMILIES = [
     *(involution, deformable_sample, deformable_conv, deformable_volumes, deformable_sequences),
-    per_example,
+    *(aggregation, per_example),
 ]
 
 
@@ -107,7 +113,7 @@ def test_matches_the_cpu(family, dtype, sizes, rng):
     assert_near(results("GPU:0", function, inputs), expected, TOLERANCES[dtype])
 
 
-@pytest.mark.parametrize("family", [deformable_conv, per_example])
+@pytest.mark.parametrize("family", [aggregation, deformable_conv, per_example])
 def test_in_slices(family, rng, monkeypatch):
     """A workspace for some images at a time changes nothing but the order of a sum."""
     function, shapes = family(7, 48, 2, 16)

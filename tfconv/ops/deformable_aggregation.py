@@ -19,8 +19,6 @@ from tfconv.ops.dispatch import (
     in_float32,
     invalid_argument,
     is_wanted,
-    keeps_native,
-    runs_on_cpu,
     second_order,
 )
 from tfconv.ops.geometry import Geometry, Padding, output_sizes, spatial_sizes
@@ -88,15 +86,12 @@ def deformable_aggregation(
     def channels_last(x, offset, weights):
         _check(x, offset, weights, geometry)
         x = fitting(x, geometry, "deformable_aggregation")
-        twin = functools.partial(_twin, geometry, x, offset, weights)
-        if not (runs_on_cpu(x) or keeps_native()):
-            return twin()
         attributes = geometry.attributes()
         return dispatch(
             lambda module: module.tfconv_deformable_aggregation(
                 x=x, offset=offset, weights=weights, **attributes
             ),
-            twin,
+            lambda: _twin(geometry, x, offset, weights),
             x,
         )
 
