@@ -23,32 +23,30 @@ STAMP_DOCS := $(VENV)/.tfconv-docs-stamp
 LOGS := build/logs
 # On a machine with a GPU: a Python whose TensorFlow has CUDA, with tfconv installed (-e) and pytest.
 GPU_PYTHON ?= $(VENV)/bin/python
-# What need not run once more: under Keras 2, tests that know no Keras, or only what surrounds the
-# layers; under tf_keras, which has Keras 2's layers on the TensorFlow that the
-# tests under Keras 3 have, all but the layers.
-ONCE := building commands docs/test_links.py docs/test_pictures.py docs/test_reference.py kernels \
-  lite/test_driver.py ops/test_determinism.py test_benchmarks.py test_demo.py test_examples.py \
-  test_layer_benchmark.py test_project.py
-BUT_LAYERS := $(ONCE) analysis blocks export lite models ops serving surgery test_bazel.py \
-  test_compare.py test_dispatch.py test_distribute.py \
-  docs test_readme.py visual layers/test_every_layer.py
+# What need not run once more. Under Keras 2: tests that know no Keras, and what stands around layers
+# alike in both. Under tf_keras, which is Keras 2 on the TensorFlow of Keras 3: all but the layers.
+ONCE := building commands docs kernels lite serving visual ops/test_determinism.py \
+  surgery/test_factorize.py test_benchmarks.py test_cuda_code.py test_demo.py test_distribute.py \
+  test_doctests.py test_draw_page.py test_examples.py test_layer_benchmark.py test_project.py \
+  test_readme.py test_reference.py
+BUT_LAYERS := $(ONCE) analysis blocks export models ops surgery test_bazel.py test_compare.py \
+  test_dispatch.py layers/test_every_layer.py
 
 # How many cases of each test a level has: of those with many cases about every N-th (every), of those
-# that are dear every M-th. `make test` runs the level `fast`, a release all. tests/conftest.py chooses.
+# that are dear every M-th, of each kind or not. `make test` runs the level `fast`, a release all.
+# tests/conftest.py chooses.
 LEVEL ?= fast
 # Leaves out what this level has.
 BESIDES ?=
-EVERY_3_fast := 3
-DEAR_3_fast := 12
-EVERY_2_fast := 36
-EVERY_3_more := 1
-DEAR_3_more := 4
-EVERY_2_more := 12
-EVERY_3_all := 1
-DEAR_3_all := 1
-EVERY_2_all := 1
-chosen = --every=$(EVERY_$(1)_$(LEVEL)) $(if $(DEAR_$(1)_$(LEVEL)),--dear=$(DEAR_$(1)_$(LEVEL))) \
-  $(if $(BESIDES),--besides=$(EVERY_$(1)_$(BESIDES))$(addprefix $(comma),$(DEAR_$(1)_$(BESIDES))))
+CASES_3_fast := 3,12
+CASES_2_fast := 36,36,any
+CASES_3_more := 1,4
+CASES_2_more := 12
+CASES_3_all := 1
+CASES_2_all := 1
+every = --every=$(word 1,$(1)) $(if $(word 2,$(1)),--dear=$(word 2,$(1))) $(if $(word 3,$(1)),--any-kind)
+chosen = $(call every,$(subst $(comma), ,$(CASES_$(1)_$(LEVEL)))) \
+  $(if $(BESIDES),--besides=$(CASES_$(1)_$(BESIDES)))
 comma := ,
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2

@@ -25,6 +25,7 @@ tf.config.threading.set_intra_op_parallelism_threads(2)
 tf.config.experimental.enable_tensor_float_32_execution(False)  # GPUs: tolerances are of float32
 
 FEW = 2  # cases of a test that always run
+LATE = 4  # tests that are marked `late` run where at least every fourth of the dear cases does
 
 collect_ignore = []
 if importlib.util.find_spec("tensorflow_addons") is None:
@@ -48,29 +49,38 @@ def pytest_addoption(parser):
         help="the same, of the tests that are marked `dear` only",
     )
     parser.addoption(
+        "--any-kind",
+        action="store_true",
+        help="do not see to it that each kind (the mark `kind`) is among the cases",
+    )
+    parser.addoption(
         "--besides",
-        metavar="N[,M]",
-        help="leave out what runs with --every=N --dear=M",
+        metavar="N[,M][,any]",
+        help="leave out what runs with --every=N --dear=M, and --any-kind",
     )
 
 
 def pytest_collection_modifyitems(config, items):
     option = config.getoption
-    chosen = _chosen(items, option("every"), max(option("every"), option("dear")))
+    chosen = _chosen(
+        items, option("every"), max(option("every"), option("dear")), option("any_kind")
+    )
     if option("besides"):
-        every, *dear = map(int, option("besides").split(","))
-        chosen -= _chosen(items, every, max([every, *dear]))
+        *numbers, last = option("besides").split(",")
+        numbers += [last] if last != "any" else []
+        every, *dear = map(int, numbers)
+        chosen -= _chosen(items, every, max([every, *dear]), last == "any")
     left_out = [item for item in items if item not in chosen]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item in chosen]
 
 
-def _chosen(items, every, dear):
+def _chosen(items, every, dear, any_kind):
     """The cases that stand for all of them."""
     tables = collections.defaultdict(list)
     for item in items:
-        if item.get_closest_marker("late") and dear > 1:
+        if item.get_closest_marker("late") and dear > LATE:
             continue
         tables[item.nodeid.partition("[")[0]].append(item)
     chosen = set()
@@ -79,19 +89,19 @@ def _chosen(items, every, dear):
             count = -(-len(cases) // dear)
         else:
             count = max(FEW, -(-len(cases) // every))
-        chosen.update(_representatives(cases, count))
+        chosen.update(_representatives(cases, count, any_kind))
     return chosen
 
 
-def _representatives(cases, count):
+def _representatives(cases, count, any_kind):
     """About ``count`` cases, chosen by a hash: with as many values of the parameters as they can
 
-    have, and one of each kind, however many kinds there are.
+    have, and one of each kind, however many kinds there are, unless any will do.
     """
     cases = sorted(cases, key=lambda item: zlib.crc32(item.nodeid.encode()))
     seen, chosen, others = set(), [], []
     for item in cases:
-        kinds = {("kind", mark.args) for mark in item.iter_markers("kind")}
+        kinds = {("kind", mark.args) for mark in item.iter_markers("kind") if not any_kind}
         values = kinds | set(item.callspec.indices.items() if hasattr(item, "callspec") else ())
         if kinds - seen or (len(chosen) < count and values - seen):
             seen |= values

@@ -49,6 +49,7 @@ def test_layers_floor():
     assert (result.floor, result.ratio, result.of_plain) == (1.0, 3.0, 2.25)
 
 
+@pytest.mark.late
 def test_layers_program(small_layers, monkeypatch, tmp_path, capsys):
     chosen = [row for row in layers.rows() if row.layer in ("Conv1D", "GroupConv2D", "WeightedSum")]
     monkeypatch.setattr(layers, "rows", lambda: chosen)

@@ -36,7 +36,7 @@ def test_layers_json(capsys):
     assert all(row["source"] for row in rows.values())
 
 
-@pytest.mark.parametrize("width", [70, 200])
+@pytest.mark.parametrize("width", [70, pytest.param(200, marks=pytest.mark.late)])
 def test_layers_table(capsys, monkeypatch, width):
     monkeypatch.setenv("COLUMNS", str(width))
     assert cli.main(["layers"]) == 0

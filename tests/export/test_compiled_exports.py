@@ -43,6 +43,7 @@ def warmups(report, apis):
         yield request.model_spec.signature_name, tf.make_ndarray(tensor)
 
 
+@pytest.mark.late
 def test_what_is_compiled(model, apis, tmp_path):
     expected = model.predict(IMAGES, verbose=0)
     report = to_saved_model(

@@ -1,8 +1,8 @@
 """Random sizes and adverse values against the references and across instruction sets.
 
-By default few examples, the same every time. `$TFCONV_FUZZ_EXAMPLES` asks for a number of random
-ones for each family; the one that runs is always in `last_case*.txt` in build/kernels/<variant>/,
-for when a sanitizer ends the process.
+By default few examples, the same every time, more under sanitizers. `$TFCONV_FUZZ_EXAMPLES` asks
+for a number of random ones for each family; the one that runs is always in `last_case*.txt` in
+build/kernels/<variant>/, for when a sanitizer ends the process.
 """
 
 import os
@@ -38,7 +38,7 @@ WORK = 3000
 DEFORMABLE_WORK = 400
 
 FUZZ = settings(
-    max_examples=int(EXAMPLES or 100),
+    max_examples=int(EXAMPLES or (30 if VARIANT == "plain" else 100)),
     derandomize=not EXAMPLES,
     database=None,
     deadline=None,
