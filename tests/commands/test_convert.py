@@ -67,8 +67,9 @@ def test_convert_gets_its_arguments(capsys, network, conversions):
     assert three[3] == {**default, "batch_size": 3}
     assert onnx[:3] == ("to_onnx", network / "net.onnx", (13,))
     assert onnx[3]["representative_data"].shape == (8, 6, 5, 4)
-    assert saved == ("to_saved_model", network / "net", (), {"keep_native": False})
-    assert native == ("to_saved_model", output, (), {"keep_native": True})
+    plain = {"keep_native": False, "jit_compile": False}
+    assert saved == ("to_saved_model", network / "net", (), plain)
+    assert native == ("to_saved_model", output, (), {**plain, "keep_native": True})
 
 
 def test_convert_takes_an_only_array_by_any_name(network, conversions):

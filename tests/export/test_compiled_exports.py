@@ -11,7 +11,7 @@ from tfconv.ops import xla
 
 pytestmark = pytest.mark.skipif(xla.missing() is not None, reason="TensorFlow has no XLA here")
 
-IMAGES = np.random.default_rng(0).normal(size=(5, 6, 6, 4)).astype(np.float32)
+IMAGES = np.random.default_rng(0).normal(size=(5, 6, 4)).astype(np.float32)
 FLAG = "--xla_cpu_compilation_enabled=true"
 
 
@@ -20,12 +20,12 @@ def apis():
     return pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2")
 
 
-def network(batch=None, size=6, channels=4):
-    inputs = keras.Input(batch_shape=(batch, size, size, channels))
-    x = tfconv.Involution2D(3, group_channels=2)(inputs)
-    x = tfconv.DeformableConv2D(4, 3, offset_initializer="glorot_uniform")(x)
-    x = tfconv.LocalSelfAttention2D(4, kernel_size=3, num_heads=2)(x)
-    x = keras.layers.GlobalAveragePooling2D()(x)
+def network(batch=None):
+    inputs = keras.Input(batch_shape=(batch, 6, 4))
+    x = tfconv.Involution1D(3, group_channels=2)(inputs)
+    x = tfconv.DeformableConv1D(4, 3, offset_initializer="glorot_uniform")(x)
+    x = tfconv.LocalSelfAttention1D(4, kernel_size=3, num_heads=2)(x)
+    x = keras.layers.GlobalAveragePooling1D()(x)
     return keras.Model(inputs, keras.layers.Dense(3)(x))
 
 
@@ -52,7 +52,7 @@ def test_what_is_compiled(model, apis, tmp_path):
         jit_compile=True,
         warmup=IMAGES[:3],
         batching={"max_batch_size": 6},
-        signatures={"twice": (lambda x: model(2 * x), {"x": tf.TensorSpec([None, 6, 6, 4])})},
+        signatures={"twice": (lambda x: model(2 * x), {"x": tf.TensorSpec([None, 6, 4])})},
     )
     assert report.compiled == {"involution": 2, "local_attention": 2}
     assert "compiled by XLA: involution (2), local_attention (2)" in str(report)
@@ -105,7 +105,7 @@ def of_any_size():
 
 def of_strings(model):
     def decode(png):
-        return model(tf.zeros([tf.shape(png)[0], 6, 6, 4]))
+        return model(tf.zeros([tf.shape(png)[0], 6, 4]))
 
     return {"signatures": {"png": (decode, {"png": tf.TensorSpec([None], tf.string)})}}
 

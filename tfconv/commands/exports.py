@@ -24,6 +24,7 @@ _OPTIONS = {
     "tolerance": ("tflite",),
     "data": ("tflite", "onnx"),
     "keep_native": ("tflite", "saved_model"),
+    "jit_compile": ("saved_model",),
     "opset": ("onnx",),
 }
 _NEED_DATA = ("int8", "int16x8", "mixed")
@@ -32,6 +33,7 @@ _NAMES = {  # what the arguments of tfconv.export's functions are called here
     "directory": "--output",
     "input_shape": "--input-shape",
     "io_dtype": "--io-dtype",
+    "jit_compile": "--jit-compile",
     "keep_native": "--keep-native",
     "opset": "--opset",
     "path": "--output",
@@ -97,6 +99,11 @@ def add_convert(commands: Any) -> None:
         "--keep-native",
         action="store_true",
         help="tflite, saved_model: keep tfconv's ops; what runs the model needs them then",
+    )
+    convert.add_argument(
+        "--jit-compile",
+        action="store_true",
+        help="saved_model: have XLA compile what it makes faster; the server needs its flag then",
     )
     convert.add_argument(
         "--opset",
@@ -194,7 +201,8 @@ def _convert(arguments: argparse.Namespace) -> int:
         elif arguments.to == "onnx":
             report = export.to_onnx(model, output, arguments.opset, representative_data=data)
         else:
-            report = export.to_saved_model(model, output, keep_native=arguments.keep_native)
+            options = {name: getattr(arguments, name) for name in ("keep_native", "jit_compile")}
+            report = export.to_saved_model(model, output, **options)
     except (export.ExportError, ValueError, ImportError, OSError) as error:
         return fail("nothing was converted.", error, _NAMES)
     Console().print(report)

@@ -182,7 +182,12 @@ def dispatch(
     return native_call(library.module)
 
 
-def compiled(function: Callable, *tensors: tf.Tensor | None, arguments: tuple = ()) -> Any:
+def compiled(
+    function: Callable,
+    *tensors: tf.Tensor | None,
+    arguments: tuple = (),
+    before: Callable[..., tuple] | None = None,
+) -> Any:
     """``function(*tensors, *arguments)``, compiled by XLA where that is wanted.
 
     It is where no native library serves, unless somebody asks for portable operations or XLA is
@@ -193,6 +198,8 @@ def compiled(function: Callable, *tensors: tf.Tensor | None, arguments: tuple = 
         function: A portable twin that XLA makes faster; a function of a module.
         tensors: Its tensors.
         arguments: What else it takes; can be a key of a dict.
+        before: What is better done outside of what XLA compiles: takes tensors and arguments, and
+            gives those to go on with.
     """
     x = tensors[0]
     exported = _compat.tracing_for_export()
@@ -212,6 +219,8 @@ def compiled(function: Callable, *tensors: tf.Tensor | None, arguments: tuple = 
         wanted = False
     if not wanted:
         return function(*tensors, *arguments)
+    if before is not None:
+        tensors, arguments = before(tensors, arguments)
     return xla.call(function, tensors, arguments, exported)
 
 

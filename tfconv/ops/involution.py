@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import tensorflow as tf
@@ -18,7 +19,7 @@ from tfconv.ops.dispatch import (
     is_wanted,
     runs_on_cpu,
 )
-from tfconv.ops.geometry import Geometry, Padding, output_sizes
+from tfconv.ops.geometry import Geometry, Padding, output_sizes, spatial_sizes
 from tfconv.ops.involution_blocks import by_blocks, suits
 from tfconv.ops.windows import Windows, product
 from tfconv.ops.xla import summed
@@ -79,7 +80,7 @@ def involution(
         x = fitting(x, geometry, "involution")
         return dispatch(
             lambda module: module.tfconv_involution(x=x, kernel=kernel, **geometry.attributes()),
-            lambda: compiled(_involution, x, kernel, arguments=(geometry,)),
+            lambda: compiled(_involution, x, kernel, arguments=(geometry,), before=_padded),
             x,
         )
 
@@ -181,6 +182,14 @@ def _check(x: tf.Tensor, kernel: tf.TensorShape, geometry: Geometry) -> None:
             f"strides={geometry.strides}, dilation_rate={geometry.dilation_rate}, "
             f"pads={geometry.pads or 'same'})"
         )
+
+
+def _padded(tensors: tuple, arguments: tuple) -> tuple[tuple, tuple]:
+    """Tensors and arguments without padding, which XLA would look at for each tap."""
+    (x, kernel), (geometry,) = tensors, arguments
+    pads = geometry.pad_amounts(spatial_sizes(x))
+    x = tf.pad(x, [[0, 0], *map(list, pads), [0, 0]])
+    return (x, kernel), (dataclasses.replace(geometry, pads=((0, 0),) * geometry.rank),)
 
 
 def _involution(x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry) -> tf.Tensor:

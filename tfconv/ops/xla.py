@@ -93,11 +93,11 @@ def _twin(function, arguments, given, exported) -> Any:
         return function(*(next(tensors) if there else None for there in given), *arguments)
 
     def compiled(*present):
-        _tracing.compiled = True
+        before, _tracing.compiled = _tracing.compiled, True
         try:
             return plain(*present)
         finally:
-            _tracing.compiled = False
+            _tracing.compiled = before
 
     def gradient(upstream, *present):
         with tf.GradientTape() as tape:
