@@ -440,6 +440,12 @@ def test_inputs_of_other_methods(name, method):
         with pytest.raises(ValueError, match=named) as caught:
             getattr(layer, method)(given)
         assert len(str(caught.value)) < 300
+    symbolic = keras.Input(x.shape[1:])
+    if method in ("attention", "kernels", "routing_weights"):
+        assert getattr(layer, method)(symbolic).shape[0] is None
+    else:
+        with pytest.raises(ValueError, match="takes tensors.*Received: the Keras tensor"):
+            getattr(layer, method)(symbolic)
 
 
 def test_inputs_of_integers_that_are_right():
@@ -513,6 +519,9 @@ def test_routing_weights(name):
         layer = layer_of(name, num_experts=3)
         with pytest.raises(ValueError, match="`routing_weights` must have the shape.*Received: "):
             layer(x, tf.ones(shape))
+    with pytest.raises(ValueError) as caught:
+        layer(x, np.ones([2, 50, 3]))
+    assert len(str(caught.value)) < 900  # Keras shows arrays as they are
     layer(x, tf.ones([2, 3]))
     with pytest.raises(ValueError, match="`routing_weights` given.*Received: routing_weights=None"):
         layer(x)

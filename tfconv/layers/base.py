@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import tensorflow as tf
 
 from tfconv import _compat
@@ -197,6 +198,11 @@ class BaseLayer(keras.layers.Layer):
     def entered(self, inputs: Any) -> tf.Tensor:
         """An input of another method of a built layer, as its call would get it, or refuse it."""
         require_built(self)
+        if _compat.is_keras_tensor(inputs):
+            raise ValueError(
+                f"This method of {type(self).__name__} takes tensors: in a functional model, call "
+                f"it in a layer of your own. Received: the Keras tensor {inputs.name!r}"
+            )
         self._check_types(inputs)
         x = tf.cast(inputs, self.compute_dtype)
         _compat.check_input(self, x)
@@ -349,6 +355,14 @@ class OptionalInputs(BaseLayer):
         """Call before the layer is built: whether the caller gives the optional input."""
         if not self.built:
             self.given_at_build = given
+
+    def given_inputs(self, **inputs: Any) -> dict[str, Any]:
+        """Those inputs that are given; arrays as tensors, whose values no error shows."""
+        return {
+            name: tf.convert_to_tensor(x) if isinstance(x, (np.ndarray, list, tuple)) else x
+            for name, x in inputs.items()
+            if x is not None
+        }
 
     def require_own(self, name: str) -> None:
         """Raises when the optional input is missing and the layer cannot make it."""

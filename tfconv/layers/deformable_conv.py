@@ -88,9 +88,8 @@ class DeformableConv(OptionalInputs, OneKernelConv, ConvLayer):
                 "`modulation` can be given only together with `offset`. Received: offset=None"
             )
         self.note_given(offset is not None)
-        given = {"offset": offset, "modulation": modulation}
-        kwargs.update({name: value for name, value in given.items() if value is not None})
-        return super().__call__(inputs, **kwargs)
+        given = self.given_inputs(offset=offset, modulation=modulation)
+        return super().__call__(inputs, **given, **kwargs)
 
     def build(self, input_shape):
         kernel_shape = self.kernel_shape(input_shape)

@@ -144,9 +144,8 @@ class Experts(Mixture, OptionalInputs, SecondOutput):
 
     def __call__(self, inputs, routing_weights=None, **kwargs):
         self.note_given(routing_weights is not None)
-        if routing_weights is not None:
-            kwargs["routing_weights"] = routing_weights
-        return super().__call__(inputs, **kwargs)
+        given = self.given_inputs(routing_weights=routing_weights)
+        return super().__call__(inputs, **given, **kwargs)
 
     def build_experts(self, kernel_shape: Sequence[int], bias_size: int, channels: int) -> None:
         """Creates the experts' weights and, unless the caller routes, the routing."""

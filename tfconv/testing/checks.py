@@ -361,8 +361,10 @@ def xla(case: LayerCase) -> None:
     results, inputs = _outputs_and_gradients(case)
     signature = [tf.TensorSpec([None, *x.shape[1:]], x.dtype) for x in inputs]
     compiled = tf.function(results, input_signature=signature, jit_compile=True)
+    # Of Keras's layers, some compute in float32 whatever they are given.
+    tolerance = 1e-9 if case.layer_class.__module__.startswith("tfconv.") else 1e-6
     for actual, expected in zip(compiled(*inputs), results(*inputs)):
-        assert_same(actual, expected, 1e-9)
+        assert_same(actual, expected, tolerance)
 
 
 def _outputs_and_gradients(case: LayerCase) -> tuple[Callable[..., Any], list[tf.Tensor]]:
