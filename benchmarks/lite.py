@@ -54,7 +54,8 @@ def pairs() -> list[Pair]:
     conv, same = keras.layers.Conv2D, {"padding": "same"}
     offsets = keras.initializers.RandomNormal(stddev=0.02)
     return [
-        Pair(tfconv.Involution2D(7), keras.layers.DepthwiseConv2D(7, **same), (56, 56, 64), 4.0),
+        Pair(tfconv.Involution2D(7), keras.layers.DepthwiseConv2D(7, **same), (56, 56, 64), 1.8),
+        Pair(tfconv.Involution2D(7), keras.layers.DepthwiseConv2D(7, **same), (14, 14, 32), 1.5),
         Pair(
             tfconv.DeformableConv2D(128, 3, offset_initializer=offsets, **same),
             conv(128, 3, **same),
@@ -63,6 +64,19 @@ def pairs() -> list[Pair]:
         ),
         Pair(
             tfconv.CondConv2D(64, 3, num_experts=4, **same), conv(64, 3, **same), (28, 28, 64), 1.5
+        ),
+        *(
+            Pair(
+                getattr(tfconv, f"Conv{rank}DTranspose")(filters, size, 2, **same),
+                getattr(keras.layers, f"Conv{rank}DTranspose")(filters, size, 2, **same),
+                (*shape, filters),
+                0.9,
+            )
+            for rank, filters, size, shape in (
+                (2, 32, 3, (14, 14)),
+                (2, 64, 4, (28, 28)),
+                (3, 16, 3, (6, 8, 8)),
+            )
         ),
         Pair(
             tfconv.GroupConv2D(128, 3, groups=4, **same), SplitConv(128, 3, 4), (28, 28, 128), 1.1

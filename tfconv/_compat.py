@@ -9,6 +9,7 @@ import contextlib
 import functools
 import inspect
 import sys
+import threading
 
 try:
     import tensorflow as tf
@@ -43,16 +44,46 @@ def require_tensorflow_backend() -> None:
 _EXPORTERS = ("keras.src.export.", "tf_keras.src.export.", "tf2onnx.", "openvino.", "coremltools.")
 
 
+# Those that trace it for TensorFlow Lite.
+_TO_TFLITE = ("tensorflow.lite.python.", "keras.src.export.litert")
+
+
 def tracing_for_export() -> bool:
     """True exactly while functions are traced to save or convert them."""
     if _save_context.in_save_context():
         return True
-    frame = None if tf.executing_eagerly() else sys._getframe(1)
+    return not tf.executing_eagerly() and _called_by(_EXPORTERS)
+
+
+def tracing_for_tflite() -> bool:
+    """True exactly while functions are traced to convert them to TensorFlow Lite."""
+    return tracing_for_export() and (_tflite.scopes > 0 or _called_by(_TO_TFLITE))
+
+
+def _called_by(modules) -> bool:
+    frame = sys._getframe(1)
     while frame is not None:
-        if frame.f_globals.get("__name__", "").startswith(_EXPORTERS):
+        if frame.f_globals.get("__name__", "").startswith(modules):
             return True
         frame = frame.f_back
     return False
+
+
+class _Scopes(threading.local):
+    scopes = 0
+
+
+_tflite = _Scopes()
+
+
+@contextlib.contextmanager
+def tflite_scope():
+    """Scope in which functions that are traced for export are for TensorFlow Lite."""
+    _tflite.scopes += 1
+    try:
+        yield
+    finally:
+        _tflite.scopes -= 1
 
 
 def export_scope():

@@ -162,7 +162,7 @@ def test_loops_in_integers():
 
 
 def test_layers_without_integer_kernels():
-    layers = [keras.layers.Conv3D(4, 2, name="float"), keras.layers.Flatten()]
+    layers = [keras.layers.Conv3DTranspose(4, 2, name="float"), keras.layers.Flatten()]
     head = keras.layers.Dense(32, name="head")
     model = keras.Sequential([keras.Input((4, 4, 4, 2)), *layers, head])
     data = np.random.default_rng(0).standard_normal((64, 4, 4, 4, 2)).astype(np.float32)
@@ -339,7 +339,7 @@ def test_borders_that_others_read(images):
     x = keras.Input((6, 6, 4), name="image")
     a = keras.layers.Conv2D(4, 3, padding="same", name="a")(x)
     b = keras.layers.Reshape((6, 6, 4))(
-        keras.layers.Conv3D(1, 1)(keras.layers.Reshape((6, 6, 4, 1))(x))
+        keras.layers.Conv3DTranspose(1, 1)(keras.layers.Reshape((6, 6, 4, 1))(x))
     )
     model = keras.Model(x, [a, keras.layers.Add(name="sum")([a, x]), b])
     for io_dtype in ("int8", "uint8"):
@@ -350,7 +350,7 @@ def test_borders_that_others_read(images):
 
 
 def test_borders_without_integers(images):
-    layers = [keras.layers.Reshape((8, 8, 4, 1)), keras.layers.Conv3D(2, 2)]
+    layers = [keras.layers.Reshape((8, 8, 4, 1)), keras.layers.Conv3DTranspose(2, 2)]
     model = keras.Sequential([keras.Input(SIZE), *layers])
     with pytest.raises(ExportError, match="io_dtype='int8' does not work.*no form in integers"):
         to_tflite(model, None, "int8", images, io_dtype="int8")

@@ -36,10 +36,8 @@ COSTLY = {
     "SqueezeExcite",
 }
 
-# TensorFlow Lite has no integer kernels for coordinates and convolutions of volumes.
-WITHOUT_INTEGERS = {
-    name for name in tfconv.layers.__all__ if "3D" in name or name.startswith("Deformable")
-}
+# TensorFlow Lite has no integer kernels for coordinates.
+WITHOUT_INTEGERS = {name for name in tfconv.layers.__all__ if name.startswith("Deformable")}
 
 
 def step(text):
@@ -53,7 +51,7 @@ def test_formats(case):
     model = case.randomized_model()
     inputs = tracing.with_sizes(tracing.model_inputs(model, None), 1, None)
     with quiet("The conversion", AssertionError):
-        traced = tracing.trace(model, inputs)
+        traced = tracing.trace(model, inputs, to_tflite=True)
         samples = given_samples(case.arrays(128, seed=7), traced.inputs)
         plain = quantization.converted(traced)
         contents = {None: plain, "float16": quantization.converted(traced, "float16")}

@@ -181,7 +181,7 @@ def _converted(model, path, wanted, data, keep_native, verify, step):
     inputs = tracing.with_sizes(inputs, wanted.batch_size, wanted.input_shape)
     samples = tracing.samples_of(model, inputs, data, run=verify or quantize == "dynamic")
     with keeping_native() if keep_native else contextlib.nullcontext():
-        traced = tracing.trace(model, inputs)
+        traced = tracing.trace(model, inputs, to_tflite=True)
     step("converting")
     chosen = None
     plain = quantize if quantize == "float16" else None
@@ -218,7 +218,7 @@ def _converted(model, path, wanted, data, keep_native, verify, step):
         if not error <= bound:
             step("looking for the layer")
             if chosen is None:
-                probe = tracing.trace(model, inputs, of_layers=True)
+                probe = tracing.trace(model, inputs, of_layers=True, to_tflite=True)
                 content = quantization.converted(probe, quantize, keep_native)
                 run = verification.Runner(content, _THREADS, native)
                 worst = verification.worst_layer(run, probe, samples)

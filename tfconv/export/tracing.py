@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -21,6 +22,7 @@ from tfconv.export.samples import (
     given_samples,
     random_samples,
 )
+from tfconv.ops.conv import conv
 
 _STYLE = re.compile(r"\x1b\[\d*m")  # of terminals, in Keras's messages
 _NO_NAME = re.compile(r"[^A-Za-z0-9_.\\/>-]")  # signs that names of operations cannot have
@@ -126,13 +128,14 @@ def _input_shapes(specs: Sequence[tf.TensorSpec], given: Any) -> dict[str, tf.Te
     )
 
 
-def trace(model: Any, inputs: Any, of_layers: bool = False) -> Traced:
+def trace(model: Any, inputs: Any, of_layers: bool = False, *, to_tflite: bool = False) -> Traced:
     """Traces a model for conversion: layers that compute in other real types do in float32.
 
     Args:
         model: The model.
         inputs: What `model_inputs` gives for it.
         of_layers: Whether the outputs of all its layers become outputs of the function.
+        to_tflite: Whether layers take the forms that TensorFlow Lite has fast kernels for.
     """
     specs = tf.nest.flatten(inputs)
     layers: dict[str, str] = {}
@@ -151,11 +154,45 @@ def trace(model: Any, inputs: Any, of_layers: bool = False) -> Traced:
         return {n: tf.identity(t, name=_NO_NAME.sub("_", n)) for n, t in outputs.items()}
 
     module = tf.Module()
-    with _compat.export_scope(), _compat.in_float32(model):
+    with contextlib.ExitStack() as scopes:
+        scopes.enter_context(_compat.export_scope())
+        scopes.enter_context(_compat.in_float32(model))
+        if to_tflite:
+            scopes.enter_context(_compat.tflite_scope())
+            scopes.enter_context(_volumes_by_frames(model))
         concrete = function.get_concrete_function()
         # Only now: the call builds what a subclass of keras.Model is made of.
         module.variables_of_model = [_compat.tensorflow_variable(v) for v in model.variables]
     return Traced(model, specs, inputs, concrete, module, names, layers)
+
+
+@contextlib.contextmanager
+def _volumes_by_frames(model: Any) -> Iterator[None]:
+    """Has Keras's convolutions of volumes, those inside layers too, convolve as tfconv's do.
+
+    TensorFlow Lite's own has no kernels for integers (see `ops.conv`).
+    """
+    hook = keras.layers.Conv3D.convolution_op
+    changed = [
+        layer
+        for layer in _compat.all_layers(model)
+        if isinstance(layer, keras.layers.Conv3D)
+        and getattr(type(layer), "convolution_op", None) is hook
+    ]
+    for layer in changed:  # past Keras, which would track it
+        vars(layer)["convolution_op"] = functools.partial(
+            conv,
+            strides=layer.strides,
+            padding=layer.padding,
+            dilation_rate=layer.dilation_rate,
+            groups=layer.groups,
+            data_format=layer.data_format,
+        )
+    try:
+        yield
+    finally:
+        for layer in changed:
+            del vars(layer)["convolution_op"]
 
 
 def samples_of(model: Any, inputs: Any, data: Any, run: bool) -> Samples:

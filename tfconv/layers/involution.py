@@ -17,7 +17,7 @@ from tfconv.layers.kernels import KernelArguments
 from tfconv.layers.masking import without_mask
 from tfconv.layers.spatial import SpatialLayer
 from tfconv.ops.checks import fitting
-from tfconv.ops.dispatch import runs_on_cpu, with_an_example
+from tfconv.ops.dispatch import keeps_native, runs_on_cpu, with_an_example
 from tfconv.ops.geometry import Padding, spatial_sizes
 from tfconv.ops.involution import span_involution
 
@@ -129,7 +129,7 @@ class Involution(KernelArguments, SecondOutput, SpatialLayer):
 
     def call(self, inputs, training=None, return_kernels=False):
         x = without_mask(self.fitting(inputs))
-        if runs_on_cpu(x) and not return_kernels and self._has_plain_span:
+        if not return_kernels and self._has_plain_span and self._spans(x):
             return self.finish(self._with_span(x, self._features(x, training)))
         kernel = self._generated(x, training)
         y = ops.involution(self.padded(x), kernel, self.kernel_size, **self.geometry_arguments)
@@ -157,7 +157,7 @@ class Involution(KernelArguments, SecondOutput, SpatialLayer):
 
     @property
     def _has_plain_span(self) -> bool:
-        """Whether ``span`` is small, and as it was built: not adapted, quantized, replaced."""
+        """Whether ``span`` is as it was built: not adapted, quantized, replaced."""
         span = self.span
         return (
             type(span) is getattr(keras.layers, f"Conv{self.rank}D")
@@ -165,8 +165,13 @@ class Involution(KernelArguments, SecondOutput, SpatialLayer):
             and span.compute_dtype == self.compute_dtype
             and not _compat.has_adapters(span)
             and not _compat.quantization_of(span)
-            and span.kernel.shape[-2] <= MOST_SPANNED_FEATURES
         )
+
+    def _spans(self, x: tf.Tensor) -> bool:
+        """Whether there is an op, or a form for TensorFlow Lite, that takes ``span`` in."""
+        if _compat.tracing_for_tflite():
+            return not keeps_native()
+        return runs_on_cpu(x) and self.span.kernel.shape[-2] <= MOST_SPANNED_FEATURES
 
     def _with_span(self, x: tf.Tensor, features: tf.Tensor) -> tf.Tensor:
         """The involution by the kernels that ``span`` would make."""

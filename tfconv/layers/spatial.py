@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import tensorflow as tf
 
+from tfconv import _compat
 from tfconv._compat import keras
 from tfconv.layers.arguments import choice, known_data_format, positive_int
 from tfconv.layers.base import BaseLayer, of_pinned_sizes, register, shape_for_keras, static_shape
@@ -206,6 +207,9 @@ class OneKernelConv(Adaptable, SpatialLayer):
         if bias is None:
             return y
         bias = self.weight(bias)
+        known = self.rank == 3 and self.channel_axis == -1 and y.shape[1:].is_fully_defined()
+        if known and _compat.tracing_for_tflite():  # of frames: a part of their convolution
+            return tf.reshape(tf.reshape(y, [-1, *y.shape[2:]]) + bias, [-1, *y.shape[1:]])
         return y + (bias if self.channel_axis == -1 else tf.reshape(bias, [-1, *[1] * self.rank]))
 
     def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:

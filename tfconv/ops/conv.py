@@ -108,6 +108,8 @@ def _form(geometry: Geometry, width: int, filters: int, groups: int) -> _Form:
     exported = _compat.tracing_for_export()
     if width == 1 and groups > 1:
         return _depthwise
+    if _compat.tracing_for_tflite():
+        return _of_frames if geometry.rank == 3 else _of_images
     if _in_pairs(width, filters, groups):
         return _by_partners
     if strided and dilated or (exported and dilated and geometry.rank == 3):
@@ -189,6 +191,45 @@ def _stock(x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry, groups: int = 1)
     )
 
 
+def _of_images(x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry, groups: int = 1) -> tf.Tensor:
+    """What TensorFlow Lite has for images, with strides, dilations and groups at once.
+
+    TensorFlow would dilate by bringing pixels together first. A signal is an image of one row.
+    """
+    strides, dilations, pads = geometry.strides, geometry.dilation_rate, geometry.pads
+    if pads is not None and max(strides) == 1:
+        same = tuple(((e - 1) // 2, e // 2) for e in geometry.extent)
+        pads = None if pads == same else pads  # without an operator of its own
+    if geometry.rank == 1:
+        x, kernel = tf.expand_dims(x, 1), tf.expand_dims(kernel, 0)
+        strides, dilations, pads = (1, *strides), (1, *dilations), pads and ((0, 0), *pads)
+    if any(v for pair in pads or () for v in pair):
+        x = tf.pad(x, [[0, 0], *map(list, pads), [0, 0]])
+    y = tf.nn.conv2d(x, kernel, strides, "VALID" if pads else "SAME", dilations=dilations)
+    return tf.squeeze(y, 1) if geometry.rank == 1 else y
+
+
+def _of_frames(x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry, groups: int = 1) -> tf.Tensor:
+    """`_of_images` of the frames of a volume, those under the taps of its first axis side by side.
+
+    TensorFlow Lite's convolution of volumes has one slow kernel, and none for integers.
+    """
+    depth, *sizes = spatial_sizes(x)
+    count, within = geometry.output_size(depth, 0), geometry.along(slice(1, None))
+    pads = geometry.pad_amounts([depth, *sizes])[0]
+    shape = [-1, *sizes, x.shape[-1]]
+    frames = [tf.reshape(each, shape) for each in frames_under_taps(x, geometry, count, pads)]
+    if groups == 1:
+        joined = tf.concat(frames, axis=-1) if len(frames) > 1 else frames[0]
+        taps, *size, width, filters = kernel.shape
+        kernel = tf.reshape(tf.transpose(kernel, [1, 2, 0, 3, 4]), [*size, taps * width, filters])
+        y = _of_images(joined, kernel, within)
+    else:
+        kernels = tf.unstack(kernel)
+        y = sum(_of_images(each, own, within, groups) for each, own in zip(frames, kernels))
+    return tf.reshape(y, [-1, count, *spatial_sizes(y), kernel.shape[-1]])
+
+
 def _corrupts_memory(x: tf.Tensor, geometry: Geometry) -> bool:
     """Whether the gradient of the convolution may end the process.
 
@@ -237,7 +278,8 @@ def depthwise(x: tf.Tensor, weights: tf.Tensor, geometry: Geometry) -> tf.Tensor
         pads = geometry.pad_amounts(spatial_sizes(x))
         if plain:  # TensorFlow pads images itself
             pads = (*pads[:-2], *((0, 0),) * 2) if geometry.rank == 3 else ((0, 0),) * 2
-    if any(not isinstance(v, int) or v for pair in pads for v in pair):
+    known = all(isinstance(v, int) for pair in pads for v in pair)  # or channels are not, either
+    if not known or any(v for pair in pads for v in pair):
         x = tf.pad(x, [[0, 0], *[list(pair) for pair in pads], [0, 0]])
     if not x.shape[0] and not _compat.tracing_for_export():
         # For no examples, TensorFlow leaves the gradient of the weights uninitialised.
@@ -248,6 +290,15 @@ def depthwise(x: tf.Tensor, weights: tf.Tensor, geometry: Geometry) -> tf.Tensor
 
     def of_images(x: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
         stride = strides[0] if plain else 1
+        if known and _compat.tracing_for_tflite():  # which dilates by itself
+            y = tf.raw_ops.DepthwiseConv2dNative(
+                input=x,
+                filter=weights,
+                strides=[1, stride, stride, 1],
+                padding=padding,
+                dilations=[1, *dilations, 1],
+            )
+            return y if plain else _thinned(y, strides)
         y = tf.nn.depthwise_conv2d(x, weights, [1, stride, stride, 1], padding, dilations=dilations)
         return y if plain else _thinned(y, strides)
 
@@ -257,7 +308,7 @@ def depthwise(x: tf.Tensor, weights: tf.Tensor, geometry: Geometry) -> tf.Tensor
         return of_images(x, weights)
     (_, *sizes), (channels, multiplier) = spatial_sizes(x), weights.shape[-2:]
     total = None
-    for frames, own in zip(_frames(x, geometry, output[0]), tf.unstack(weights)):
+    for frames, own in zip(frames_under_taps(x, geometry, output[0]), tf.unstack(weights)):
         y = of_images(tf.reshape(frames, [-1, *sizes, channels]), own)
         total = y if total is None else total + y
     return tf.reshape(total, [-1, *output, channels * multiplier])
@@ -286,27 +337,38 @@ def _of_rows(x: tf.Tensor, weights: tf.Tensor, geometry: Geometry) -> tf.Tensor:
     """`depthwise` of a volume along its first axis: each frame is a row of an image."""
     (depth, *sizes), (channels, multiplier) = spatial_sizes(x), weights.shape[-2:]
     rows = tf.reshape(x, [-1, depth, product(sizes), channels])
-    pads = geometry.pads and geometry.pads[:2]
-    of_rows = Geometry(
-        geometry.kernel_size[:2], geometry.strides[:2], geometry.dilation_rate[:2], pads
-    )
-    y = depthwise(rows, tf.squeeze(weights, 2), of_rows)
+    y = depthwise(rows, tf.squeeze(weights, 2), geometry.along(slice(2)))
     return tf.reshape(y, [-1, spatial_sizes(y)[0], *sizes, channels * multiplier])
 
 
-def _frames(x: tf.Tensor, geometry: Geometry, count: Any) -> Iterator[tf.Tensor]:
-    """For each tap of the first axis of a padded volume, the ``count`` frames that it sees.
+def frames_under_taps(
+    x: tf.Tensor, geometry: Geometry, count: Any, pads: tuple[Any, Any] = (0, 0)
+) -> Iterator[tf.Tensor]:
+    """For each tap of the first axis of a volume, the ``count`` frames that it sees.
 
     Slices of few dimensions, without strides: the gradients of others are many times slower.
+
+    Args:
+        x: [N, *spatial, C] tensor.
+        geometry: Where the taps fall.
+        count: Outputs along the first axis.
+        pads: Zeros before and after it.
     """
     (depth, *sizes), stride = spatial_sizes(x), geometry.strides[0]
     size = product([*sizes, x.shape[-1]])
     taps = [tap * geometry.dilation_rate[0] for tap in range(geometry.kernel_size[0])]
     x = tf.reshape(x, [-1, depth, size])
+    before, after = pads
     if stride > 1:  # as many frames side by side
         rows = -(-taps[-1] // stride) + count
-        x = tf.pad(x, [[0, 0], [0, rows * stride - depth], [0, 0]])
+        after = rows * stride - depth - before
+    if not all(isinstance(pad, int) and pad == 0 for pad in (before, after)):
+        x = tf.pad(x, [[0, 0], [before, after], [0, 0]])
+    if stride > 1:
         x = tf.reshape(x, [-1, rows, stride * size])
+    elif len(taps) == 1:
+        yield x
+        return
     for first in taps:
         yield tf.slice(x, [0, first // stride, first % stride * size], [-1, count, size])
 

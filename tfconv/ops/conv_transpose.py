@@ -25,6 +25,7 @@ from tfconv.ops.geometry import (
     spatial_sizes,
     standardized_padding,
 )
+from tfconv.ops.phases import Crops, by_phases, has_phases, padded_or_cropped
 
 
 @tf.autograph.experimental.do_not_convert  # nothing to convert, and tracing stays fast
@@ -186,19 +187,18 @@ def transposed_shape(
     return sizes
 
 
-_Crops = Sequence[tuple[int, int]]
-
-
 def _form(geometry: Geometry, groups: int) -> Callable[..., tf.Tensor]:
     """The fastest formulation that has gradients on every device and converts everywhere.
 
     TensorFlow's transposed convolution knows no groups, and no dilation on CPU. Of one tap, it is
     the gradient of a strided 1x1 convolution, which corrupts memory (see `conv`).
     """
+    if _compat.tracing_for_tflite() and has_phases(geometry):
+        return by_phases
     if max(geometry.dilation_rate) > 1 or max(geometry.strides) == 1:
         return _by_stuffing
     exported = _compat.tracing_for_export()
-    if geometry.taps == 1 and not exported:
+    if geometry.taps == 1 and (not exported or _compat.tracing_for_tflite()):
         return _by_stuffing
     if groups == 1:
         return _stock if geometry.rank < 3 or not exported else _by_stuffing
@@ -206,7 +206,7 @@ def _form(geometry: Geometry, groups: int) -> Callable[..., tf.Tensor]:
 
 
 def _with_pixels(
-    function: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor, geometry: Geometry, crops: _Crops
+    function: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor, geometry: Geometry, crops: Crops
 ) -> tf.Tensor:
     """``function(x)``; along axes without pixels, of a zero, and what it makes is left out again.
 
@@ -232,7 +232,7 @@ def _with_pixels(
 
 
 def _stock(
-    x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry, crops: _Crops, groups: int = 1
+    x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry, crops: Crops, groups: int = 1
 ) -> tf.Tensor:
     """TensorFlow's own transposed convolution, whole, then cut."""
     sizes = [
@@ -248,11 +248,11 @@ def _stock(
         data_format=TENSORFLOW_FORMATS[geometry.rank],
     )
     extents = zip(geometry.extent, crops)
-    return _padded_or_cropped(y, [(-before, before + kept - e) for e, (before, kept) in extents])
+    return padded_or_cropped(y, [(-before, before + kept - e) for e, (before, kept) in extents])
 
 
 def _by_groups(
-    x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry, crops: _Crops, groups: int
+    x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry, crops: Crops, groups: int
 ) -> tf.Tensor:
     """A transposed convolution for each group."""
     parts = zip(tf.split(x, groups, axis=-1), tf.split(kernel, groups, axis=-1))
@@ -260,7 +260,7 @@ def _by_groups(
 
 
 def _by_stuffing(
-    x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry, crops: _Crops, groups: int
+    x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry, crops: Crops, groups: int
 ) -> tf.Tensor:
     """Zeros between the pixels, and a convolution with the flipped kernel."""
     amounts = []
@@ -270,9 +270,9 @@ def _by_stuffing(
     arguments = {"groups": groups, "data_format": "channels_last"}
     if geometry.taps == 1:  # of the zeros, nothing is to be computed
         y = conv(x, _flipped(kernel, groups), **arguments)
-        return _padded_or_cropped(_stuffed(y, geometry.strides), amounts)
+        return padded_or_cropped(_stuffed(y, geometry.strides), amounts)
     return conv(
-        _padded_or_cropped(_stuffed(x, geometry.strides), amounts),
+        padded_or_cropped(_stuffed(x, geometry.strides), amounts),
         _flipped(kernel, groups),
         dilation_rate=geometry.dilation_rate,
         **arguments,
@@ -291,22 +291,6 @@ def _stuffed(x: tf.Tensor, strides: Sequence[int]) -> tf.Tensor:
         x = tf.pad(tf.reshape(x, [-1, 1, after]), [[0, 0], [0, stride - 1], [0, 0]])
         sizes[axis] = sizes[axis] * stride
         x = tf.reshape(x, [-1, *sizes])
-    return x
-
-
-def _padded_or_cropped(x: tf.Tensor, amounts: Sequence[tuple[int, int]]) -> tf.Tensor:
-    """Zeros put before and after each spatial axis, pixels cut off where they are negative."""
-    if any(v > 0 for pair in amounts for v in pair):
-        pads = [[max(before, 0), max(after, 0)] for before, after in amounts]
-        x = tf.pad(x, [[0, 0], *pads, [0, 0]])
-    if any(v < 0 for pair in amounts for v in pair):
-        begin = [max(-before, 0) for before, _ in amounts]
-        ends = [max(-after, 0) for _, after in amounts]
-        sizes = [n - first - last for n, first, last in zip(spatial_sizes(x), begin, ends)]
-        known = [n if isinstance(n, int) else None for n in sizes]
-        batch, channels = x.shape[0], x.shape[-1]
-        x = tf.slice(x, [0, *begin, 0], [-1, *sizes, -1])
-        x.set_shape([batch, *known, channels])  # which a slice of unknown sizes loses
     return x
 
 

@@ -318,11 +318,12 @@ def _portable_rows(x, offset, mask, *, geometry: Geometry) -> tf.Tensor:
             return tf.reshape(t, [batch, positions, taps, 1])
         return tf.transpose(t, [0, 1, 3, 2])
 
-    moved = tf.reshape(offset, [batch, positions, groups, taps, rank])
+    moved = tf.reshape(offset, [batch, positions * groups * taps, rank])
     near, fractions = None, []
     pitches = [n + 4 for n in sizes]
     for axis, start in enumerate(_starts(geometry, sizes, output)):
-        position = by_tap(moved[..., axis]) + tf.cast(start, x.dtype)[:, :, None]
+        along = tf.reshape(moved[..., axis], [batch, positions, groups, taps])
+        position = by_tap(along) + tf.cast(start, x.dtype)[:, :, None]
         # Clipped as an integer, which any position makes without a test of its own: as a
         # fraction, NaN stays NaN, and infinity becomes one of a pixel that is zero.
         floor = tf.cast(tf.floor(position), tf.int32)

@@ -159,11 +159,12 @@ def _portable(x: tf.Tensor, offset: tf.Tensor, weights: tf.Tensor, geometry: Geo
         )
         for t, name, last in ((offset, "offset", rank), (weights, "weights", 1))
     )
-    moved = tf.reshape(offset, [batch, positions, groups, taps, rank])
+    moved = tf.reshape(offset, [batch, positions * groups * taps, rank])
     index, fractions = None, []
     for axis, (size, (before, _)) in enumerate(zip(sizes, geometry.pad_amounts(sizes))):
         start = tf.cast(_starts(geometry, axis, before, output), x.dtype)
-        position = moved[..., axis] + start
+        along = tf.reshape(moved[..., axis], [batch, positions, groups, taps])
+        position = along + start
         # Clipped as an integer, which any position makes without a test of its own: as a
         # fraction, NaN stays NaN, and infinity becomes one of a pixel that is zero.
         floor = tf.clip_by_value(tf.cast(tf.floor(position), tf.int32), -2, size)

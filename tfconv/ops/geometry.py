@@ -165,6 +165,11 @@ class Geometry:
             return (1,) * self.rank
         return tuple(extent - sum(pads) for extent, pads in zip(self.extent, self.pads))
 
+    def along(self, axes: slice) -> Geometry:
+        """The geometry of some of the axes."""
+        parts = (self.kernel_size, self.strides, self.dilation_rate)
+        return Geometry(*(part[axes] for part in parts), self.pads and self.pads[axes])
+
     def output_size(self, size: Any, axis: int) -> Any:
         """Outputs along ``axis`` for ``size`` pixels; either may be an int, None or a tensor."""
         if size is None:

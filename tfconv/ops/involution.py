@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import tensorflow as tf
 
+from tfconv import _compat
 from tfconv.ops import native
 from tfconv.ops.channels import in_channels_last
 from tfconv.ops.checks import fitting, of_sizes
+from tfconv.ops.conv import frames_under_taps
 from tfconv.ops.dispatch import (
     compiled,
     dispatch,
@@ -134,6 +137,8 @@ def span_involution(
     _check(x, _kernel_shape(*inputs[1:]), geometry)
     inputs[0] = fitting(x, geometry, "involution")
     names = ("x", "features", "span", "bias")
+    if _compat.tracing_for_tflite():
+        return _span_for_tflite(*inputs, geometry)
     if not runs_on_cpu(x):
         return _portable_span(*inputs, geometry)
     return dispatch(
@@ -230,6 +235,68 @@ def _portable_span(x, features, span, bias, geometry: Geometry) -> tf.Tensor:
         return _portable(x, kernel, geometry)
 
     return in_float32(twin, x, features, span, bias)
+
+
+# In TensorFlow Lite: a product for each tap makes its weights for all channels, if it is small.
+_MOST_FEATURES = 8
+_MOST_ELEMENTS = 1 << 14  # of the output, but of volumes
+
+
+def _span_for_tflite(x, features, span, bias, geometry: Geometry) -> tf.Tensor:
+    """The kernels tap by tap, not group by group: a tap's weights then are few runs to copy."""
+    channels, taps = x.shape[-1], geometry.taps
+    groups = span.shape[-1] // taps
+    batch, *output = output_sizes(x, geometry)
+    of_images = [-1, *output[-2:]]
+    known = all(isinstance(n, int) for n in output)
+    small = geometry.rank == 3 or (known and product(output) * channels <= _MOST_ELEMENTS)
+    # Of four axes, as products stay.
+    features = tf.reshape(
+        features, [-1, *[1] * (3 - len(of_images)), *of_images[1:], span.shape[0]]
+    )
+
+    def product_with(columns):
+        weights = tf.gather(span, columns, axis=1)[tf.newaxis, tf.newaxis]
+        return tf.nn.conv2d(features, weights, 1, "VALID") + tf.gather(bias, columns)
+
+    if small and span.shape[0] <= _MOST_FEATURES:
+        pixels = _pixels(x, geometry)
+
+        def weights(tap):
+            columns = np.arange(channels) // (channels // groups) * taps + tap
+            return tf.reshape(product_with(columns), [*of_images, channels])
+
+    else:
+        pixels = _pixels(x, geometry, split=groups)
+        columns = np.arange(groups * taps).reshape(groups, taps).T.reshape(-1)
+        kernel = tf.reshape(product_with(columns), [*of_images, taps * groups, 1])
+        begin, sizes = [0] * len(of_images), [-1] * len(of_images)
+
+        def weights(tap):
+            return tf.slice(kernel, [*begin, tap * groups, 0], [*sizes, groups, 1])
+
+    total = None
+    for tap, pixel in enumerate(pixels):
+        term = pixel * weights(tap)
+        total = term if total is None else total + term
+    return tf.reshape(total, [batch, *output, channels])
+
+
+def _pixels(x: tf.Tensor, geometry: Geometry, split: int | None = None) -> Iterator[tf.Tensor]:
+    """`Windows`, of volumes for their frames: [N * D, H, W, C]."""
+    if geometry.rank < 3:
+        yield from Windows(x, geometry, split)
+        return
+    depth, *sizes = spatial_sizes(x)
+    before, *around = geometry.pad_amounts([depth, *sizes])
+    images = tf.reshape(x, [-1, *sizes, x.shape[-1]])
+    images = tf.pad(images, [[0, 0], *map(list, around), [0, 0]])
+    sizes = spatial_sizes(images)
+    volume = tf.reshape(images, [-1, depth, *sizes, x.shape[-1]])
+    within = dataclasses.replace(geometry.along(slice(1, None)), pads=((0, 0),) * 2)
+    count = geometry.output_size(depth, 0)
+    for frames in frames_under_taps(volume, geometry, count, before):
+        yield from Windows(tf.reshape(frames, [-1, *sizes, x.shape[-1]]), within, split)
 
 
 @tf.RegisterGradient("Tfconv>Involution")

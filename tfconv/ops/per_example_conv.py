@@ -193,11 +193,11 @@ def _depthwise(x: tf.Tensor, kernels: tf.Tensor, geometry: Geometry) -> tf.Tenso
     channels, filters = x.shape[-1], kernels.shape[-1]
     output = [geometry.output_size(n, axis) for axis, n in enumerate(spatial_sizes(x))]
     positions = product(output)
-    weights = tf.reshape(kernels, [-1, geometry.taps, 1, channels, filters // channels])
+    weights = tf.reshape(kernels, [-1, geometry.taps, filters])
     total = None
     for tap, pixel in enumerate(Windows(x, geometry)):
         pixel = tf.reshape(pixel, [-1, positions, channels, 1])
-        term = pixel * weights[:, tap]
+        term = pixel * tf.reshape(weights[:, tap], [-1, 1, channels, filters // channels])
         total = term if total is None else total + term
     return tf.reshape(total, [-1, *output, filters])
 

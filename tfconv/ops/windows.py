@@ -73,9 +73,11 @@ class Windows:
             first = block * width
         if max(strides) == 1:
             more = self._x.shape.rank - len(start) - 2
-            return tf.slice(
-                self._x, [0, *begin, first, *[0] * more], [-1, *self.output, width, *[-1] * more]
-            )
+            size = [-1, *self.output, width, *[-1] * more]
+            for axis, whole in enumerate(self._x.shape.as_list()):
+                if whole and isinstance(size[axis], int) and size[axis] < 0:
+                    size[axis] = whole  # XNNPACK takes known sizes only
+            return tf.slice(self._x, [0, *begin, first, *[0] * more], size)
         index = [
             slice(t, t + (out - 1) * s + 1, s) for t, out, s in zip(begin, self.output, strides)
         ]

@@ -1,0 +1,131 @@
+"""The forms that operations take in TensorFlow Lite: what they compute, and what they are made of.
+
+Traced as a converter does and run by TensorFlow, in float64: the conversion itself is tested where
+layers are.
+"""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import reference
+from tests.ops.geometries import Geometry, assert_close, table
+from tests.ops.test_conv_transpose import cut, draw, expected, transposed
+from tfconv import _compat
+from tfconv.export.verification import Interpreter
+from tfconv.ops import conv, conv_transpose
+from tfconv.ops.involution import span_involution
+
+GROUPS = [(1, 3, 2), (2, 2, 3), (4, 1, 1), (3, 2, 1)]  # groups, C / groups, filters / groups
+
+
+def traced(function, x, others=(), sizes=True):
+    """A function as it is traced for TensorFlow Lite: the batch of ``x``, or all sizes, unknown."""
+    shape = [None, *(n if sizes else None for n in x.shape[1:-1]), x.shape[-1]]
+    specs = [tf.TensorSpec(shape, x.dtype), *(tf.TensorSpec(o.shape, o.dtype) for o in others)]
+    with _compat.export_scope(), _compat.tflite_scope():
+        return tf.function(lambda *t: function(*t)).get_concrete_function(*specs)
+
+
+def lite(function, x, *others, sizes=True):
+    """The result of a function in that form, and the types of its operations."""
+    found = traced(function, x, others, sizes)
+    operations = found.graph.get_operations()
+    types = {op.type for op in operations}
+    depthwise = (op for op in operations if op.type == "DepthwiseConv2dNative")
+    if any(max(op.get_attr("dilations")) > 1 for op in depthwise):  # no kernel for CPUs
+        x = x.astype(np.float32)
+        found = traced(function, x, others, sizes)
+        content = tf.lite.TFLiteConverter.from_concrete_functions([found]).convert()
+        interpreter = Interpreter(model_content=content)
+        (given,), (made,) = interpreter.get_input_details(), interpreter.get_output_details()
+        interpreter.resize_tensor_input(given["index"], x.shape)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(given["index"], x)
+        interpreter.invoke()
+        return interpreter.get_tensor(made["index"]), types
+    return found(*map(tf.constant, (x, *others))), types
+
+
+@pytest.mark.parametrize("sizes", [True, False], ids=["", "any size"])
+@pytest.mark.parametrize("geometry, groups, batch", table([1, 2, 3], GROUPS, [2, 1, 3]))
+def test_conv(geometry, groups, batch, sizes, rng):
+    count, width, filters = groups
+    x = rng.standard_normal((batch, *geometry.sizes, count * width))
+    kernel = rng.standard_normal((*geometry.window.kernel_size, width, count * filters))
+
+    def function(x):
+        return conv(x, kernel, groups=count, data_format="channels_last", **geometry.arguments)
+
+    y, types = lite(function, x, sizes=sizes)
+    assert_close(y, reference.conv(x, kernel, geometry.window, count))
+    assert "Conv3D" not in types
+    if sizes:
+        assert "SpaceToBatchND" not in types
+        assert "StridedSlice" not in types or (width == 1 and count > 1)
+
+
+@pytest.mark.parametrize("sizes", [True, False], ids=["", "any size"])
+@pytest.mark.parametrize("geometry, groups, batch", table([1, 2, 3], GROUPS, [2, 1, 3]))
+def test_conv_transpose(geometry, groups, batch, sizes, rng):
+    if min(cut(geometry)[1]) < 1:
+        pytest.skip("no output")
+    x, kernel = draw(rng, geometry, batch, groups)
+    function = transposed(geometry, groups[0])
+    y, types = lite(lambda x: function(x, kernel), x, sizes=sizes)
+    assert_close(y, expected(x, kernel, geometry, groups[0]))
+    assert not types & {"Conv2DBackpropInput", "Conv3DBackpropInputV2", "Conv3D"}
+
+
+@pytest.mark.parametrize("padding", ["valid", "same", "full", 1, ((2, 0), (0, 3))])
+@pytest.mark.parametrize("output_padding", [0, 1, (2, 0)])
+@pytest.mark.parametrize("kernel_size", [3, (2, 4)])
+def test_output_padding(padding, output_padding, kernel_size, rng):
+    geometry = Geometry((4, 5), kernel_size, (3, 2), padding)
+    x, kernel = draw(rng, geometry, 2, (2, 2, 1))
+    function = transposed(geometry, 2, output_padding)
+    y, _ = lite(lambda x: function(x, kernel), x)
+    assert_close(y, expected(x, kernel, geometry, 2, output_padding))
+
+
+@pytest.mark.parametrize("kernel_size, strides", [(3, 2), (4, 2), (2, 2), (5, 3), (3, 5)])
+@pytest.mark.parametrize("padding", ["valid", "same"])
+def test_blocks_see_no_more_than_they_need(kernel_size, strides, padding, rng):
+    """The pixels that meet one block of outputs: no more taps than that."""
+    geometry = Geometry((6, 7), kernel_size, strides, padding)
+    x, kernel = draw(rng, geometry, 1, (1, 2, 3))
+    function = transposed(geometry)
+    graph = traced(lambda x: function(x, kernel), x).graph
+    found = [op.inputs[1].shape.as_list() for op in graph.get_operations() if op.type == "Conv2D"]
+    if (kernel_size, strides) == (3, 2):  # no zeros in four kernels
+        assert sorted(found) == [[1, 1, 2, 3], [1, 2, 2, 3], [2, 1, 2, 3], [2, 2, 2, 3]]
+    else:
+        taps = -(-kernel_size // strides)
+        assert found == [[taps, taps, 2, 3 * strides**2]]
+
+
+def test_only_while_it_is_traced_for_tflite(rng):
+    x, kernel = rng.standard_normal((1, 4, 4, 2)), rng.standard_normal((3, 3, 5, 2))
+    function = tf.function(lambda x: conv_transpose(x, kernel, strides=2))
+    with _compat.export_scope():
+        found = function.get_concrete_function(x)
+    assert "Conv2DBackpropInput" in {op.type for op in found.graph.get_operations()}
+    np.testing.assert_allclose(found(tf.constant(x)), conv_transpose(x, kernel, strides=2))
+
+
+@pytest.mark.parametrize("sizes", [True, False], ids=["", "any size"])
+@pytest.mark.parametrize("features", [2, 9])
+@pytest.mark.parametrize("geometry, groups, batch", table([1, 2, 3], [(1, 8), (2, 24)], [2, 1, 3]))
+def test_span_involution(geometry, groups, batch, features, sizes, rng):
+    """A product for each tap, and the taps of one product."""
+    count, width = groups
+    x = rng.standard_normal((batch, *geometry.sizes, count * width))
+    made = rng.standard_normal((batch, *geometry.outputs, features))
+    taps = count * len(geometry.window.taps)
+    span, bias = rng.standard_normal((features, taps)), rng.standard_normal(taps)
+
+    def function(x, made):
+        return span_involution(x, made, span, bias, geometry.kernel_size, **geometry.arguments)
+
+    y, _ = lite(function, x, made, sizes=sizes)
+    assert_close(y, reference.involution(x, made @ span + bias, geometry.window))
