@@ -89,7 +89,7 @@ $(STAMP_ADDONS): pyproject.toml setup.py
 	$(VENV_ADDONS)/bin/pip install -qq "setuptools>=64,<81" wheel cmake ninja "tensorflow-cpu==2.15.1" "numpy<2"
 	$(VENV_ADDONS)/bin/pip install -qq --no-deps "tensorflow-serving-api~=2.15.0"
 	echo "== $(VENV_ADDONS): tfconv with its native ops"
-	$(VENV_ADDONS)/bin/pip install -qq --no-build-isolation -e ".[addons,viz,test]"
+	$(VENV_ADDONS)/bin/pip install -qq --no-build-isolation -e ".[addons,compression,viz,test]"
 	touch $@
 
 # Incremental: seconds if nothing has changed.

@@ -13,10 +13,10 @@ from tfconv._version import __version__
 
 # Packages that are imported when they are first asked for. They have nothing that Keras has to know
 # to load a model.
-_LATER = ("analysis", "export", "lite", "models", "surgery", "visual")
+_LATER = ("analysis", "compression", "export", "lite", "models", "surgery", "visual")
 
 if _typing.TYPE_CHECKING:
-    from tfconv import analysis, export, lite, models, surgery, visual
+    from tfconv import analysis, compression, export, lite, models, surgery, visual
 
 
 def _on_the_way_to_the_command_line() -> bool:
@@ -44,6 +44,7 @@ if not _on_the_way_to_the_command_line():
         "analysis",
         "blocks",
         "callbacks",
+        "compression",
         "export",
         "keep_native",
         "layers",

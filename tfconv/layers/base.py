@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -28,6 +29,16 @@ from tfconv.ops.dispatch import in_float32
 
 # What may be done to a layer inside another after it was made, by the configuration's names.
 _CHANGES = ("trainable", "dtype", "quantization_config", "lora_rank", "lora_alpha")
+
+
+# Kernels that models do badly with fewer, or like weights of.
+_MUST_STAY = re.compile("depthwise|offset|axis_kernel")
+
+
+def _public_name(layer: Any) -> str:
+    """What the kernel is called that low-rank adaptation adds to."""
+    names = ("expert_kernels", "depthwise_kernel", "kernel")
+    return next(name for name in names if getattr(getattr(type(layer), name, None), "fset", None))
 
 
 def register(registered: Any) -> Any:
@@ -340,6 +351,37 @@ class BaseLayer(keras.layers.Layer):
     def weight(self, value: Any) -> tf.Tensor:
         """A variable, or what a layer inside gives, as a tensor of this layer's compute dtype."""
         return _compat.convert_variable(value, self.compute_dtype)
+
+    # What TensorFlow's Model Optimization Toolkit asks of layers.
+
+    def kernels_by_path(self) -> dict[str, Any]:
+        """The layer's kernels, and those of layers inside, by names such as "span.kernel"."""
+        found: dict[str, Any] = {}
+
+        def look(layer: Any, path: str) -> None:
+            for name, value in vars(layer).items():
+                name = _public_name(layer) if name == "_kernel" else name
+                if isinstance(value, keras.layers.Layer):
+                    look(value, f"{path}{name}.")
+                elif "kernel" in name and tf.is_tensor(value) and value.shape.rank > 1:
+                    found[path + name] = value
+
+        look(self, "")
+        return dict(sorted(found.items()))
+
+    def get_prunable_weights(self) -> list[Any]:
+        """The kernels that may lose weights: all but those of one channel, and of coordinates."""
+        kernels = self.kernels_by_path().items()
+        return [kernel for path, kernel in kernels if not _MUST_STAY.search(path)]
+
+    def get_clusterable_weights(self) -> list[tuple[str, Any]]:
+        """Those whose weights may take few values, with their names: the layer's own."""
+        kernels = self.kernels_by_path().items()
+        own = ((path, kernel) for path, kernel in kernels if "." not in path)
+        return [(path, kernel) for path, kernel in own if not _MUST_STAY.search(path)]
+
+    def get_clusterable_algorithm(self, weight_name: str) -> None:
+        """None: the toolkit's own."""
 
 
 class OptionalInputs(BaseLayer):
