@@ -1,6 +1,6 @@
 """Converts every layer to every format of TensorFlow Lite, into docs/export_tables.md.
 
-Errors and sizes are those of this version; times are of the machine that it runs on.
+Times are those of `python -m benchmarks.lite`, which needs an idle machine.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import tfconv
 from tfconv._compat import keras
 from tfconv.export import ExportError, to_tflite
 
-FORMATS = (None, "float16", "dynamic", "int8", "mixed")
+FORMATS = (None, "float16", "dynamic", "int8", "int16x8", "mixed")
 _EXAMPLES = 48
 _HEAD = """# Layers in TensorFlow Lite
 
-Error, time of one example on one thread (of a shared machine: take it as a rank), and size of the
-file, by [format](export.md). `*` marks layers that compute in float32 in part. The last
-column is the share of the operators that XNNPACK takes in float32. Made by `make export-report`.
+Error of the outputs and size of the file, by [format](export.md). `*` marks layers that compute in
+float32 in part. "refused": integers cost more than the format allows; "none": TensorFlow Lite lacks
+an operator in it. The last columns are the operators in float32, and the share of them that XNNPACK
+takes. Made by `make export-report`.
 """
 
 _SHAPES = {1: (64, 32), 2: (14, 14, 32), 3: (6, 8, 8, 16)}
@@ -88,25 +89,24 @@ def row(layer, shape) -> str:
         try:
             report = to_tflite(model, quantize=quantize, representative_data=data)
         except ExportError as error:
-            if "other results" not in str(error):
+            if "other results" not in str(error) and quantize != "int16x8":
                 raise
-            cells.append("refused")
+            cells.append("refused" if "other results" in str(error) else "none")
             continue
         error = f"{report.error:.0e}" if quantize is None else f"{report.error:.2%}"
         part = " *" if report.float_layers else ""
-        cells.append(
-            f"{error}{part}<br>{report.milliseconds:.2f} ms<br>{report.size / 1e3:,.0f} kB"
-        )
-    share = to_tflite(model).delegated_share
-    return f"| {type(layer).__name__} | {' | '.join(cells)} | {share:.0%} |"
+        cells.append(f"{error}{part}<br>{report.size / 1e3:,.0f} kB")
+        if quantize is None:
+            operators, share = sum(report.operators.values()), report.delegated_share
+    return f"| {type(layer).__name__} | {' | '.join(cells)} | {operators} | {share:.0%} |"
 
 
 def main(path: Path) -> None:
     lines = [
         *_HEAD.splitlines(),
         "",
-        "| layer | float32 | float16 | dynamic | int8 | mixed | XNNPACK |",
-        "|---|---|---|---|---|---|---|",
+        "| layer | float32 | float16 | dynamic | int8 | int16x8 | mixed | operators | XNNPACK |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for layer, shape in layers():
         lines.append(row(layer, shape))

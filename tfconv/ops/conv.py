@@ -370,7 +370,8 @@ def frames_under_taps(
         yield x
         return
     for first in taps:
-        yield tf.slice(x, [0, first // stride, first % stride * size], [-1, count, size])
+        begin = [0, first // stride, first % stride * size]
+        yield tf.slice(x, begin, [x.shape[0] or -1, count, size])  # XNNPACK takes known sizes only
 
 
 def _thinned(x: tf.Tensor, strides: Sequence[int]) -> tf.Tensor:

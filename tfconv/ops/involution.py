@@ -270,7 +270,9 @@ def _span_for_tflite(x, features, span, bias, geometry: Geometry) -> tf.Tensor:
         pixels = _pixels(x, geometry, split=groups)
         columns = np.arange(groups * taps).reshape(groups, taps).T.reshape(-1)
         kernel = tf.reshape(product_with(columns), [*of_images, taps * groups, 1])
-        begin, sizes = [0] * len(of_images), [-1] * len(of_images)
+        # XNNPACK takes slices of known sizes only.
+        begin = [0] * len(of_images)
+        sizes = [n or -1 for n in kernel.shape.as_list()[: len(of_images)]]
 
         def weights(tap):
             return tf.slice(kernel, [*begin, tap * groups, 0], [*sizes, groups, 1])
