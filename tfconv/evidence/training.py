@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -50,16 +51,24 @@ class Trainer:
 
     Args:
         candidate: What it is made of.
-        images: What it learns from and is tested on.
+        images: What it learns from and is tested on: `Images`, or what has its attributes.
         epochs: How often it will see the training images.
         seed: Of weights, order of images and shifts.
+        build: Makes the network of the first, the second and the fourth of these.
 
     Attributes:
         model: The network.
     """
 
-    def __init__(self, candidate: Candidate, images: Images, epochs: int, seed: int):
-        self.model = build_network(candidate, images, seed)
+    def __init__(
+        self,
+        candidate: Any,
+        images: Any,
+        epochs: int,
+        seed: int,
+        build: Callable[[Any, Any, int], keras.Model] = build_network,
+    ):
+        self.model = build(candidate, images, seed)
         self._images, self._seed = images, seed
         schedule = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, epochs * images.steps)
         self._optimizer = keras.optimizers.Adam(schedule)
