@@ -1,4 +1,4 @@
-"""`tfconv evidence`: tasks, the plan, runs that go on where they stopped, and what is said of them."""
+"""`tfconv evidence`: tasks, the plan, runs that go on where they stopped, and verdicts."""
 
 from __future__ import annotations
 
