@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -142,23 +141,23 @@ def _tell(path: Path, classes: list[tuple[str, str, float]], seen: str) -> None:
 
 
 def _table(found: list[Checkpoint]) -> Any:
+    from rich import box
     from rich.table import Table
 
-    table = Table("network", "weights", "arguments", "top-1", "size", "licence", "from")
-    for row in _rows(found):
-        table.add_row(*row)
-    return table
-
-
-def _rows(found: list[Checkpoint]) -> Iterator[tuple[str, ...]]:
+    heads = ("network", "weights", "arguments", "top-1", "size", "licence", "from")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for head in heads:
+        table.add_column(head, no_wrap=head in ("network", "weights"), overflow="fold")
     for each in found:
-        own = ", ".join(f"{key}={value}" for key, value in each.arguments.items())
-        yield (
+        # The convention goes without saying: a name brings it along.
+        own = [f"{key}={value}" for key, value in each.arguments.items() if key != "convention"]
+        table.add_row(
             each.network,
             each.name,
-            own,
+            ", ".join(own),
             f"{each.top1:.2f}",
             str(each.size),
             each.licence or "not stated",
-            each.address,
+            each.address.removeprefix("https://"),
         )
+    return table
