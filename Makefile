@@ -55,7 +55,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TFCONV_WERROR ?= 1
 export TFCONV_REQUIRE_NATIVE ?= 1
 
-.PHONY: help demo test test-all test-more test-rest test-sanitize test-gpu bazel-test bazel-tools coverage bench bench-gpu docs
+.PHONY: help demo test test-all test-more test-rest test-sanitize test-gpu bazel-test bazel-tools coverage bench bench-gpu docs pages
 .PHONY: lint format export-report compare-report networks-bench serving-bench test-parity build
 .PHONY: build-addons build-gpu kernels wheels wheels-test release-check env env-addons clean
 

@@ -138,7 +138,7 @@ def _volume(
     axes.scatter(*seen(samples).T, s=60 * weights, c=HUES[4], edgecolors="white", lw=0.6, zorder=5)
     axes.set_aspect("equal")
     axes.set_xlim(-0.6, columns + 2.1 * (deep - 1) + 0.3)
-    axes.set_ylim(rows - 0.1, -0.3 * (deep - 1) - 0.7)
+    axes.set_ylim(rows + 0.25, -0.3 * (deep - 1) - 0.7)
     for depth in range(deep):
         x, y = seen((depth, 0, (columns - 1) / 2))
         axes.text(x, y - 0.3, f"slice {depth}", ha="center", va="center", **TICKS)

@@ -13,6 +13,7 @@ import tfconv
 from docs import drawing
 from tests.docs.configurations import ROWS, configurations, example, values
 from tests.docs.page import (
+    DOCS,
     INTERPOLATION,
     PAGE,
     SYMBOLS,
@@ -279,6 +280,15 @@ def test_pictures():
     """The page shows every picture that is drawn but the README's, and no other."""
     shown = re.findall(r"\]\(pictures/(\w+)\.svg\)", PAGE)
     assert sorted([*shown, "views"]) == sorted(drawing.pictures())
+
+
+def test_gallery():
+    """The first page shows every family, and links to its section."""
+    index = (DOCS / "index.md").read_text(encoding="utf-8")
+    for name, section in families().items():
+        link = f"layers.md#{anchor(section.heading)}"
+        assert f"- [![{name}](pictures/tiles/{snake(name)}.svg)]({link})\n" in index
+        assert f"  [**{name}**]({link}): " in index
 
 
 def test_links():
