@@ -106,6 +106,21 @@ def test_batches_of_any_size(no_library, rng):
     model.fit(images, expected.numpy(), batch_size=2, verbose=0)
 
 
+def test_gradients_beside_convolutions(no_library, rng):
+    """TensorFlow joins the gradients of convolutions' kernels and biases in graphs."""
+    x = tf.constant(rng.standard_normal((2, 5, 4, 6)), tf.float32)
+    layer = tfconv.LocalSelfAttention2D(4, (3, 2), num_heads=2, use_bias=True)
+    layer(x)
+
+    def gradients(x):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(tf.sin(layer(x)))
+        return tape.gradient(loss, layer.trainable_variables)
+
+    for found, expected in zip(tf.function(gradients)(x), gradients(x)):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_when(no_library, monkeypatch):
     x, kernel = tf.ones([1, 4, 4, 2]), tf.ones([1, 4, 4, 9])
     names = functools.partial(compiled_functions, lambda x, k: tfconv.ops.involution(x, k, 3))

@@ -110,7 +110,7 @@ def _twin(function, arguments, given, exported) -> Any:
         tf.function(f, jit_compile=True, autograph=False) for f in (compiled, gradient)
     )
 
-    def apart(*tensors):  # or tapes would look for gradients inside, which are given here
+    def unwatched(*tensors):  # or tapes would look for gradients inside, which are given here
         return map(tf.stop_gradient, tensors)
 
     @tf.custom_gradient
@@ -123,11 +123,16 @@ def _twin(function, arguments, given, exported) -> Any:
                 first = gradient(upstream, *present)
             return tape.gradient(first, inputs, list(by), unconnected_gradients="zero")
 
-        return backward(*apart(upstream, *present)), second
+        return backward(*unwatched(upstream, *present)), second
+
+    def each_by_itself(upstream, *present):
+        # As `dispatch.apart`: TensorFlow's pass for oneDNN takes all outputs of an op for one.
+        gradients = compiled_gradient(upstream, *present)
+        return [tf.ensure_shape(each, each.shape) for each in gradients]
 
     @tf.custom_gradient
     def twin(*present):
-        return forward(*apart(*present)), lambda upstream: compiled_gradient(upstream, *present)
+        return forward(*unwatched(*present)), lambda upstream: each_by_itself(upstream, *present)
 
     def called(*present):
         return forward(*present) if exported else twin(*present)
