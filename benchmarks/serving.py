@@ -165,10 +165,10 @@ def main() -> int:
         served = []
         batching = {"max_batch_size": BATCH, "allowed_batch_sizes": [1, BATCH]}
         warmup = [np.zeros([size, *_SIZE], np.float32) for size in (1, BATCH)]
-        for number, (name, (make, arguments)) in enumerate(models.items()):
+        for number, (name, (make, form)) in enumerate(models.items()):
             path = folder / str(number)
-            to_saved_model(make(), path, warmup=warmup, batching=batching, **arguments)
-            options = ["--library", library] if "keep_native" in arguments else []
+            to_saved_model(make(), path, warmup=warmup, batching=batching, **form)
+            options = ["--library", library] if "keep_native" in form else []
             served.append(Served(name, scope.enter_context(host(path, *options))))
         for _ in range(arguments.rounds):
             for model in served:
