@@ -86,8 +86,7 @@ void (*ChooseAggregate(const Sampling<T, kRank>& s, bool wide))(Aggregation<T, k
   if constexpr (kRank == 2) {
     const int side = s.axis[0].kernel == s.axis[1].kernel ? s.axis[0].kernel : 0;
     if (side == 3) return AggregateKernel<T, kVector<T>, 3, kRank>;
-    if (side == 5) return AggregateKernel<T, kVector<T>, 5, kRank>;
-    if (side == 7) return AggregateKernel<T, kVector<T>, 7, kRank>;
+    if (side == 5) return AggregateKernel<T, kVector<T>, 5, kRank>;  // of 7, registers do not do
   }
   return AggregateKernel<T, kVector<T>, 0, kRank>;
 }

@@ -124,7 +124,7 @@ void ForwardOf(const AggregationArgs<T>& args, int64_t begin, int64_t end, void*
   s.Clear();
   const Tiles tiles = MakeTiles(g);
   const int64_t last = Min(end * tiles.size, tiles.positions);
-  WithVectors<Accumulator<T>>(s.width, 2, [&](auto simd) {
+  WithVectors<T, kRank>(s.width, 2, [&](auto simd) {
     ForEachPosition(g, begin * tiles.size, last, [&](const Position& position, int64_t number) {
       s.SetImage(position.image);
       s.samples.template ForEachPart<false>(
@@ -321,7 +321,7 @@ void BackwardSamplingOf(const AggregationArgs<T>& args, int64_t begin, int64_t e
   const Tiles tiles = MakeTiles(g);
   const int64_t last = Min(end * tiles.size, tiles.positions);
   const int64_t taps = s.samples.taps();
-  WithVectors<Accumulator<T>>(s.width, 2, [&](auto simd) {
+  WithVectors<T, kRank>(s.width, 2, [&](auto simd) {
     using S = decltype(simd);
     ForEachPosition(g, begin * tiles.size, last, [&](const Position& position, int64_t number) {
       s.SetImage(position.image);

@@ -93,7 +93,7 @@ template <typename T, int kRank>
 struct Found {
   using Number = Accumulator<T>;
   static constexpr int kCorners = 1 << kRank;
-  static constexpr int64_t kMost = 128;
+  static constexpr int64_t kMost = 192;
 
   // A corner of a sample, which is the first channel of a pixel.
   template <typename Element>
@@ -342,13 +342,14 @@ TFCONV_INLINE void Write(T* to, typename S::Vec v, int64_t lanes) {
 }
 
 // Calls visit(simd) with the widest vectors of which `channels` are a multiple, or the narrowest. The
-// widest of all are taken if `channels` are a multiple of `wide` of them. Of float64, which need not
-// be as fast, one kind of vector serves all.
-template <typename Number, typename Visit>
+// widest of all are taken if `channels` are a multiple of `wide` of them. What need not be as fast has
+// fewer kinds of them: float64 one, half types without images the narrower two.
+template <typename T, int kRank, typename Visit>
 TFCONV_INLINE void WithVectors(int64_t channels, int wide, const Visit& visit) {
+  using Number = Accumulator<T>;
   const int64_t bytes = channels * static_cast<int64_t>(sizeof(Number));
   if constexpr (sizeof(Number) == 4) {
-    if constexpr (kVecBytes > 32) {
+    if constexpr (kVecBytes > 32 && (kRank == 2 || !kIsHalf<T>)) {
       if (bytes % (64 * wide) == 0) return visit(Simd<Number, 64>());
     }
     if constexpr (kVecBytes > 16) {

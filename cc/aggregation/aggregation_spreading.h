@@ -171,7 +171,7 @@ class Spreader {
     const int64_t first = slice * parts_.units.positions;
     const int64_t last = Min(first + parts_.units.positions, positions);
     const int64_t width = g.channels / args_.groups;
-    WithVectors<Number>(Min(width, parts_.units.part_channels), 1, [&](auto simd) {
+    WithVectors<T, kRank>(Min(width, parts_.units.part_channels), 1, [&](auto simd) {
       ForEachPosition(g, image * positions + first, image * positions + last,
                       [&](const Position& position, int64_t p) {
                         Spread<decltype(simd)>(position, p, width);

@@ -88,8 +88,8 @@ BLOCKS = {
         Case(Geometry((200,), 3), 1, 1, 24, offset_groups=3),
         Case(Geometry((3, 3), 1), 20, 1, 7),  # more images than units
         Case(Geometry((5, 4), 1, 10**9, "same", 10**9), 2, 2, 4, offset_groups=2),
-        Case(Geometry((4, 3), (12, 11)), 2, 2, 20, offset_groups=2),  # a group's taps in parts
-        Case(Geometry((2, 3, 4), (6, 5, 5)), 1, 1, 6, offset_groups=1),
+        Case(Geometry((4, 3), (14, 15)), 2, 2, 20, offset_groups=2),  # a group's taps in parts
+        Case(Geometry((2, 3, 4), (6, 5, 7)), 1, 1, 6, offset_groups=1),
     ],
     "deformable_sample": [
         Case(Geometry((16, 15), (1, 2)), 1, 1, 40),  # several tiles of positions
