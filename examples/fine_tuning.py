@@ -3,7 +3,7 @@
 #
 # A network that has learned one task learns another from few images: first a new classifier on
 # frozen features, then the last layers too, slowly. The first task here is to tell the digits 0 to
-# 6 apart, the second one 7, 8 and 9 with five images of each; a network that starts from nothing
+# 6 apart, the second one 7, 8 and 9 with three images of each; a network that starts from nothing
 # stands beside it.
 #
 # With ImageNet's weights it goes the same way; they are fetched from the hub:
@@ -28,7 +28,7 @@ QUICK = "TFCONV_EXAMPLE_QUICK" in os.environ
 OUTPUT = Path(os.environ.get("TFCONV_EXAMPLE_OUTPUT", "example-output"))
 OUTPUT.mkdir(parents=True, exist_ok=True)
 FIRST = 7  # digits of the first task
-EPOCHS, FEW = (1, 2) if QUICK else (15, 5)  # images of each digit of the second task
+EPOCHS, FEW = (1, 2) if QUICK else (15, 3)  # images of each digit of the second task
 keras.utils.set_random_seed(0)
 
 # %%
