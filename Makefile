@@ -56,7 +56,7 @@ export TFCONV_WERROR ?= 1
 export TFCONV_REQUIRE_NATIVE ?= 1
 
 .PHONY: help demo test test-all test-more test-rest test-sanitize test-gpu bazel-test bazel-tools coverage bench bench-gpu docs pages
-.PHONY: lint format export-report compare-report networks-bench serving-bench test-parity build
+.PHONY: lint format export-report test-runtimes compare-report networks-bench serving-bench test-parity build
 .PHONY: build-addons build-gpu kernels wheels wheels-test release-check env env-addons clean
 
 help: ## List the targets
@@ -230,6 +230,14 @@ networks-bench: build ## Time whole networks beside those of Keras, into benchma
 export-report: build ## Convert every layer to every format, into tables in docs/
 	@$(VENV)/bin/python docs/export_report.py docs/export_tables.md
 	$(VENV)/bin/python docs/onnx_table.py
+
+# What runs in Chromium comes from npm; without either the table says so.
+test-runtimes: build ## Run every layer in other runtimes, browsers among them: docs/runtime_table.md
+	@$(VENV)/bin/pip install -qq --no-build-isolation -e ".[runtimes]"
+	if command -v npm > /dev/null; then
+	  npm install --silent --prefix build/runtimes @litertjs/core onnxruntime-web
+	fi
+	$(VENV)/bin/python -m tests.runtimes
 
 COMPARED := docs/compare_digits
 
