@@ -3,11 +3,13 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import tfconv
 from tests.conftest import cases_by_family
-from tfconv.export import quantization, tflite_file, tracing
+from tfconv._compat import keras
+from tfconv.export import quantization, tflite_file, to_tflite, tracing
 from tfconv.export.borders import with_integer_borders
 from tfconv.export.quiet import quiet
 from tfconv.export.samples import given_samples
@@ -89,3 +91,16 @@ def test_every_layer_is_in_the_table():
             error = float(number) / (100 if percent else 1)
             costly = quantize == "int8" and name in COSTLY
             assert error <= (0.1 if costly else quantization.BOUNDS[quantize]), (name, quantize)
+
+
+def test_volumes_in_integers():
+    """Those of Keras, too; and where the outputs of a block see several numbers of pixels."""
+    layers = [
+        keras.layers.Conv3D(4, 3, padding="same", strides=(1, 2, 1)),
+        tfconv.Conv3DTranspose(4, 3, strides=2, padding="same"),
+    ]
+    model = keras.Sequential([keras.Input((3, 6, 4, 4)), *layers])
+    data = np.random.default_rng(0).standard_normal((24, 3, 6, 4, 4)).astype(np.float32)
+    report = to_tflite(model, None, "int8", data, io_dtype="int8")
+    assert "FLOAT32" not in report.operator_types
+    assert "CONV_3D" not in report.operators

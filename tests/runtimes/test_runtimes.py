@@ -41,7 +41,7 @@ def test_what_is_not_equal_is_told(made, tmp_path):
     broken = jobs.Job(**{**vars(job), "path": str(tmp_path / "broken.tflite")})
     found = running.of_runtime("LiteRT", [wrong, broken])
     assert str(found[0]) == "other results: 9.9e-03"
-    assert found[1].error is None and "Model" in str(found[1])
+    assert found[1].error is None and "Error: " in str(found[1])
     page = table.table({"LiteRT": [*found, Result(job, 0.0)]}, {"X": "needs Y"}, tmp_path)
     assert f"| {job.layer} | float32<br>no float32 (1)<br>no float32 (2) |" in page
     assert "1. other results: 9.9e-03" in page and "| LiteRT |" in page

@@ -91,7 +91,10 @@ def by_phases(
     if geometry.rank < 3:
         y = _side_by_side(_in_blocks(x, kernel, axes, groups), geometry.strides)
     else:
-        frames = [_in_blocks(x, kernel, [own, *axes[1:]], groups) for own in axes[0].places()]
+        # All places of the first axis with the same frames: where one has a frame alone, converters
+        # leave it in floating point.
+        each = (dataclasses.replace(axes[0], taps=own[:, None]) for own in axes[0].taps.T)
+        frames = [_in_blocks(x, kernel, [own, *axes[1:]], groups) for own in each]
         depth, *sizes = spatial_sizes(frames[0])
         shape = [-1, 1, product([*sizes, frames[0].shape[-1]])]
         y = tf.concat([tf.reshape(frame, shape) for frame in frames], axis=1)
@@ -119,7 +122,8 @@ def _in_blocks(x: tf.Tensor, kernel: tf.Tensor, axes: Sequence[Blocks], groups: 
     """
     places = math.prod(axis.taps.shape[1] for axis in axes)
     even = all((axis.taps >= 0).all() for axis in axes)
-    if places > 1 and (groups > 1 or (not even and places <= _MOST_PLACES)):
+    apart = len(axes) < 3 and not even and places <= _MOST_PLACES
+    if places > 1 and (groups > 1 or apart):
         each = itertools.product(*(axis.places() for axis in axes))
         return tf.concat([_in_blocks(x, kernel, own, groups) for own in each], axis=-1)
     for number, axis in enumerate(axes):
