@@ -47,6 +47,7 @@ PAGES: dict[str, tuple[str, dict[str, Any]]] = {
         {
             "Arithmetic": tfconv.analysis,
             "Surgery": tfconv.surgery,
+            "Pruning, clustering, quantization": tfconv.compression,
             "What layers do to an image": tfconv.visual,
             "Callbacks": tfconv.callbacks,
             "Checks for layers": tfconv.testing,

@@ -28,3 +28,6 @@ def test_everything_public_has_an_entry(pages):
         assert f'<a id="tfconv.ops.{name}"></a>' in pages["functions.md"]
     for name in reference.tfconv.models.__all__:
         assert f'<a id="tfconv.models.{name}"></a>' in pages["networks.md"]
+    whole = "".join(pages.values())
+    for name in reference.tfconv._LATER:
+        assert f'<a id="tfconv.{name}.' in whole, name
