@@ -119,3 +119,18 @@ def test_figures(figure, page, work, rival, pass_):
     said = [int(value) for value in re.search(figure, README).groups()]
     measured = ratios(page, work, rival, pass_)
     assert said == pytest.approx([measured[0], measured[-1]], rel=0.2)
+
+
+def test_runtimes():
+    """Each that the README counts runs every layer in one format at least."""
+    said = re.search(r"- \*\*(\d+) runtimes\*\*.*?layer: (.*?) \(\[table\]", README, re.DOTALL)
+    names = re.sub(r"\s+", " ", said.group(2)).split(", ")
+    assert int(said.group(1)) == len(names) + 1  # and TensorFlow, which all checks have
+    table = (ROOT / "docs/runtime_table.md").read_text(encoding="utf-8")
+    head, _, *rows = re.findall(r"^\|(.+)\|$", table.partition("\n1. ")[0], re.MULTILINE)
+    head = [cell.strip() for cell in head.split("|")]
+    assert len(rows) == len(tfconv.layers.__all__)
+    for row in rows:
+        cells = dict(zip(head, (cell.strip() for cell in row.split("|"))))
+        for name in names:
+            assert any(not part.startswith("no ") for part in cells[name].split("<br>")), row
