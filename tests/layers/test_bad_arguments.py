@@ -410,6 +410,9 @@ def test_inputs_that_are_not_dense(name):
         with pytest.raises(ValueError, match=f"Received: {type(given).__name__} in") as caught:
             layer_of(name)([given] * 2 if name == "WeightedSum" else given)
         assert len(str(caught.value)) < 300
+    with pytest.raises(ValueError, match="takes tensors or arrays.*Received: 1.0 in") as caught:
+        layer_of(name)(x.numpy().tolist())
+    assert len(str(caught.value)) < 300
 
 
 METHODS = (
@@ -429,11 +432,12 @@ def test_inputs_of_other_methods(name, method):
     with pytest.raises(ValueError, match=f"{name} has no weights yet.*Received: built=False"):
         getattr(layer, method)(x)
     layer(x)
-    for given in (x, x.astype(np.float16), x.tolist()):
+    for given in (x, x.astype(np.float16)):
         found = tf.nest.flatten(getattr(layer, method)(given))
         assert {part.dtype for part in found} == {tf.bfloat16}
     for given, named in (
         (x.astype(int), "takes floats"),
+        (x.tolist(), "takes tensors or arrays"),
         (x.ravel(), "ndim"),
         (x[..., :8], "axis -1"),
     ):

@@ -190,6 +190,11 @@ class BaseLayer(keras.layers.Layer):
         TensorFlow's own errors for them show their values, and the weights.
         """
         for x in _compat.tree.flatten(inputs):
+            if isinstance(x, (int, float, str)):
+                raise ValueError(
+                    f"{type(self).__name__} takes tensors or arrays: give `np.array(x)` for a "
+                    f"list. Received: {x!r} in the layer {self.name!r}"
+                )
             if isinstance(x, (tf.RaggedTensor, tf.SparseTensor)):
                 raise ValueError(
                     f"{type(self).__name__} takes dense tensors: give `x.to_tensor()` for a ragged "
