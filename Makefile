@@ -25,7 +25,7 @@ LOGS := build/logs
 GPU_PYTHON ?= $(VENV)/bin/python
 # What need not run once more. Under Keras 2: tests that know no Keras, and what stands around layers
 # alike in both. Under tf_keras, which is Keras 2 on the TensorFlow of Keras 3: all but the layers.
-ONCE := building commands docs kernels lite serving visual ops/test_determinism.py \
+ONCE := building commands docs kernels lite runtimes serving visual ops/test_determinism.py \
   surgery/test_factorize.py test_benchmarks.py test_cuda_code.py test_demo.py test_distribute.py \
   test_doctests.py test_draw_page.py test_evidence.py test_examples.py test_layer_benchmark.py test_project.py \
   test_readme.py test_reference.py

@@ -26,9 +26,8 @@ from tfconv.testing import layer_cases  # noqa: E402
 PAGE = Path(__file__).resolve().parent / "compression.md"
 HEAD = """# Pruned, clustered, quantized while they train
 
-TensorFlow's Model Optimization Toolkit (Keras 2; `pip install "tensorflow-model-optimization<0.8"`
-with TensorFlow 2.15, or any version with `tf_keras` and `TF_USE_LEGACY_KERAS=1`) takes models with
-tfconv's layers:
+TensorFlow's Model Optimization Toolkit (Keras 2, that is TensorFlow 2.15;
+`pip install "tensorflow-model-optimization<0.8"`) takes models with tfconv's layers:
 
 ```python
 pruned = tfmot.sparsity.keras.prune_low_magnitude(model)     # the toolkit's own function
