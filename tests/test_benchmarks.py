@@ -385,12 +385,12 @@ def test_networks_program(small_networks, monkeypatch, tmp_path, capsys):
         return networks.main(), [path.name for path in tmp_path.iterdir()]
 
     assert run("--only", "no such row") == (2, [])
-    assert run("--quick", "--repeats", "1") == (0, [])
+    assert run("--quick", "--repeats", "2") == (0, [])
     assert "TFLite" in capsys.readouterr().out
     with monkeypatch.context() as interrupted:
         interrupted.setattr(networks, "turn", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
         assert run() == (130, [])
-    assert run("--repeats", "1") == (0, ["NETWORKS.md"])
+    assert run("--repeats", "2") == (0, ["NETWORKS.md"])
     text = (tmp_path / "NETWORKS.md").read_text()
     for work in networks.WORK:
         assert f"| {work} |" in text
