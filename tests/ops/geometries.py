@@ -59,6 +59,18 @@ def assert_numeric_gradients(function, inputs, tolerance=1e-6):
         )
 
 
+def assert_gradients_in_graphs(layer, x):
+    """Those of the weights are the same in a graph, where TensorFlow joins operations."""
+
+    def gradients(x):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(tf.sin(layer(x)))
+        return tape.gradient(loss, layer.trainable_variables)
+
+    for found, expected in zip(tf.function(gradients)(x), gradients(x)):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
 # Half precision is computed in float32 and rounded once: half a unit in the last place, and a
 # little for the float32 sum.
 TOLERANCES = {
