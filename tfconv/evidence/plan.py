@@ -18,6 +18,7 @@ from tfconv.blocks.residual import bottleneck, convolution, involution
 from tfconv.evidence.tasks import BENT, CLUTTERED, PLAIN, Task
 
 SEEDS = 5
+SHORT = 10  # epochs, where ten networks would take an hour of a processor with twice as many
 Body = Callable[[Any], Any]
 
 
@@ -195,6 +196,7 @@ EXPERIMENTS = (
             Expectation("CondConv, 8 experts", "Conv"),
             Expectation("CondConv, 8 experts", "CondConv, 2 experts"),
         ),
+        epochs=SHORT,
     ),
     Experiment(
         "separable",
@@ -240,6 +242,7 @@ EXPERIMENTS = (
                 "DeformableAggregation",
             )
         ),
+        epochs=SHORT,
     ),
 )
 

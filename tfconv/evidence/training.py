@@ -81,6 +81,7 @@ class Trainer:
         inputs = tf.TensorSpec([BATCH, *images.shape], tf.float32)
         labels = tf.TensorSpec([BATCH], tf.int64)
         self._step = tf.function(self._update, input_signature=[inputs, labels])
+        self._logits = tf.function(lambda tested: self.model(tested, training=False))
         first, classes = next(images.batches(seed, 0))
         self._batch = tf.constant(first), tf.constant(classes, tf.int64)
 
@@ -104,5 +105,5 @@ class Trainer:
 
     def correct(self) -> np.ndarray:
         """For each test image, whether it is put into its class."""
-        logits = tf.function(self.model)(tf.constant(self._images.test_images), training=False)
+        logits = self._logits(tf.constant(self._images.test_images))
         return logits.numpy().argmax(1) == self._images.test_labels
