@@ -12,7 +12,7 @@ import pytest
 from tfconv import cli
 from tfconv._compat import keras
 from tfconv.analysis import profile
-from tfconv.evidence import findings, plan, runs, tasks
+from tfconv.evidence import advice, findings, plan, runs, tasks
 from tfconv.evidence.plan import EXPERIMENTS, Expectation, Experiment
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -168,11 +168,12 @@ def test_command(digits, tmp_path, monkeypatch, capsys):
 # Verdicts.
 
 
-def made(network, right):
+def made(network, right, parameters=10, products=100, seed=0):
     """A run of which so many of 1,000 images are right."""
     bits = np.arange(1000) < right
+    packed = np.packbits(bits).tobytes().hex()
     return runs.Run(
-        "", network, 0, 10, 100, [right / 10], np.packbits(bits).tobytes().hex(), 1000, 1
+        "", network, seed, parameters, products, [right / 10], packed, 1000, 1 + seed, "here"
     )
 
 
@@ -189,6 +190,50 @@ def made(network, right):
 def test_verdicts(mine, within, said):
     found = {"A": [made("A", 800), made("A", 801)], "B": [made("B", mine), made("B", mine + 1)]}
     assert said in findings.verdict(Expectation("B", "A", within), found)
+
+
+@pytest.mark.parametrize(
+    "mine, within, parameters, products, list_of",
+    [
+        (900, None, 20, 300, advice.MORE),
+        (802, None, 20, 300, advice.UNTOLD),
+        (700, None, 5, 50, advice.LESS),
+        (900, 1, 20, 300, advice.MORE),
+        (795, 3, 5, 50, advice.SAVES),
+        (795, 3, 5, 101, advice.UNTOLD),  # more multiply-adds: nothing is saved
+        (795, 3, 10, 50, advice.UNTOLD),
+        (780, 2, 5, 50, advice.UNTOLD),
+        (700, 3, 5, 50, advice.LESS),
+    ],
+)
+def test_advice(mine, within, parameters, products, list_of, tmp_path):
+    """A comparison comes into the list of its interval and costs, with both."""
+    expectation = Expectation("Two", "One", within)
+    experiment = dataclasses.replace(small(), expectations=(expectation,))
+    for seed in range(2):
+        for run in (
+            made("One", 800 + seed, seed=seed),
+            made("Two", mine + seed, parameters, products, seed),
+        ):
+            run = dataclasses.replace(run, fingerprint=experiment.fingerprint)
+            runs.keep(tmp_path, experiment, run)
+    assert advice.belongs(expectation, runs.finished(tmp_path, experiment, 2)) == list_of
+    said = advice.chapter([experiment], tmp_path, 2)
+    (head,) = (line for line in said.splitlines() if line.startswith("**"))
+    words = {
+        advice.MORE: "More accurate",
+        advice.SAVES: "As accurate, within",
+        advice.UNTOLD: "These runs cannot tell",
+        advice.LESS: "Less accurate",
+    }
+    assert words[list_of] in head
+    points = f"{(mine - 800) / 10:+.1f} ± "
+    ratios = (
+        f"{parameters / 10:.2g} times the weights, {products / 100:.2g} times the multiply-adds"
+    )
+    assert "**Two** or One, on plain digits" in said and points in said and ratios in said
+    assert "1 times the training time ([small](#small))" in said
+    assert advice.chapter([experiment], tmp_path / "nothing", 2) == ""
 
 
 def test_page():

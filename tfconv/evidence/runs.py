@@ -15,6 +15,7 @@ from tfconv.analysis import profile
 from tfconv.analysis.result import written
 from tfconv.evidence.plan import Experiment, build
 from tfconv.evidence.training import Trainer
+from tfconv.machine import processor_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,9 @@ class Run:
         curve: Percent of the test images right after every epoch.
         right: Of each test image in order, whether it was right at the end: bits, in hexadecimal.
         images: How many test images there are.
-        seconds: What training took.
+        seconds: What training took of processors, all threads together: other work that the
+            machine has hardly counts.
+        machine: The processor.
     """
 
     fingerprint: str
@@ -41,6 +44,7 @@ class Run:
     right: str
     images: int
     seconds: float
+    machine: str
 
     @property
     def correct(self) -> np.ndarray:
@@ -96,9 +100,9 @@ def train(
     curve, right, seconds = [], np.zeros(0, bool), 0.0
     for epoch in range(experiment.epochs):
         said(epoch)
-        begin = time.perf_counter()
+        begin = time.process_time()
         trainer.train(epoch)
-        seconds += time.perf_counter() - begin
+        seconds += time.process_time() - begin
         right = trainer.correct()
         curve.append(round(100 * float(right.mean()), 3))
     cost = profile(trainer.model)
@@ -112,6 +116,7 @@ def train(
         right=np.packbits(right).tobytes().hex(),
         images=len(right),
         seconds=round(seconds, 1),
+        machine=processor_name(),
     )
 
 
