@@ -53,6 +53,8 @@ def layers():
         tfconv.CondConv2D(4, 3, padding="same", num_experts=2, name="experts"),
         tfconv.DeformableConv2D(4, 3, padding="same", name="deformable"),
         tfconv.LowRankConv2D(4, 3, padding="same", kernel_rank=2, name="low_rank"),
+        tfconv.GatedConv2D(4, 3, padding="same", name="gated"),
+        tfconv.TuckerConv2D(4, 3, padding="same", ranks=2, name="tucker"),
     ]
 
 
@@ -63,6 +65,8 @@ PRUNED = {
     "experts": ["expert_kernels"],
     "deformable": ["kernel"],
     "low_rank": ["input_kernel", "output_kernel"],
+    "gated": ["gate_kernel", "kernel"],
+    "tucker": ["core_kernel", "input_kernel", "output_kernel"],
 }
 
 
@@ -90,8 +94,10 @@ def test_prune(toolkit):
 def test_cluster(toolkit):
     model = network(*layers())
     model = compression.cluster_weights(model, 4)
-    trained(model)
+    x = trained(model)
     stripped = toolkit.clustering.keras.strip_clustering(model)
+    # Every kernel is back in its place.
+    np.testing.assert_allclose(stripped(x, training=False), model(x, training=False), atol=1e-5)
     for path, kernel in kernels(stripped):
         if not path.startswith("involution"):  # those of layers inside
             assert len(np.unique(kernel)) <= 4, path

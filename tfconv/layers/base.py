@@ -380,10 +380,16 @@ class BaseLayer(keras.layers.Layer):
         return [kernel for path, kernel in kernels if not _MUST_STAY.search(path)]
 
     def get_clusterable_weights(self) -> list[tuple[str, Any]]:
-        """Those whose weights may take few values, with their names: the layer's own."""
-        kernels = self.kernels_by_path().items()
-        own = ((path, kernel) for path, kernel in kernels if "." not in path)
-        return [(path, kernel) for path, kernel in own if not _MUST_STAY.search(path)]
+        """Those whose weights may take few values, with their names: the layer's own.
+
+        In the order of the layer's weights: the toolkit puts them back one after the other.
+        """
+        names = {
+            id(kernel): path
+            for path, kernel in self.kernels_by_path().items()
+            if "." not in path and not _MUST_STAY.search(path)
+        }
+        return [(names[id(w)], w) for w in self.weights if id(w) in names]
 
     def get_clusterable_algorithm(self, weight_name: str) -> None:
         """None: the toolkit's own."""
