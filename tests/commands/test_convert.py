@@ -72,6 +72,27 @@ def test_convert_gets_its_arguments(capsys, network, conversions):
     assert native == ("to_saved_model", output, (), {**plain, "keep_native": True})
 
 
+def test_convert_gets_metadata(capsys, network, conversions, tmp_path):
+    """Labels from files, for an only output or by the names of several."""
+    one, two = tmp_path / "one.txt", tmp_path / "two.txt"
+    one.write_text("cat\nblue dog\n\n", encoding="utf-8")
+    two.write_text("größe", encoding="utf-8")
+    command = ["convert", str(network / "net.keras"), "--to", "tflite"]
+    for options in (
+        ["--labels", one],
+        ["--labels", f"b={two}", "--labels", f"a={one}", "--mean", "1,2,3.5", "--std=2"],
+    ):
+        assert cli.main([*command, *map(str, options)]) == 0
+    pets, both = (named["metadata"] for *_, named in conversions)
+    assert pets == {"labels": ["cat", "blue dog"]}
+    labels = {"a": ["cat", "blue dog"], "b": ["größe"]}
+    assert both == {"labels": labels, "mean": [1.0, 2.0, 3.5], "std": [2.0]}
+    for option, other in (("--mean", "--std"), ("--std", "--mean")):
+        with pytest.raises(SystemExit):
+            cli.main([*command, option, "1"])
+        assert f"argument {option}: needs {other}" in capsys.readouterr().err
+
+
 def test_convert_takes_an_only_array_by_any_name(network, conversions):
     data = str(network / "image.npz")
     command = ["convert", str(network / "net.keras"), "--to", "tflite", "--data", data]
@@ -115,7 +136,7 @@ def test_convert_to_integers(capsys, network, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "option", ["--batch=0", "--batch=all", "--input-shape=6,x", "--io-dtype=x"]
+    "option", ["--batch=0", "--batch=all", "--input-shape=6,x", "--io-dtype=x", "--mean=1;2"]
 )
 def test_options_that_cannot_be(capsys, option):
     with pytest.raises(SystemExit):
@@ -139,6 +160,9 @@ def test_options_that_cannot_be(capsys, option):
         ("hdf5.keras", [], "its name must end with .h5"),
         ("net.keras", ["--quantize", "int8"], "`--data` is needed for --quantize int8"),
         ("net.keras", ["--data", "two.npz"], "`--data` needs"),
+        ("net.keras", ["--labels", "nothing.txt"], "No such file: `--labels`"),
+        ("net.keras", ["--labels", "images.npy"], "`--labels` must be text"),
+        ("net.keras", ["--labels", "two.txt"], "`--labels/--mean/--std` must have as many"),
         ("net.keras", ["--data", "net.keras"], "config.json"),
         ("net.keras", ["--data", "empty.npz"], "`--data` must be"),
         ("net.keras", ["--data", "damaged.npz"], "`--data` must be"),
@@ -155,6 +179,7 @@ def test_conversions_that_fail(capsys, monkeypatch, network, model, options, mes
     damaged[64:4000] = bytes(len(damaged[64:4000]))
     Path("damaged.npz").write_bytes(damaged)
     Path("text.keras").write_text("text")
+    Path("two.txt").write_text("cat\ndog\n")
     Path("none.keras").touch()
     Path("folder.keras").mkdir(exist_ok=True)
     saved = Path("net.keras").read_bytes()

@@ -14,6 +14,7 @@ import tfconv
 from tfconv._compat import keras
 from tfconv.export import metadata as written
 from tfconv.export import to_tflite
+from tfconv.export.inspection import inspect
 from tfconv.export.verification import Runner
 
 LABELS = ["cat", "dog", "größe 3"]
@@ -79,6 +80,32 @@ def test_several_inputs_and_outputs(tmp_path):
         assert bool(tensor.Offset(4 + 2 * 4)) == (name in colors)  # normalization
     outputs = {text(t, 0): text(vector(t, 6)[0], 0) for t in vector(vector(table, 3)[0], 3)}
     assert outputs == {"out_2": "labels_out_2.txt", "out_3": "labels_out_3.txt"}
+    assert written.read(content) == {"labels": labels, "mean": [0.0], "std": [255.0]}
+    shown = dict(written.rows(written.read(content)))
+    assert shown["  labels out_3"] == "3: cat, dog, größe 3" and shown["  std"] == "255"
+
+
+def test_what_was_written_is_read(model, tmp_path):
+    """By the names it was given by, and `inspect` has it."""
+    path = tmp_path / "pets.tflite"
+    assert inspect(to_tflite(model, path, verify=False).path).metadata == {}
+    to_tflite(model, path, metadata=names_and_images(), verify=False)
+    contents = inspect(path)
+    assert contents.metadata == names_and_images()
+    assert contents.as_json()["metadata"]["labels"] == LABELS
+    lines = [line.split() for line in str(contents).splitlines()]
+    assert ["mean", "127.5,", "100,", "90"] in lines and ["author", "me"] in lines
+    many = {"labels": [f"class {i}" for i in range(7)]}
+    assert written.rows(many)[1] == (
+        "  labels",
+        "7: class 0, class 1, class 2, class 3, class 4, ...",
+    )
+    assert written.rows({}) == []
+    # Without the archive behind it the labels are missing.
+    content = path.read_bytes()
+    path.write_bytes(content[: content.rindex(b"PK\x01\x02")])
+    with pytest.raises(ValueError, match="`path`, the metadata is damaged: .* Received: path="):
+        inspect(path)
 
 
 def read(content):

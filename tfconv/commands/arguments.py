@@ -44,7 +44,19 @@ def shape(text: str) -> tuple[int, ...]:
     return tuple(positive(size) for size in text.split(","))
 
 
+def numbers(text: str) -> list[float]:
+    """Numbers with commas between them."""
+    return [float(number) for number in text.split(",")]
+
+
+def named_file(text: str) -> tuple[str, Path]:
+    """A file, and the name before it: "class=labels.txt"."""
+    name, equals, path = text.rpartition("=")
+    return (name, Path(path)) if equals else ("", Path(text))
+
+
 batch.__name__, shape.__name__ = f'integer or "{ANY}"', "list of integers"
+numbers.__name__ = "list of numbers"
 
 
 # Layers.

@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
-from tfconv.commands.arguments import ANY, batch, check_input, check_model, check_output, shape
+from tfconv.commands.arguments import (
+    ANY,
+    batch,
+    check_input,
+    check_model,
+    check_output,
+    named_file,
+    numbers,
+    shape,
+)
 from tfconv.commands.messages import fail
 from tfconv.commands.process import start
 
@@ -22,6 +31,9 @@ _OPTIONS = {
     "input_shape": ("tflite",),
     "io_dtype": ("tflite",),
     "tolerance": ("tflite",),
+    "labels": ("tflite",),
+    "mean": ("tflite",),
+    "std": ("tflite",),
     "data": ("tflite", "onnx"),
     "keep_native": ("tflite", "saved_model"),
     "jit_compile": ("saved_model",),
@@ -35,6 +47,7 @@ _NAMES = {  # what the arguments of tfconv.export's functions are called here
     "io_dtype": "--io-dtype",
     "jit_compile": "--jit-compile",
     "keep_native": "--keep-native",
+    "metadata": "--labels/--mean/--std",
     "opset": "--opset",
     "path": "--output",
     "quantize": "--quantize",
@@ -95,6 +108,21 @@ def add_convert(commands: Any) -> None:
         help="tflite, onnx: examples to measure ranges of integers and to compare on; a .npz file "
         "with an array [examples, ...] by the name of each input, or a .npy file for an only one",
     )
+    convert.add_argument(
+        "--labels",
+        type=named_file,
+        action="append",
+        metavar="[OUTPUT=]FILE",
+        help="tflite: the names of the classes, a line each; once for each output that has some",
+    )
+    for option, what in (("--mean", "the mean"), ("--std", "the standard deviation")):
+        convert.add_argument(
+            option,
+            type=numbers,
+            metavar="X[,Y,Z]",
+            help=f"tflite: {what} by which images are normalized, of pixels from 0 to 255: one "
+            "number, or one for each channel",
+        )
     convert.add_argument(
         "--keep-native",
         action="store_true",
@@ -167,6 +195,9 @@ def _convert(arguments: argparse.Namespace) -> int:
         if getattr(arguments, option) not in (None, False) and arguments.to not in formats:
             name = option.replace("_", "-")
             arguments.usage_error(f"argument --{name}: not allowed with --to {arguments.to}")
+    for option, other in (("mean", "std"), ("std", "mean")):
+        if getattr(arguments, option) is not None and getattr(arguments, other) is None:
+            arguments.usage_error(f"argument --{option}: needs --{other}")
     output = arguments.output or _beside(arguments.model, arguments.to)
     if arguments.to != "saved_model" and output.exists() and not arguments.force:
         return fail("nothing was converted.", f"{output} exists; --force overwrites it.")
@@ -181,6 +212,7 @@ def _convert(arguments: argparse.Namespace) -> int:
                 f"`--data` is needed for --quantize {arguments.quantize}: the ranges of its "
                 "integers are measured on examples."
             )
+        metadata = _metadata(arguments)
     except ValueError as error:
         return fail("nothing was converted.", error)
     start()
@@ -197,7 +229,8 @@ def _convert(arguments: argparse.Namespace) -> int:
         if arguments.to == "tflite":
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # the report shows them
-                report = export.to_tflite(model, output, **_tflite_options(arguments, data))
+                options = {**_tflite_options(arguments, data), **metadata}
+                report = export.to_tflite(model, output, **options)
         elif arguments.to == "onnx":
             report = export.to_onnx(model, output, arguments.opset, representative_data=data)
         else:
@@ -221,6 +254,21 @@ def _tflite_options(arguments: argparse.Namespace, data: Any) -> dict[str, Any]:
         "keep_native": arguments.keep_native,
         **given,
     }
+
+
+def _metadata(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The argument `metadata` of `to_tflite`, if anything is given for it."""
+    given = {name: getattr(arguments, name) for name in ("mean", "std")}
+    labels = {}
+    for output, path in arguments.labels or []:
+        check_input(path, "--labels")
+        try:
+            labels[output] = path.read_text(encoding="utf-8").rstrip().splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"`--labels` must be text ({error}). Received: {path}") from error
+    given["labels"] = labels[""] if list(labels) == [""] else labels or None
+    metadata = {name: value for name, value in given.items() if value is not None}
+    return {"metadata": metadata} if metadata else {}
 
 
 def _beside(model: Path, to: str) -> Path:

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from rich.console import Group
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tfconv.export import tables, tflite_file
+from tfconv.export import metadata, tables, tflite_file
 from tfconv.export.files import size_on_disk
 from tfconv.export.graph_layers import layer_shares
 from tfconv.export.onnx import described, nodes, operator_counts, package
@@ -50,6 +50,7 @@ class TFLiteContents:
         size_by_type: Bytes of constants by their type.
         layers: Operators and bytes of constants of each layer, by the names of the layers around
             it and its own; "" for none. Read from the names of tensors: parts may look like layers.
+        metadata: What apps are told, by the keys that `to_tflite` takes; empty if nothing.
     """
 
     path: Path
@@ -62,6 +63,7 @@ class TFLiteContents:
     custom_operators: dict[str, int]
     size_by_type: dict[str, int]
     layers: dict[str, tflite_file.LayerShare]
+    metadata: dict[str, Any]
 
     kind = "TensorFlow Lite"
 
@@ -81,6 +83,7 @@ class TFLiteContents:
             ("operators", str(sum(self.operators.values()))),
             *((f"  {name.lower()}", str(n)) for name, n in self.operator_types.items()),
             ("  custom", custom or "none"),
+            *metadata.rows(self.metadata),
         ]
         operators = {
             f"{name} (custom)" if name in self.custom_operators else name: n
@@ -291,6 +294,10 @@ def _tflite(path: Path) -> TFLiteContents:
             f"of and `tfconv convert` converts. Received: path={os.fspath(path)!r}"
         )
     file = tflite_file.read(path)
+    try:
+        told = metadata.read(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"In `path`, {error}. Received: path={os.fspath(path)!r}") from error
 
     def described(tensors: dict[str, tflite_file.Tensor]) -> dict[str, str]:
         return {n: tables.tensor_text(t.type.lower(), t.shape) for n, t in tensors.items()}
@@ -309,6 +316,7 @@ def _tflite(path: Path) -> TFLiteContents:
         custom_operators=file.custom_counts,
         size_by_type=file.size_by_type,
         layers=file.shares,
+        metadata=told,
     )
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flatbuffers
 import numpy as np
+from flatbuffers import number_types
+from flatbuffers.table import Table
 
 from tfconv._compat import tflite_schema
 from tfconv.export.rewriting import load, pack
@@ -21,6 +24,7 @@ _RGB, _GRAYSCALE = 1, 2
 _NORMALIZATION = 1  # a step before the model
 _AXIS_LABELS = 2  # what a file is
 _PIXEL_MAXIMUM = 255.0
+_SHOWN = 5  # labels
 
 
 def check(metadata: Any) -> None:
@@ -228,3 +232,100 @@ def _with_files(content: bytes, texts: Mapping[str, str]) -> bytes:
         for name, text in texts.items():
             archive.writestr(zipfile.ZipInfo(name), text)  # its date is the same every time
     return stream.getvalue()
+
+
+def read(content: bytes) -> dict[str, Any]:
+    """What a file's metadata says, as `to_tflite` takes it; empty where there is none.
+
+    Of the numbers, those of the first input that has some.
+
+    Raises:
+        ValueError: If the metadata is damaged.
+    """
+    try:
+        return _read(content)
+    except (struct.error, LookupError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"the metadata is damaged: {error}") from error
+
+
+def _read(content: bytes) -> dict[str, Any]:
+    root = tflite_schema().Model.GetRootAs(content, 0)
+    entries = [root.Metadata(i) for i in range(root.MetadataLength())]
+    entry = next((each for each in entries if each.Name() == _ENTRY), None)
+    if entry is None:
+        return {}
+    data = root.Buffers(entry.Buffer()).DataAsNumpy().tobytes()
+    table = _Fields(Table(data, struct.unpack_from("<I", data)[0]))
+    given = zip(_TEXTS, map(table.text, (0, 1, 2, 4, 5)))
+    metadata: dict[str, Any] = {key: text for key, text in given if text is not None}
+    graph = next(iter(table.tables(3)), None)
+    inputs, outputs = ([], []) if graph is None else (graph.tables(2), graph.tables(3))
+    files = {
+        tensor.text(0) or str(number): file.text(0)
+        for number, tensor in enumerate(outputs)
+        for file in tensor.tables(6)
+        if file.number(2) == _AXIS_LABELS
+    }
+    if files:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            texts = {name: archive.read(file).decode() for name, file in files.items()}
+        labels = {name: text.rstrip().splitlines() for name, text in texts.items()}
+        metadata["labels"] = labels if len(outputs) > 1 else next(iter(labels.values()))
+    steps = [step for tensor in inputs for step in tensor.tables(4)]
+    options = next((s.table(1) for s in steps if s.number(0) == _NORMALIZATION), None)
+    if options is not None:
+        metadata |= {"mean": options.floats(0), "std": options.floats(1)}
+    return metadata
+
+
+def rows(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What `read` gives, for a table."""
+    found = [("metadata", "")] if metadata else []
+    for key, value in metadata.items():
+        if key == "labels":
+            for output, labels in value.items() if isinstance(value, dict) else [("", value)]:
+                shown = ", ".join(labels[:_SHOWN]) + (", ..." if len(labels) > _SHOWN else "")
+                found.append((f"  labels {output}".rstrip(), f"{len(labels)}: {shown}"))
+        else:
+            text = value if isinstance(value, str) else ", ".join(f"{x:g}" for x in value)
+            found.append((f"  {key}", text))
+    return found
+
+
+class _Fields:
+    """The fields of a flatbuffer's table, by their numbers."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    def _place(self, number: int) -> int:
+        return self._table.Offset(4 + 2 * number)
+
+    def text(self, number: int) -> str | None:
+        place = self._place(number)
+        return self._table.String(self._table.Pos + place).decode() if place else None
+
+    def number(self, number: int) -> int:
+        flags = number_types.Uint8Flags
+        place = self._place(number)
+        return self._table.Get(flags, self._table.Pos + place) if place else 0
+
+    def table(self, number: int) -> _Fields:
+        position = self._table.Pos + self._place(number)
+        return _Fields(Table(self._table.Bytes, self._table.Indirect(position)))
+
+    def tables(self, number: int) -> list[_Fields]:
+        table, starts = self._table, self._items(number)
+        return [_Fields(Table(table.Bytes, table.Indirect(start))) for start in starts]
+
+    def floats(self, number: int) -> list[float]:
+        flags = number_types.Float32Flags
+        return [self._table.Get(flags, start) for start in self._items(number)]
+
+    def _items(self, number: int) -> list[int]:
+        """Where the elements of a vector stand, of four bytes each."""
+        place = self._place(number)
+        if not place:
+            return []
+        start = self._table.Vector(place)
+        return [start + 4 * i for i in range(self._table.VectorLen(place))]
