@@ -4,9 +4,10 @@
     python release/check.py --layers docs/versions.md         # make release-check
 
 In one environment, whose PATH has nothing else, TensorFlow is exchanged for the next version and
-tfconv stays: its native ops are to be in force, and a model to train. With --layers, all checks of
-`tfconv layers` are run too, and written into a table. In the end TensorFlow claims to be of a
-version that no library was built for.
+tfconv stays: its native ops are to be in force, and a model to train. With --layers, one
+configuration of each family goes through all checks of `tfconv layers`, some minutes a version, and
+the table says what passes. An interrupted run goes on where it was. In the end TensorFlow claims to
+be of a version that no library was built for.
 """
 
 from __future__ import annotations
@@ -88,11 +89,11 @@ class Environment:
     def install(self, *arguments: str) -> float:
         """Seconds that pip takes."""
         start = time.monotonic()
-        self.run("pip", "install", "-q", "--find-links", str(CACHE), *arguments)
+        self.run("pip", "install", "-q", "--no-compile", "--find-links", str(CACHE), *arguments)
         return time.monotonic() - start
 
 
-def check(environment: Environment, version: str) -> None:
+def check(environment: Environment, version: str) -> dict:
     """Native ops are in force, with the library that the wheel brought, and a model trains."""
     status = json.loads(environment.run("tfconv", "status", "--json"))
     native = status["native"]
@@ -102,23 +103,35 @@ def check(environment: Environment, version: str) -> None:
     assert status["rebuild"] is None, status
     print(f"  TensorFlow {status['tensorflow']}, Keras {status['keras']}: native, {native['isa']}")
     print(environment.run("python", "-c", TRAIN), end="", flush=True)
+    return status
 
 
-def table(found: dict[str, list[dict]]) -> str:
+def check_layers(environment: Environment, of_all: bool) -> list[dict]:
+    """What `tfconv layers` says of the layers after its checks."""
+    options = [] if of_all else ["--one-each"]
+    told = environment.run("tfconv", "layers", "--check", "--json", *options, failing=True)
+    return json.loads(told)
+
+
+def table(found: dict[str, dict], of_all: bool) -> str:
     """Layers by versions: how many checks passed, of how many."""
     rows: dict[str, list[str]] = {}
-    for families in found.values():
-        for family in families:
+    for record in found.values():
+        for family in record["families"]:
             count = sum(family["checks"].values())
             failed = sum(map(len, family["failures"].values()))
             text = f"**{count - failed} of {count}**" if failed else str(count)
             rows.setdefault(family["family"], []).append(text)
+    heads = [f"{r['tensorflow']}<br>Keras {r['keras']}" for r in found.values()]
     lines = [
         "# Layers under versions of TensorFlow\n",
-        "How many checks (`tfconv layers`) each layer passes in all its configurations, under",
-        "every version of TensorFlow that wheels have native ops for. Where some fail, it says of",
-        "how many. Made by `make release-check`.\n",
-        f"| layer | {' | '.join(found)} |",
+        "Made by `make release-check`: the wheel of `make wheels` beside each TensorFlow that it",
+        "has native ops for, in an environment without a compiler. A row is a family of",
+        "layers; the number is that of the checks of `tfconv layers` (files, training, mixed",
+        "precision, XLA, native against portable ops, TensorFlow Lite, SavedModel and others) that",
+        f"{'all its configurations' if of_all else 'one of its configurations'} passed; where some",
+        "failed, it says of how many.\n",
+        f"| layer | {' | '.join(heads)} |",
         "|---" * (len(found) + 1) + "|",
         *(f"| `{name}` | {' | '.join(cells)} |" for name, cells in rows.items()),
     ]
@@ -130,39 +143,47 @@ def main() -> int:
     parser.add_argument("versions", nargs="*", default=VERSIONS, help="of TensorFlow; all")
     parser.add_argument("--wheels", type=Path, default=ROOT / "dist", help="folder of the wheel")
     parser.add_argument("--layers", metavar="FILE", type=Path, help="write the table of layers")
+    parser.add_argument("--all", action="store_true", help="check all configurations of the layers")
     arguments = parser.parse_args()
     machine = platform.machine()
     wheels = list(arguments.wheels.resolve().glob(f"tfconv-*-manylinux*_{machine}.whl"))
     if len(wheels) != 1:
         raise SystemExit(f"error: there must be one wheel in {arguments.wheels}: {wheels}")
     digest = hashlib.sha256(wheels[0].read_bytes()).hexdigest()[:16]
-    environment = Environment(ROOT / "build" / "release")
-    found: dict[str, list[dict]] = {}
-    for number, version in enumerate(arguments.versions):
+    environment = None
+    found: dict[str, dict] = {}
+    for version in arguments.versions:
+        known = f"{version}-{digest}{'-all' if arguments.all else ''}.json"
+        known = ROOT / "build" / "release-checks" / known
+        if arguments.layers and known.is_file():  # an interrupted run goes on
+            found[version] = json.loads(known.read_text(encoding="utf-8"))
+            print(f"TensorFlow {version}: has been checked", flush=True)
+            continue
         fetch(version, machine)
+        is_new = environment is None
+        environment = environment or Environment(ROOT / "build" / f"release-{version}")
         seconds = environment.install(f"{package(version, machine)}=={version}.*")
         print(f"TensorFlow {version}: installed in {seconds:.0f} s", flush=True)
-        if number == 0:
+        if is_new:
             seconds = environment.install(str(wheels[0]))
             print(f"  {wheels[0].name}: installed in {seconds:.1f} s")
-        check(environment, version)
+        status = check(environment, version)
         if arguments.layers:
             start = time.monotonic()
-            known = ROOT / "build" / "release-checks" / f"{version}-{digest}.json"
-            if not known.is_file():  # an interrupted run goes on
-                told = environment.run("tfconv", "layers", "--check", "--json", failing=True)
-                json.loads(told)
-                known.parent.mkdir(parents=True, exist_ok=True)
-                known.write_text(told, encoding="utf-8")
-            found[version] = json.loads(known.read_text(encoding="utf-8"))
+            record = {name: status[name] for name in ("tensorflow", "keras")}
+            record["families"] = check_layers(environment, arguments.all)
+            known.parent.mkdir(parents=True, exist_ok=True)
+            known.write_text(json.dumps(record, indent=2), encoding="utf-8")
+            found[version] = record
             print(f"    checks of the layers: {time.monotonic() - start:.0f} s", flush=True)
-    print(environment.run("python", "-c", FUTURE), end="")
+    if environment is not None:
+        print(environment.run("python", "-c", FUTURE), end="")
     if arguments.layers:
-        arguments.layers.write_text(table(found), encoding="utf-8")
+        arguments.layers.write_text(table(found, arguments.all), encoding="utf-8")
     failures = [
         f"{version}: {text}"
-        for version, families in found.items()
-        for family in families
+        for version, record in found.items()
+        for family in record["families"]
         for texts in family["failures"].values()
         for text in texts
     ]

@@ -119,6 +119,13 @@ def test_layers_that_fail(capfd, monkeypatch):
     assert "AssertionError: the first is bad" in words
     assert "noise" not in printed.out + printed.err
     assert cli.main(["layers", "CondDense", "--check", "--json"]) == 0  # the second time round
+    seen.clear()
+    capfd.readouterr()
+    assert cli.main(["layers", "CondDense", "CondConv", "--check", "--one-each", "--json"]) == 1
+    assert [case.layer_class.__name__ for case in seen] == ["CondConv2D", "CondDense"]
+    conv, dense = json.loads(capfd.readouterr().out)
+    assert conv["checks"]["quick look"] == len(conv["failures"]["quick look"]) == 1
+    assert dense["failures"] == {"quick look": []}
 
 
 @pytest.mark.parametrize(

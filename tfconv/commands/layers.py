@@ -27,7 +27,10 @@ def add_layers(commands: Any) -> None:
         "--check",
         action="store_true",
         dest="run_checks",
-        help="run the checks and print what passed: minutes for all layers",
+        help="run the checks and print what passed: ten minutes for all layers",
+    )
+    parser.add_argument(
+        "--one-each", action="store_true", help="check one configuration of each family, not all"
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.set_defaults(run=run)
@@ -45,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     from tfconv import catalog
     from tfconv import catalog_tables as tables
 
-    families = catalog.families(arguments.names)
+    families = catalog.families(arguments.names, arguments.one_each)
     if arguments.run_checks:
         with only_ours() as terminal, progress_bar(terminal, transient=True) as bar:
             task = bar.add_task("", total=None)
@@ -54,6 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
                 lambda done, total, what: bar.update(
                     task, completed=done, total=total, description=what
                 ),
+                arguments.one_each,
             )
     failures = [text for family in families for found in family.failures.values() for text in found]
     if arguments.json:
