@@ -22,7 +22,7 @@ from tests.ops.geometries import (
     table,
 )
 from tfconv import portable
-from tfconv.ops import conv, per_example_conv
+from tfconv.ops import conv, conv_transpose, per_example_conv
 
 GROUPS = [(1, 1, 1), (1, 3, 5), (5, 1, 2), (2, 8, 1), (4, 5, 1), (3, 11, 2)]  # g, C / g, F / g
 MODES = [
@@ -371,6 +371,14 @@ def test_bad_shapes(x, kernel, groups):
         conv(tf.ones(x), tf.ones(kernel), groups=groups)
     for shape in (x, kernel):
         assert ", ".join(map(str, shape)) in str(caught.value)
+
+
+@pytest.mark.parametrize("function", [conv, conv_transpose])
+@pytest.mark.parametrize("kernel", [[3, 3, None, 4], [3, 3, 4, None]])
+def test_kernels_of_unknown_shape(function, kernel):
+    traced = tf.function(function, [tf.TensorSpec([2, 5, 5, 4]), tf.TensorSpec(kernel)])
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"kernel of shape \(3, 3, .*None"):
+        traced.get_concrete_function()
 
 
 @pytest.mark.parametrize(

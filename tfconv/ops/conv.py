@@ -69,7 +69,8 @@ def conv(
 
     def channels_last(x):
         channels, width, filters = x.shape[-1], *kernel.shape[-2:]
-        if channels is None or channels != width * groups or filters % groups:
+        known = None not in (channels, width, filters)
+        if not known or groups < 1 or channels != width * groups or filters % groups:
             raise invalid_argument(
                 f"conv: kernel of shape {kernel.shape} does not fit x of shape {x.shape} in "
                 f"{groups} groups"

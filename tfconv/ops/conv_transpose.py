@@ -101,7 +101,8 @@ def conv_transpose(
 
     def channels_last(x):
         channels, width, given = x.shape[-1], *kernel.shape[-2:]
-        if channels is None or channels != given or channels % groups or not width * channels:
+        known = channels and width and channels == given
+        if not known or groups < 1 or channels % groups:
             raise invalid_argument(
                 f"conv_transpose: kernel of shape {kernel.shape} does not fit x of shape "
                 f"{x.shape} in {groups} groups"
