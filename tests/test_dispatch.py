@@ -240,16 +240,21 @@ def test_library_of_ones_own(tmp_path, native_module):
     program = "import tfconv; s = tfconv.native_status(); print(s.in_force, s.library)"
     done = subprocess.run(
         [sys.executable, "-c", program],
-        env={**os.environ, "TFCONV_LIBRARY": str(library)},
-        cwd=ROOT,
+        env={**os.environ, "TFCONV_LIBRARY": "mine.so", "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
         capture_output=True,
         text=True,
     )
     assert done.stdout.split() == ["native", str(library)], done.stderr
 
 
-def test_missing_library_of_ones_own(library_folder, monkeypatch):
-    monkeypatch.setenv("TFCONV_LIBRARY", str(library_folder / "mine.so"))
+@pytest.mark.parametrize("there_is", ["none", "another"])
+def test_no_library_of_ones_own(there_is, library_folder, monkeypatch):
+    mine = library_folder / "mine.so"
+    if there_is == "another":
+        library_folder.mkdir()
+        shutil.copy(ROOT / "tfconv" / "_native" / _build.LITE_LIBRARY_NAME, mine)
+    monkeypatch.setenv("TFCONV_LIBRARY", str(mine))
     with pytest.warns(RuntimeWarning, match="mine.so cannot be loaded"):
         assert serves() == "portable"
 

@@ -51,7 +51,8 @@ def library() -> Library:
         return Library(problem="switched off by the environment variable TFCONV_NATIVE=0")
     running = _compat.tensorflow_version()
     own = os.environ.get("TFCONV_LIBRARY")
-    found = (pathlib.Path(own), {}) if own else _build.find_library(running)
+    # Without a folder, the loader would look elsewhere.
+    found = (pathlib.Path(own).resolve(), {}) if own else _build.find_library(running)
     if found is None:
         others = _build.built_versions()
         if others:
@@ -83,15 +84,15 @@ def library() -> Library:
         )
     try:
         module = tf.load_op_library(str(path))
-    except (tf.errors.OpError, RuntimeError, OSError) as error:
+        functions = ctypes.CDLL(str(path))
+        functions.tfconv_isa.restype = ctypes.c_char_p
+    except (tf.errors.OpError, RuntimeError, OSError, AttributeError) as error:
         reason = str(error).splitlines()[0]
         return Library(
             path=path,
             built_with=built_with,
             problem=f"{path} cannot be loaded ({reason}); `python -m tfconv build` builds it anew",
         )
-    functions = ctypes.CDLL(str(path))
-    functions.tfconv_isa.restype = ctypes.c_char_p
     cuda = hasattr(functions, "tfconv_cuda")
     if cuda:
         functions.tfconv_cuda.restype = ctypes.c_bool
