@@ -88,7 +88,7 @@ def test_files_that_do_not_allow_it_are_written_anew(apis, tmp_path):
     compose = tmp_path / "docker-compose.yml"
     to_saved_model(model, tmp_path, verify=False)
     assert FLAG not in compose.read_text()
-    batching = {"allowed_batch_sizes": [1], "max_batch_size": 1}
+    batching = {"allowed_batch_sizes": [1], "max_batch_size": np.int64(1)}
     to_saved_model(model, tmp_path, jit_compile=True, batching=batching, verify=False)
     assert FLAG in compose.read_text()
     compose.write_text(f"mine, with {FLAG}")

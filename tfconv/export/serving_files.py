@@ -73,6 +73,8 @@ def batching_parameters(
                 "(ascending, the last is max_batch_size) and pad_variable_length_inputs (a bool). "
                 f"Received: {name}={value!r}"
             )
+    for name in _LEAST.keys() & parameters.keys():
+        parameters[name] = int(parameters[name])  # NumPy's have no bits to count
     return parameters
 
 
