@@ -44,6 +44,7 @@ SHAPES = {
     "offset": [2, 4, 5, 18],
     "filter": [3, 3, 6, 2],
     "mask": [2, 4, 5, 9],
+    "weights": [2, 4, 5, 9],
     "dcolumns": [2, 4, 5, 9, 6],
     "query": [2, 4, 5, 6],
     "key": [2, 4, 5, 6],
@@ -77,6 +78,14 @@ OPS = {
         ["x", "offset", "filter", "dy", "mask"],
         {"dy": [2, 4, 5, 2]},
     ),
+    "deformable_aggregation": (["x", "offset", "weights"], {}),
+    **{
+        f"deformable_aggregation_{gradient}": (
+            ["x", "offset", "weights", "dy"],
+            {"dy": [2, 4, 5, 6]},
+        )
+        for gradient in ("input_grad", "sampling_grad")
+    },
     "local_attention": (["query", "key", "value", "bias"], {"bias": [3, 9]}),
     "local_attention_grad": (
         ["query", "key", "value", "bias", "dy"],
@@ -111,7 +120,7 @@ def call(module, op, shapes, **attributes):
 def invoke(module, op, inputs, attributes):
     if "mask" in inputs:
         inputs = {**inputs, "mask": [inputs["mask"]]}
-    elif op.startswith("deformable"):
+    elif op.startswith("deformable") and "weights" not in inputs:
         inputs = {**inputs, "mask": []}
     elif op.startswith("local_attention"):
         inputs = {**inputs, "bias": [inputs["bias"]]}
@@ -132,6 +141,28 @@ def test_bad_attributes(op, native_module):
         with pytest.raises((tf.errors.InvalidArgumentError, ValueError)):
             call(native_module, op, shapes_of(op), **attributes)
             pytest.fail(f"{attributes} were taken")
+
+
+@pytest.mark.parametrize("op", [op for op in OPS if "grad" not in op and "att" not in op])
+def test_gradients_without_padding(op, native_module):
+    """What graphs made elsewhere may ask for: tfconv's own functions give paddings."""
+    shapes = {
+        name: shape if shape[1:3] != [4, 5] or name == "x" else [2, 2, 3, *shape[3:]]
+        for name, shape in shapes_of(op).items()
+    }
+    rng = np.random.default_rng(0)
+    inputs = {name: tf.constant(rng.standard_normal(shape)) for name, shape in shapes.items()}
+    results = []
+    for padding in ({"padding": "VALID"}, {"padding": "EXPLICIT", "explicit_paddings": [0] * 4}):
+        attributes = {**GEOMETRY, **padding}
+        if "filter" in shapes:
+            del attributes["kernel_size"]
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            y = invoke(native_module, op, inputs, attributes)
+        results.append([y, *tape.gradient(y, inputs).values()])
+    for actual, expected in zip(*results):
+        np.testing.assert_array_equal(actual, expected)
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -179,6 +210,7 @@ FREE = {
     "local_attention": [("value", 3, 0)],
     "deformable_sample": [("x", 3, 0)],
     "deformable_conv": [("filter", 3, 0)],
+    "deformable_aggregation": [("x", 3, 0)],
     "per_example_conv": [
         *[("x", axis, 0) for axis in (1, 2)],
         *[("filter", axis, 1) for axis in (1, 2)],
