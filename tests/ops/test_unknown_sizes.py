@@ -1,5 +1,7 @@
 """Sizes that are not known when a function is traced: what does not fit is refused when it runs."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -152,6 +154,30 @@ def test_static_shapes_are_kept():
     np.testing.assert_array_equal(function(x), x)
     with pytest.raises(tf.errors.InvalidArgumentError, match="narrow"):
         function(tf.zeros([0, 7, 1, 3]))
+
+
+# Functions and the shapes of their inputs, in images of no rows.
+EMPTY = {
+    "involution": (involve(strides=2), [(2, 0, 8, 4), (2, 0, 4, 18)]),
+    "per example": (mixed(), [(2, 0, 5, 4), (2, 3, 3, 2, 6)]),
+    "per example depthwise": (mixed(), [(2, 0, 5, 4), (2, 3, 3, 1, 4)]),
+    "deformable conv": (deformed(), [(2, 0, 4, 4), (2, 0, 4, 36), (2, 0, 4, 18)]),
+    "deformable aggregation": (aggregated(), [(2, 0, 4, 4), (2, 0, 4, 36), (2, 0, 4, 18)]),
+    "deformable sample": (sampled(), [(2, 0, 4, 8), (2, 0, 4, 18), (2, 0, 4, 9)]),
+    "attention": (attended(), [(2, 0, 5, 4)] * 3 + [(2, 0, 5, 18)]),
+    "conv": (partial(conv, padding="same"), [(2, 0, 5, 4), (3, 3, 4, 5)]),
+    "conv in groups": (partial(conv, padding="same", groups=2), [(2, 0, 5, 4), (3, 3, 2, 6)]),
+    "conv depthwise": (partial(conv, padding="same", groups=4), [(2, 0, 5, 4), (3, 3, 1, 8)]),
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_no_pixels(name, implementation):
+    function, shapes = EMPTY[name]
+    y, *grads = gradients(function, list(map(tf.ones, shapes)))
+    assert y.shape[:2] == [2, 0]
+    for grad, shape in zip(grads, shapes):
+        assert grad.shape == shape and not np.any(grad)
 
 
 CONVOLUTIONS = [

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tfconv import _compat
 from tfconv.ops.dispatch import invalid_argument
+from tfconv.ops.geometry import examples, known_sizes
 
 
 @tf.autograph.experimental.do_not_convert  # nothing to convert, and tracing stays fast
@@ -54,11 +55,8 @@ def channel_shuffle(x: tf.Tensor, groups: int, *, data_format: str | None = None
     else:
         parts = tf.reshape(x, [-1, groups, channels // groups])
         order = [0, 2, 1]
-    first = -1 if x.shape[0] is None else x.shape[0]
-    rest = [tf.shape(x)[i] if size is None else size for i, size in enumerate(x.shape.as_list())][
-        1:
-    ]
-    return tf.reshape(tf.transpose(parts, order), [first, *rest])
+    sizes = [examples(x), *known_sizes(x, slice(1, None))]
+    return tf.reshape(tf.transpose(parts, order), sizes)
 
 
 def _size(x: tf.Tensor, axes: slice):

@@ -13,7 +13,7 @@ from tfconv import _compat
 from tfconv.ops.channels import in_channels_last
 from tfconv.ops.checks import fitting
 from tfconv.ops.dispatch import dispatch, in_float32, invalid_argument, with_an_example
-from tfconv.ops.geometry import Geometry, Padding, spatial_sizes
+from tfconv.ops.geometry import Geometry, Padding, examples, spatial_sizes
 from tfconv.ops.windows import columns, product
 
 
@@ -79,7 +79,10 @@ def conv(
 
         def form(x, kernel):
             x, among = _without_common_steps(x, geometry)
-            return _form(among, width, filters, groups)(x, kernel, among, groups)
+            # For no pixels, TensorFlow's convolutions in oneDNN give a tensor of x's shape.
+            empty = 0 in x.shape.as_list()[1:-1]
+            chosen = _by_columns if empty else _form(among, width, filters, groups)
+            return chosen(x, kernel, among, groups)
 
         def convolved(x):
             def portable():
@@ -418,4 +421,4 @@ def _by_columns(x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry, groups: int
         weights = tf.reshape(kernel, [taps * width, groups, filters // groups])
         y = tf.matmul(pixels, tf.transpose(weights, [1, 0, 2]))
         y = tf.transpose(y, [0, 2, 1, 3])
-    return tf.reshape(y, [-1, *output, filters])
+    return tf.reshape(y, [examples(x), *output, filters])

@@ -21,7 +21,7 @@ from tfconv.ops.dispatch import (
     is_wanted,
     second_order,
 )
-from tfconv.ops.geometry import Geometry, Padding, output_sizes, spatial_sizes
+from tfconv.ops.geometry import Geometry, Padding, examples, output_sizes, spatial_sizes
 from tfconv.ops.windows import product
 
 
@@ -290,28 +290,41 @@ def _starts(geometry: Geometry, sizes: list[Any], output: list[Any]) -> list[tf.
 
 
 def _portable_sample(x, offset, mask, *, geometry: Geometry) -> tf.Tensor:
-    samples = _portable_rows(x, offset, mask, geometry=geometry)
+    samples = portable_rows(x, offset, mask, geometry)
     output = [geometry.output_size(n, axis) for axis, n in enumerate(spatial_sizes(x))]
-    return tf.reshape(samples, [-1, *output, geometry.taps, x.shape[-1]])
+    return tf.reshape(samples, [examples(x), *output, geometry.taps, x.shape[-1]])
 
 
-def _portable_rows(x, offset, mask, *, geometry: Geometry) -> tf.Tensor:
+def portable_rows(
+    x: tf.Tensor,
+    offset: tf.Tensor,
+    mask: tf.Tensor | None,
+    geometry: Geometry,
+    names: tuple[str, str] = ("deformable", "mask"),
+) -> tf.Tensor:
     """Stock ops: gathers the corners from x with two zeros on every side; [-1, taps, C].
 
     A position is clipped to [-2, size]: all its corners can then be read, and those outside
     read a zero, with no test of their own.
+
+    Args:
+        x, offset, mask: As of `deformable_sample`, channels last.
+        geometry: Where the taps fall.
+        names: In messages, of who calls and of its mask.
     """
     channels, taps, rank = x.shape[-1], geometry.taps, geometry.rank
     groups = offset.shape[-1] // (rank * taps)
     sizes = spatial_sizes(x)
     batch, *output = output_sizes(x, geometry)
     positions = product(output)
-    message = "deformable: {} must have the batch and the output positions of x. Received: shape"
+    message = "{}: {} must have the batch and the output positions of x. Received: shape"
+    said = message.format(names[0], "offset")
     width = offset.shape[-1]
-    offset = of_sizes(offset, [batch, *output, width], message.format("offset"), reshaped=True)
+    offset = of_sizes(offset, [batch, *output, width], said, reshaped=True)
     if mask is not None:
         width = width // rank
-        mask = of_sizes(mask, [batch, *output, width], message.format("mask"), reshaped=True)
+        said = message.format(*names)
+        mask = of_sizes(mask, [batch, *output, width], said, reshaped=True)
 
     def by_tap(t):  # [N, P, groups, taps] -> [N, P, taps, groups]
         if groups == 1:
@@ -345,8 +358,9 @@ def _portable_rows(x, offset, mask, *, geometry: Geometry) -> tf.Tensor:
         for axis in range(1, rank):
             shift = shift * pitches[axis] + corner[axis]
             weight = weight * weights[axis][corner[axis]]
-        value = tf.gather(table, tf.reshape(near + shift * groups, [-1, count]), batch_dims=1)
-        term = value * tf.reshape(weight, [-1, count, 1])
+        places = tf.reshape(near + shift * groups, [examples(x), count])
+        value = tf.gather(table, places, batch_dims=1)
+        term = value * tf.reshape(weight, [examples(x), count, 1])
         total = term if total is None else total + term
     return tf.reshape(total, [-1, taps, channels])
 
@@ -355,7 +369,7 @@ def _portable_conv(x, offset, kernel, mask, *, geometry: Geometry) -> tf.Tensor:
     """Samples, then one matrix product a group."""
     width, filters = kernel.shape[-2:]
     taps, groups = geometry.taps, x.shape[-1] // width
-    samples = _portable_rows(x, offset, mask, geometry=geometry)
+    samples = portable_rows(x, offset, mask, geometry)
     output = [geometry.output_size(n, axis) for axis, n in enumerate(spatial_sizes(x))]
     if groups == 1:
         rows = tf.reshape(samples, [-1, taps * width])
@@ -366,7 +380,7 @@ def _portable_conv(x, offset, kernel, mask, *, geometry: Geometry) -> tf.Tensor:
         weights = tf.reshape(tf.transpose(weights, [2, 0, 1, 3]), [groups, taps * width, -1])
         y = tf.matmul(tf.reshape(rows, [groups, -1, taps * width]), weights)
         y = tf.transpose(y, [1, 0, 2])
-    return tf.reshape(y, [-1, *output, filters])
+    return tf.reshape(y, [examples(x), *output, filters])
 
 
 @tf.RegisterGradient("Tfconv>DeformableSample")

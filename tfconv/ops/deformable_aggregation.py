@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from tfconv.ops import native
 from tfconv.ops.channels import in_channels_last
-from tfconv.ops.checks import fitting, of_sizes
+from tfconv.ops.checks import fitting
+from tfconv.ops.deformable import portable_rows
 from tfconv.ops.dispatch import (
     apart,
     dispatch,
@@ -21,8 +20,7 @@ from tfconv.ops.dispatch import (
     is_wanted,
     second_order,
 )
-from tfconv.ops.geometry import Geometry, Padding, output_sizes, spatial_sizes
-from tfconv.ops.windows import product
+from tfconv.ops.geometry import Geometry, Padding, examples, spatial_sizes
 
 
 @tf.autograph.experimental.do_not_convert  # nothing to convert, and tracing stays fast
@@ -125,71 +123,14 @@ def _check(x: tf.Tensor, offset: tf.Tensor, weights: tf.Tensor, geometry: Geomet
         )
 
 
-def _starts(geometry: Geometry, axis: int, before: Any, output: list[Any]) -> tf.Tensor:
-    """Where along ``axis`` the taps fall before they are moved: [P, 1, taps]."""
-    first = tf.reshape(tf.range(output[axis]) * geometry.strides[axis] - before, [1, -1, 1])
-    shape = [product(output[:axis]), output[axis], product(output[axis + 1 :])]
-    first = tf.reshape(tf.broadcast_to(first, shape), [-1, 1, 1])
-    tap = np.indices(geometry.kernel_size)[axis].reshape(-1) * geometry.dilation_rate[axis]
-    return first + tap.astype(np.int32)
-
-
 def _twin(geometry: Geometry, x: tf.Tensor, offset: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-    return in_float32(lambda *t: _portable(*t, geometry), x, offset, weights)
+    def portable(x, offset, weights):
+        names = ("deformable_aggregation", "weights")
+        samples = portable_rows(x, offset, weights, geometry, names)
+        output = [geometry.output_size(n, axis) for axis, n in enumerate(spatial_sizes(x))]
+        return tf.reshape(tf.reduce_sum(samples, axis=1), [examples(x), *output, x.shape[-1]])
 
-
-def _portable(x: tf.Tensor, offset: tf.Tensor, weights: tf.Tensor, geometry: Geometry) -> tf.Tensor:
-    """Stock ops: gathers all corners from x with two zeros on every side.
-
-    A position is clipped to [-2, size]: all its corners can then be read, and those outside
-    read a zero, with no test of their own.
-    """
-    channels, taps, rank = x.shape[-1], geometry.taps, geometry.rank
-    groups = offset.shape[-1] // (taps * rank)
-    sizes = spatial_sizes(x)
-    batch, *output = output_sizes(x, geometry)
-    positions = product(output)
-    offset, weights = (
-        of_sizes(
-            t,
-            [batch, *output, groups * taps * last],
-            f"deformable_aggregation: {name} must have the batch and the output positions of x. "
-            "Received: shape",
-            reshaped=True,
-        )
-        for t, name, last in ((offset, "offset", rank), (weights, "weights", 1))
-    )
-    moved = tf.reshape(offset, [batch, positions * groups * taps, rank])
-    index, fractions = None, []
-    for axis, (size, (before, _)) in enumerate(zip(sizes, geometry.pad_amounts(sizes))):
-        start = tf.cast(_starts(geometry, axis, before, output), x.dtype)
-        along = tf.reshape(moved[..., axis], [batch, positions, groups, taps])
-        position = along + start
-        # Clipped as an integer, which any position makes without a test of its own: as a
-        # fraction, NaN stays NaN, and infinity becomes one of a pixel that is zero.
-        floor = tf.clip_by_value(tf.cast(tf.floor(position), tf.int32), -2, size)
-        fraction = position - tf.cast(floor, x.dtype)
-        fractions.append(tf.clip_by_value(fraction, tf.zeros([], x.dtype), tf.ones([], x.dtype)))
-        index = floor + 2 if index is None else index * (size + 4) + floor + 2
-    table = tf.pad(x, [[0, 0], *[[2, 2]] * rank, [0, 0]])
-    pixels = product([size + 4 for size in sizes])
-    table = tf.reshape(table, [-1, pixels * groups, channels // groups])
-    index = index * groups + tf.reshape(tf.range(groups), [groups, 1])
-    factors = [(1 - fraction, fraction) for fraction in fractions]
-    weights = tf.reshape(weights, [batch, positions, groups, taps])
-    total = None
-    for corner in itertools.product((0, 1), repeat=rank):
-        shift: Any = 0
-        factor = weights
-        for axis, further in enumerate(corner):
-            shift = shift * (sizes[axis] + 4) + further
-            factor = factor * factors[axis][further]
-        places = tf.reshape(index + shift * groups, [-1, positions * groups * taps])
-        value = tf.gather(table, places, batch_dims=1)
-        term = value * tf.reshape(factor, [-1, positions * groups * taps, 1])
-        total = term if total is None else total + term
-    total = tf.reshape(total, [-1, positions * groups, taps, channels // groups])
-    return tf.reshape(tf.reduce_sum(total, axis=2), [-1, *output, channels])
+    return in_float32(portable, x, offset, weights)
 
 
 @tf.RegisterGradient("Tfconv>DeformableAggregation")

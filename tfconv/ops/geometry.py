@@ -136,11 +136,12 @@ class Geometry:
     @classmethod
     def of_op(cls, op: Any, kernel_size: Sequence[int] | None = None) -> Geometry:
         """The geometry in a native op's attributes; those without kernel_size need it given."""
-        pads = list(op.get_attr("explicit_paddings"))
+        strides = op.get_attr("strides")
+        pads = list(op.get_attr("explicit_paddings")) or [0, 0] * len(strides)  # if "VALID"
         same = op.get_attr("padding") in ("SAME", b"SAME")
         return cls(
             tuple(op.get_attr("kernel_size") if kernel_size is None else kernel_size),
-            tuple(op.get_attr("strides")),
+            tuple(strides),
             tuple(op.get_attr("dilations")),
             None if same else tuple(zip(pads[::2], pads[1::2])),
         )
@@ -230,6 +231,14 @@ def known_sizes(x: tf.Tensor, axes: slice) -> list[Any]:
     static = x.shape.as_list()[axes]
     dynamic = None if None not in static else tf.shape(x)[axes]
     return [dynamic[i] if size is None else size for i, size in enumerate(static)]
+
+
+def examples(x: tf.Tensor) -> int:
+    """The batch of ``x`` for `tf.reshape`, which cannot tell it where there are no pixels.
+
+    -1 where it is not known.
+    """
+    return -1 if x.shape[0] is None else x.shape[0]
 
 
 def spatial_sizes(x: tf.Tensor) -> list[Any]:

@@ -23,7 +23,7 @@ from tfconv.ops.dispatch import (
     second_order,
     widened,
 )
-from tfconv.ops.geometry import Geometry, is_int, known_sizes, spatial_sizes
+from tfconv.ops.geometry import Geometry, examples, is_int, known_sizes, spatial_sizes
 from tfconv.ops.windows import Windows, product
 from tfconv.ops.xla import summed
 
@@ -354,8 +354,7 @@ def _portable(query, key, value, bias, heads, scale, places) -> list[tf.Tensor]:
     """Stock ops; at most 5-D tensors, as converters want them: the result and the weights."""
     query, key, value, bias = _fitting(query, key, value, bias, places)
     outputs, sizes = spatial_sizes(query), spatial_sizes(key)
-    batch, positions = query.shape[0], product(outputs)
-    rows = [-1 if batch is None else batch, positions, heads]
+    rows = [examples(query), product(outputs), heads]
     axes = places.of_axes(sizes, outputs)
     query = tf.reshape(query * tf.constant(scale, query.dtype), [*rows, query.shape[-1] // heads])
 

@@ -14,7 +14,7 @@ from tfconv.ops.channels import in_channels_last
 from tfconv.ops.checks import fitting, of_sizes
 from tfconv.ops.conv import conv, depthwise
 from tfconv.ops.dispatch import dispatch, in_float32, invalid_argument, is_wanted
-from tfconv.ops.geometry import Geometry, Padding, known_sizes, spatial_sizes
+from tfconv.ops.geometry import Geometry, Padding, examples, known_sizes, spatial_sizes
 from tfconv.ops.windows import Windows, columns, product
 
 MOST_EXAMPLES_APART = 32  # with more, the graph would grow too large
@@ -154,7 +154,7 @@ def _by_columns(x: tf.Tensor, kernels: tf.Tensor, geometry: Geometry) -> tf.Tens
         weights = tf.reshape(kernels, [batch, taps * width, groups, filters // groups])
         y = tf.matmul(pixels, tf.transpose(weights, [0, 2, 1, 3]))
         y = tf.transpose(y, [0, 2, 1, 3])
-    return tf.reshape(y, [-1, *output, filters])
+    return tf.reshape(y, [examples(x), *output, filters])
 
 
 def _by_rows(x: tf.Tensor, kernels: tf.Tensor, geometry: Geometry) -> tf.Tensor:
@@ -196,10 +196,10 @@ def _depthwise(x: tf.Tensor, kernels: tf.Tensor, geometry: Geometry) -> tf.Tenso
     weights = tf.reshape(kernels, [-1, geometry.taps, filters])
     total = None
     for tap, pixel in enumerate(Windows(x, geometry)):
-        pixel = tf.reshape(pixel, [-1, positions, channels, 1])
+        pixel = tf.reshape(pixel, [examples(x), positions, channels, 1])
         term = pixel * tf.reshape(weights[:, tap], [-1, 1, channels, filters // channels])
         total = term if total is None else total + term
-    return tf.reshape(total, [-1, *output, filters])
+    return tf.reshape(total, [examples(x), *output, filters])
 
 
 def _depthwise_apart(x: tf.Tensor, kernels: tf.Tensor, geometry: Geometry) -> tf.Tensor:

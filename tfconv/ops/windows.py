@@ -11,7 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfconv.ops.geometry import Geometry, spatial_sizes
+from tfconv.ops.geometry import Geometry, examples, spatial_sizes
 
 
 class Windows:
@@ -97,11 +97,11 @@ def columns(x: tf.Tensor, geometry: Geometry, groups: int = 1) -> tf.Tensor:
     channels = x.shape[-1]
     positions = product(windows.output)
     if groups == 1:
-        return tf.reshape(joined, [-1, positions, geometry.taps * channels])
+        return tf.reshape(joined, [examples(x), positions, geometry.taps * channels])
     width = channels // groups
-    joined = tf.reshape(joined, [-1, positions, geometry.taps, groups, width])
+    joined = tf.reshape(joined, [examples(x), positions, geometry.taps, groups, width])
     joined = tf.transpose(joined, [0, 3, 1, 2, 4])
-    return tf.reshape(joined, [-1, groups, positions, geometry.taps * width])
+    return tf.reshape(joined, [examples(x), groups, positions, geometry.taps * width])
 
 
 def product(sizes: list[Any]) -> Any:
