@@ -88,7 +88,7 @@ BLOCKS = {
         Case(Geometry((200,), 3), 1, 1, 24, offset_groups=3),
         Case(Geometry((3, 3), 1), 20, 1, 7),  # more images than units
         Case(Geometry((5, 4), 1, 10**9, "same", 10**9), 2, 2, 4, offset_groups=2),
-        Case(Geometry((4, 3), (14, 15)), 2, 2, 20, offset_groups=2),  # a group's taps in parts
+        Case(Geometry((2, 3), (14, 15)), 1, 2, 20, offset_groups=2),  # a group's taps in parts
         Case(Geometry((2, 3, 4), (6, 5, 7)), 1, 1, 6, offset_groups=1),
     ],
     "deformable_sample": [
@@ -154,10 +154,10 @@ def rows(cases):
 )
 def test_matches_reference(name, case, rng, kernels):
     family = FAMILIES[name]
-    drawn = family.draw(rng, case)
+    drawn = cast(family.draw(rng, case), np.float32)  # values of both types: computed once
+    expected = family.expected(case, **cast(drawn, np.float64))
     for dtype in (np.float32, np.float64):
         inputs = cast(drawn, dtype)
-        expected = family.expected(case, **inputs)
         for isa in kernels.available():
             results = family.run(kernels, kernels.Run(isa), case, **inputs)
             assert_matches(results, expected, dtype, isa)

@@ -43,7 +43,7 @@ FORWARD = {
     [
         *CASES.items(),
         ("deformable_sample", Case(Geometry((5,), 2, 1, "full", 2), 2, 1, 4, offset_groups=2)),
-        ("deformable_conv", Case(Geometry((2, 3, 2), 2, (2, 1, 1)), 1, 2, 1, 2, offset_groups=2)),
+        ("deformable_conv", Case(Geometry((2, 3, 2), (2, 1, 2), (2, 1, 1)), 1, 2, 1, 2, 2)),
     ],
 )
 def test_gradients_of_references(name, case, rng):
