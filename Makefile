@@ -33,7 +33,7 @@ BUT_LAYERS := $(ONCE) analysis blocks export models ops surgery test_bazel.py te
   test_dispatch.py layers/test_every_layer.py
 
 # How many cases of each test a level has: of those with many cases about every N-th (every), of those
-# that are dear every M-th, of each kind or not. `make test` runs the level `fast`, a release all.
+# that are dear every M-th, of each kind or any. `make test` runs the level `fast`, a release all.
 # tests/conftest.py chooses.
 LEVEL ?= fast
 # Leaves out what this level has.
@@ -44,7 +44,7 @@ CASES_3_more := 1,4
 CASES_2_more := 12
 CASES_3_all := 1
 CASES_2_all := 1
-every = --every=$(word 1,$(1)) $(if $(word 2,$(1)),--dear=$(word 2,$(1))) $(if $(word 3,$(1)),--any-kind)
+every = --every=$(word 1,$(1)) $(if $(word 2,$(1)),--dear=$(word 2,$(1))) $(if $(word 3,$(1)),--any)
 chosen = $(call every,$(subst $(comma), ,$(CASES_$(1)_$(LEVEL)))) \
   $(if $(BESIDES),--besides=$(CASES_$(1)_$(BESIDES)))
 comma := ,
@@ -71,25 +71,25 @@ env-addons: $(STAMP_ADDONS) ## Make .venv-addons: TensorFlow 2.15, Keras 2, Tens
 
 # setup.py finds the TensorFlow that is installed first and builds against it. tf_keras and
 # tensorflow-serving-api would have `tensorflow` installed over tensorflow-cpu: hence without their
-# dependencies.
+# dependencies. --no-compile: most files of TensorFlow, scikit-learn and others are never imported.
 $(STAMP): pyproject.toml setup.py
 	@echo "== $(VENV): TensorFlow 2.21"
 	rm -f $@
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install -qq "setuptools>=64" wheel cmake ninja "tensorflow-cpu~=2.21.0"
-	$(VENV)/bin/pip install -qq --no-deps "tf_keras~=2.21.0" "tensorflow-serving-api~=2.21.0"
+	$(VENV)/bin/pip install -qq --no-compile "setuptools>=64" wheel cmake ninja "tensorflow-cpu~=2.21.0"
+	$(VENV)/bin/pip install -qq --no-compile --no-deps "tf_keras~=2.21.0" "tensorflow-serving-api~=2.21.0"
 	echo "== $(VENV): tfconv with its native ops"
-	$(VENV)/bin/pip install -qq --no-build-isolation -e ".[cpu,lite,onnx,viz,test,demo]"
+	$(VENV)/bin/pip install -qq --no-compile --no-build-isolation -e ".[cpu,lite,onnx,viz,test,demo]"
 	touch $@
 
 $(STAMP_ADDONS): pyproject.toml setup.py
 	@echo "== $(VENV_ADDONS): TensorFlow 2.15 and TensorFlow Addons"
 	rm -f $@
 	$(PYTHON) -m venv $(VENV_ADDONS)
-	$(VENV_ADDONS)/bin/pip install -qq "setuptools>=64,<81" wheel cmake ninja "tensorflow-cpu==2.15.1" "numpy<2"
-	$(VENV_ADDONS)/bin/pip install -qq --no-deps "tensorflow-serving-api~=2.15.0"
+	$(VENV_ADDONS)/bin/pip install -qq --no-compile "setuptools>=64,<81" wheel cmake ninja "tensorflow-cpu==2.15.1" "numpy<2"
+	$(VENV_ADDONS)/bin/pip install -qq --no-compile --no-deps "tensorflow-serving-api~=2.15.0"
 	echo "== $(VENV_ADDONS): tfconv with its native ops"
-	$(VENV_ADDONS)/bin/pip install -qq --no-build-isolation -e ".[addons,compression,viz,test]"
+	$(VENV_ADDONS)/bin/pip install -qq --no-compile --no-build-isolation -e ".[addons,compression,viz,test]"
 	touch $@
 
 # Incremental: seconds if nothing has changed.

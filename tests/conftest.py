@@ -1,6 +1,7 @@
 """What all tests share: the environment, seeds, and the choice of the implementation."""
 
 import collections
+import gc
 import importlib.util
 import os
 import zlib
@@ -12,20 +13,27 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.pop("TFCONV_NATIVE", None)  # the tests choose
 
-import numpy as np  # noqa: E402
 import pytest  # noqa: E402
-import tensorflow as tf  # noqa: E402
 
-import tfconv  # noqa: E402
-from tfconv._compat import keras  # noqa: E402
-from tfconv.catalog import family_name  # noqa: E402
-from tfconv.testing import layer_cases  # noqa: E402
-
-tf.config.threading.set_intra_op_parallelism_threads(2)
-tf.config.experimental.enable_tensor_float_32_execution(False)  # GPUs: tolerances are of float32
-
-FEW = 2  # cases of a test that always run
+FEW = 2  # cases of a test that always run, unless any will do
 LATE = 4  # tests that are marked `late` run where at least every fourth of the dear cases does
+
+
+def pytest_collectstart(collector):
+    """Imports TensorFlow, which xdist's controller does without: it collects nothing."""
+    if not isinstance(collector, pytest.Session):
+        return
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(2)
+    tf.config.experimental.enable_tensor_float_32_execution(False)  # tolerances are of float32
+    gc.disable()  # a tenth of the tests' time: it looks at TensorFlow's and pytest's objects
+
+
+def pytest_collection_finish():
+    gc.freeze()  # they stay
+    gc.enable()
+
 
 collect_ignore = []
 if importlib.util.find_spec("tensorflow_addons") is None:
@@ -49,22 +57,21 @@ def pytest_addoption(parser):
         help="the same, of the tests that are marked `dear` only",
     )
     parser.addoption(
-        "--any-kind",
+        "--any",
         action="store_true",
-        help="do not see to it that each kind (the mark `kind`) is among the cases",
+        help="any case will do: one of each test at least, not two, and not one of each kind (the "
+        "mark `kind`)",
     )
     parser.addoption(
         "--besides",
         metavar="N[,M][,any]",
-        help="leave out what runs with --every=N --dear=M, and --any-kind",
+        help="leave out what runs with --every=N --dear=M, and --any",
     )
 
 
 def pytest_collection_modifyitems(config, items):
     option = config.getoption
-    chosen = _chosen(
-        items, option("every"), max(option("every"), option("dear")), option("any_kind")
-    )
+    chosen = _chosen(items, option("every"), max(option("every"), option("dear")), option("any"))
     if option("besides"):
         *numbers, last = option("besides").split(",")
         numbers += [last] if last != "any" else []
@@ -76,7 +83,7 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [item for item in items if item in chosen]
 
 
-def _chosen(items, every, dear, any_kind):
+def _chosen(items, every, dear, whichever):
     """The cases that stand for all of them."""
     tables = collections.defaultdict(list)
     for item in items:
@@ -88,12 +95,12 @@ def _chosen(items, every, dear, any_kind):
         if cases[0].get_closest_marker("dear"):
             count = -(-len(cases) // dear)
         else:
-            count = max(FEW, -(-len(cases) // every))
-        chosen.update(_representatives(cases, count, any_kind))
+            count = max(1 if whichever else FEW, -(-len(cases) // every))
+        chosen.update(_representatives(cases, count, whichever))
     return chosen
 
 
-def _representatives(cases, count, any_kind):
+def _representatives(cases, count, whichever):
     """About ``count`` cases, chosen by a hash: with as many values of the parameters as they can
 
     have, and one of each kind, however many kinds there are, unless any will do.
@@ -101,7 +108,7 @@ def _representatives(cases, count, any_kind):
     cases = sorted(cases, key=lambda item: zlib.crc32(item.nodeid.encode()))
     seen, chosen, others = set(), [], []
     for item in cases:
-        kinds = {("kind", mark.args) for mark in item.iter_markers("kind") if not any_kind}
+        kinds = {("kind", mark.args) for mark in item.iter_markers("kind") if not whichever}
         values = kinds | set(item.callspec.indices.items() if hasattr(item, "callspec") else ())
         if kinds - seen or (len(chosen) < count and values - seen):
             seen |= values
@@ -113,6 +120,9 @@ def _representatives(cases, count, any_kind):
 
 def cases_by_family():
     """The configurations of every layer as parameters, a kind for each family."""
+    from tfconv.catalog import family_name
+    from tfconv.testing import layer_cases
+
     return [
         pytest.param(case, id=f"{number}-{name}", marks=pytest.mark.kind(family_name(name)))
         for number, case in enumerate(layer_cases())
@@ -123,12 +133,16 @@ def cases_by_family():
 @pytest.fixture(autouse=True)
 def seeds():
     """Every test draws the same numbers every time."""
+    from tfconv._compat import keras
+
     keras.utils.set_random_seed(0)
 
 
 @pytest.fixture
 def rng():
     """A generator of the test's own."""
+    import numpy as np
+
     return np.random.default_rng(0)
 
 
@@ -138,6 +152,8 @@ def implementation(request):
 
     The native library belongs to what is tested: where it is missing, the test fails.
     """
+    import tfconv
+
     if request.param == "portable":
         with tfconv.portable():
             yield request.param
@@ -148,6 +164,8 @@ def implementation(request):
 
 def require_native():
     """Fails unless native ops serve."""
+    import tfconv
+
     status = tfconv.native_status()
     assert status.in_force == "native", f"no native ops: {status.reason}"
 
@@ -155,5 +173,7 @@ def require_native():
 @pytest.fixture
 def native_module():
     """The Python wrappers of the native ops, without tfconv's own checks in front."""
+    from tfconv.ops import native
+
     require_native()
-    return tfconv.ops.native.library().module
+    return native.library().module
