@@ -1,5 +1,8 @@
 """TensorFlow's Model Optimization Toolkit prunes, clusters and quantizes models with our layers."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -27,6 +30,13 @@ def trained(model, callbacks=()):
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     model.fit(x, y, batch_size=16, epochs=2, verbose=0, callbacks=list(callbacks))
     return x
+
+
+def test_table():
+    """It has all layers."""
+    page = Path(__file__).parents[1] / "docs" / "compression.md"
+    rows = re.findall(r"^\| (\w+) \|.*\|$", page.read_text(encoding="utf-8"), re.M)
+    assert sorted(rows[1:]) == tfconv.layers.__all__
 
 
 @pytest.mark.skipif(not KERAS_3, reason="Keras 2 has the toolkit")
