@@ -383,6 +383,24 @@ def test_channel_split(rng):
     np.testing.assert_array_equal(np.stack(parts, 1), x.reshape(2, 3, 2, 3))
 
 
+@pytest.mark.parametrize("layer", [blocks.ChannelSplit(2), blocks.LayerScale()], ids=str)
+def test_masks_go_on(layer):
+    """The positions stay where they are."""
+    x = np.where([[[0.0], [1.0], [1.0]]], np.ones([2, 3, 4], np.float32), 0)
+    for y in tf.nest.flatten(layer(keras.layers.Masking()(x))):
+        np.testing.assert_array_equal(y._keras_mask, [[False, True, True]] * 2)
+
+
+@pytest.mark.parametrize(
+    "layer", [blocks.ChannelSplit(2), blocks.LayerScale(), blocks.MirrorPadding2D()]
+)
+def test_computed_shapes_are_of_keras(layer):
+    given = layer.compute_output_shape([2, 3, 3, 4])
+    expected = keras.layers.ReLU().compute_output_shape((2, 3, 3, 4))
+    for shape in given if isinstance(given, list) else [given]:
+        assert type(shape) is type(expected)
+
+
 def test_channels_that_do_not_split():
     layer = blocks.ChannelSplit(4)
     for split in (layer, lambda x: layer.compute_output_shape(x.shape)):

@@ -460,9 +460,11 @@ def test_inputs_of_integers_that_are_right():
     ):
         y = tfconv.SplitTransformMerge(transform, groups=2)(x)
         assert y.shape[-1] == 4 and y.dtype == tf.float32
-    for layer in (tfconv.blocks.MirrorPadding2D(), tfconv.blocks.ChannelSplit()):
-        y = tf.nest.flatten(layer(tf.ones([1, 2, 2, 2], tf.uint8)))
-        assert y[0].dtype == tf.uint8
+    moving = tfconv.blocks.MirrorPadding2D(), tfconv.blocks.ChannelSplit(), tfconv.ChannelShuffle(2)
+    for layer in moving:
+        x = keras.Input((2, 2, 2), dtype="uint8")
+        for given in (tf.ones([1, 2, 2, 2], tf.uint8), x):  # a model tells the same types
+            assert {tf.as_dtype(y.dtype) for y in tf.nest.flatten(layer(given))} == {tf.uint8}
     y = tfconv.ChannelShuffle(2)(tf.constant([[1, 2, 3, 4]]))
     assert y.numpy().tolist() == [[1, 3, 2, 4]] and y.dtype == tf.int32
     # What stands beside the input is cast.

@@ -18,8 +18,9 @@ from tfconv.layers.arguments import (
     positive_number,
     resolved,
 )
-from tfconv.layers.base import BaseLayer, register, static_shape
+from tfconv.layers.base import register, shape_for_keras, static_shape
 from tfconv.layers.batch_norm import BatchNormalization
+from tfconv.layers.calls import Rearranged
 from tfconv.ops.geometry import is_int, standardized_padding
 
 
@@ -323,7 +324,7 @@ def depthwise_norm(
 
 
 @register
-class MirrorPadding2D(BaseLayer):
+class MirrorPadding2D(Rearranged):
     """Pads images with their own pixels, mirrored at the edge: ``y[-i] = x[i - 1]``.
 
     Max pooling of what it gives is that of an image padded with nothing, as PyTorch's: each
@@ -346,8 +347,6 @@ class MirrorPadding2D(BaseLayer):
         array([1., 2., 2.], dtype=float32)
     """
 
-    takes_integers = True
-
     def __init__(self, padding: tuple[int, int] = (1, 1), data_format: str | None = None, **kwargs):
         super().__init__(**kwargs)
         self.take(_pair, padding=padding)
@@ -365,7 +364,7 @@ class MirrorPadding2D(BaseLayer):
         shape = list(static_shape(input_shape))
         for axis in self._axes():
             shape[axis] = None if shape[axis] is None else shape[axis] + sum(self.padding)
-        return tuple(shape)
+        return shape_for_keras(shape)
 
 
 def _pair(value: Any, name: str) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from tfconv._compat import keras
 from tfconv.blocks.convolution import activated, channel_axis, channels_of, named
 from tfconv.layers import Conv2D, DeformableAggregation2D
 from tfconv.layers.arguments import boolean, known_data_format, number, optional, positive_int
-from tfconv.layers.base import BaseLayer, register
+from tfconv.layers.base import BaseLayer, register, shape_for_keras, static_shape
 
 EPSILON = 1e-6  # of layer normalizations, as in the authors' code
 
@@ -44,6 +44,7 @@ class LayerScale(BaseLayer):
         super().__init__(**kwargs)
         self.take(number, initial_value=initial_value)
         self.take(known_data_format, data_format=data_format)
+        self.supports_masking = True
 
     def build(self, input_shape):
         self.gamma = self.add_weight(
@@ -61,7 +62,7 @@ class LayerScale(BaseLayer):
         return inputs * tf.reshape(gamma, [-1, *[1] * (inputs.shape.rank - 2)])
 
     def compute_output_shape(self, input_shape):
-        return input_shape
+        return shape_for_keras(static_shape(input_shape))
 
 
 def layer_norm(x: Any, name: str | None = None) -> Any:

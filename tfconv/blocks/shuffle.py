@@ -18,11 +18,12 @@ from tfconv.blocks.convolution import (
 )
 from tfconv.layers import ChannelShuffle
 from tfconv.layers.arguments import known_data_format, positive_int
-from tfconv.layers.base import BaseLayer, known_channels, register, static_shape
+from tfconv.layers.base import known_channels, register, shape_for_keras, static_shape
+from tfconv.layers.calls import Rearranged
 
 
 @register
-class ChannelSplit(BaseLayer):
+class ChannelSplit(Rearranged):
     """Cuts channels into equal parts: ``y_i[n, p, c] = x[n, p, i * C / sections + c]``.
 
     Args:
@@ -43,8 +44,6 @@ class ChannelSplit(BaseLayer):
         >>> [part.numpy().tolist() for part in tfconv.blocks.ChannelSplit(2)(tf.eye(2, 4))]
         [[[1.0, 0.0], [0.0, 1.0]], [[0.0, 0.0], [0.0, 0.0]]]
     """
-
-    takes_integers = True
 
     def __init__(self, sections: int = 2, data_format: str | None = None, **kwargs: Any):
         super().__init__(**kwargs)
@@ -68,7 +67,11 @@ class ChannelSplit(BaseLayer):
     def compute_output_shape(self, input_shape):
         shape = list(static_shape(input_shape))
         shape[self.channel_axis] = self._part(shape)
-        return [tuple(shape)] * self.sections
+        return [shape_for_keras(shape)] * self.sections
+
+    def compute_mask(self, inputs, mask=None):
+        """That of the positions, which are in each part where they were."""
+        return None if mask is None or self.channel_axis == 1 else [mask] * self.sections
 
 
 def _check_filters(x: Any, filters: int, strides: int) -> None:

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfconv._compat import keras
 from tfconv.layers.arguments import integer, number, optional
-from tfconv.layers.base import SecondOutput
+from tfconv.layers.calls import SecondOutput
 from tfconv.layers.masking import divided
 
 

@@ -9,11 +9,12 @@ import tensorflow as tf
 from tfconv import ops
 from tfconv._compat import keras
 from tfconv.layers.arguments import boolean, known_data_format, positive_int
-from tfconv.layers.base import BaseLayer, register, shape_for_keras, static_shape
+from tfconv.layers.base import register, shape_for_keras, static_shape
+from tfconv.layers.calls import Rearranged
 
 
 @register
-class ChannelShuffle(BaseLayer):
+class ChannelShuffle(Rearranged):
     """Takes the channels of all groups in turn, over any number of spatial axes.
 
     ``y[n, p, i * groups + g] = x[n, p, g * (C / groups) + i]``. A shuffle with ``C / groups``
@@ -38,8 +39,6 @@ class ChannelShuffle(BaseLayer):
         >>> tfconv.ChannelShuffle(2)(tf.constant([[0.0, 1.0, 2.0, 3.0]])).numpy()
         array([[0., 2., 1., 3.]], dtype=float32)
     """
-
-    takes_integers = True
 
     def __init__(
         self, groups: int, data_format: str | None = None, inverse: bool = False, **kwargs: Any

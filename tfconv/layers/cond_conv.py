@@ -37,8 +37,7 @@ class CondConv(MixedConv, Experts, ConvLayer):
     def call(self, inputs, routing_weights=None, mask=None, return_routing_weights=False):
         x = self.fitting(inputs)
         routing = self.routed(x, routing_weights, mask)
-        y = self.finish(self.convolved(x, routing, self.groups))
-        return (y, routing) if return_routing_weights else y
+        return self.mixed_outputs(x, routing, return_routing_weights)
 
 
 class CondConv1D(CondConv, rank=1):
@@ -120,8 +119,4 @@ class DepthwiseCondConv2D(MixedConv, Experts, SpatialLayer, rank=2):
         self.build_experts(kernel_shape, count * self.depth_multiplier, count)
         self.built = True
 
-    def call(self, inputs, routing_weights=None, mask=None, return_routing_weights=False):
-        x = self.fitting(inputs)
-        routing = self.routed(x, routing_weights, mask)
-        y = self.finish(self.convolved(x, routing, x.shape[-1]))
-        return (y, routing) if return_routing_weights else y
+    call = CondConv.call

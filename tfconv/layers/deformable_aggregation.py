@@ -9,13 +9,12 @@ import numpy as np
 import tensorflow as tf
 
 from tfconv import ops
-from tfconv._compat import keras
 from tfconv.layers import depthwise_conv
 from tfconv.layers.arguments import boolean, optional, positive_int, positive_number
 from tfconv.layers.kernels import KernelArguments
 from tfconv.layers.masking import without_mask
 from tfconv.layers.spatial import SpatialLayer
-from tfconv.ops.dispatch import in_float32, with_an_example
+from tfconv.ops.dispatch import in_float32
 from tfconv.ops.geometry import Padding, spatial_sizes
 from tfconv.ops.windows import product
 
@@ -156,17 +155,14 @@ class DeformableAggregation(KernelArguments, SpatialLayer):
         name, instead = ("groups", "") if self.groups else ("group_channels", "groups")
         self.require_divisor(name, count, input_shape, instead=instead)
         groups = self.groups_of(count)
-        conv = getattr(keras.layers, f"Conv{self.rank}D")
-        shape = (*(None,) * (self.rank + 1), count)
-        shared = {"kernel_size": 1, "data_format": "channels_last"}
         first, last, between = self.arguments_inside(3)
         if self.project_inputs:
-            self.sublayer("input_projection", conv, shape, filters=count, **shared, **first)
+            self.pointwise_sublayer("input_projection", count, count, **first)
         if self.depthwise_kernel_size is not None:
             self.sublayer(
                 "depthwise",
                 getattr(depthwise_conv, f"DepthwiseConv{self.rank}D"),
-                shape,
+                (*[None] * (self.rank + 1), count),
                 kernel_size=self.depthwise_kernel_size,
                 strides=self.strides,
                 padding="same" if self._is_centred else "valid",
@@ -182,25 +178,24 @@ class DeformableAggregation(KernelArguments, SpatialLayer):
             made["scale"] = groups
         of_sampling = self.arguments_inside(len(made), "offset", "offset_bias")
         for (name, filters), arguments in zip(made.items(), of_sampling):
-            self.sublayer(f"{name}_projection", conv, shape, filters=filters, **shared, **arguments)
+            self.pointwise_sublayer(f"{name}_projection", count, filters, **arguments)
         if self.project_outputs:
-            filters = self.output_channels(count)
-            self.sublayer("output_projection", conv, shape, filters=filters, **shared, **last)
+            self.pointwise_sublayer("output_projection", count, self.output_channels(count), **last)
         self.built = True
 
     def call(self, inputs):
         x = self.padded(without_mask(self.fitting(inputs)))
         features = self._features(x)
         offset, weights = self._sampling(features)
-        value = self._projected("input_projection", x) if self.project_inputs else x
+        value = self.made_by(self.input_projection, x) if self.project_inputs else x
         y = ops.deformable_aggregation(
             value, offset, weights, self.kernel_size, **self.geometry_arguments
         )
         if self.center_feature_scale:
-            scale = tf.sigmoid(self._projected("scale_projection", features))
+            scale = tf.sigmoid(self.made_by(self.scale_projection, features))
             y = _mixed(y, self._at_centres(value, (1,) * self.rank, self.strides), scale)
         if self.project_outputs:
-            y = self._projected("output_projection", y)
+            y = self.made_by(self.output_projection, y)
         return self.finish(y)
 
     def offsets_and_weights(self, inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -212,9 +207,6 @@ class DeformableAggregation(KernelArguments, SpatialLayer):
         x = self.padded(self.fitting(self.entered(inputs)))
         offset, weights = self._sampling(self._features(x))
         return self.restored(offset), self.restored(weights)
-
-    def _projected(self, name: str, x: tf.Tensor) -> tf.Tensor:
-        return self.weight(with_an_example(getattr(self, name), x))
 
     @property
     def _is_centred(self) -> bool:
@@ -229,7 +221,7 @@ class DeformableAggregation(KernelArguments, SpatialLayer):
         else:
             if not self._is_centred:
                 x = self._at_centres(x, size, (1,) * self.rank)
-            x = self.weight(with_an_example(self.depthwise, x))
+            x = self.made_by(self.depthwise, x)
         if not self.normalize_features:
             return x
         with tf.name_scope("normalization"):
@@ -260,8 +252,8 @@ class DeformableAggregation(KernelArguments, SpatialLayer):
     def _sampling(self, features: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Offsets and weights from features."""
         taps, rank = self.sampled_taps, self.rank
-        offset = self._projected("offset_projection", features)
-        weights = self._projected("weight_projection", features)
+        offset = self.made_by(self.offset_projection, features)
+        weights = self.made_by(self.weight_projection, features)
         if self.softmax:
             weights = _reshaped(lambda w: in_float32(tf.nn.softmax, w), weights, [taps])
         if self.remove_center:

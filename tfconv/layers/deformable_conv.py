@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfconv import ops
 from tfconv.layers.arguments import boolean, number, positive_int, positive_number
-from tfconv.layers.base import OptionalInputs
+from tfconv.layers.calls import OptionalInputs
 from tfconv.layers.spatial import ConvLayer, OneKernelConv
 
 

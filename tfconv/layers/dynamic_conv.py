@@ -10,7 +10,7 @@ import tensorflow as tf
 from tfconv import _compat
 from tfconv._compat import convert_variable, keras
 from tfconv.layers.arguments import positive_int, positive_number
-from tfconv.layers.base import SecondOutput
+from tfconv.layers.calls import SecondOutput
 from tfconv.layers.experts import MixedConv, Mixture
 from tfconv.layers.masking import mean_of_positions
 from tfconv.layers.spatial import ConvLayer
@@ -113,9 +113,7 @@ class DynamicConv(MixedConv, Mixture, SecondOutput, ConvLayer):
 
     def call(self, inputs, mask=None, return_attention_scores=False):
         x = self.fitting(inputs)
-        attention = self._attention(x, mask)
-        y = self.finish(self.convolved(x, attention, self.groups))
-        return (y, attention) if return_attention_scores else y
+        return self.mixed_outputs(x, self._attention(x, mask), return_attention_scores)
 
     def get_config(self):
         temperature = self._last_temperature

@@ -11,7 +11,8 @@ import tensorflow as tf
 from tfconv import _compat
 from tfconv._compat import convert_variable, keras
 from tfconv.layers.arguments import choice, positive_int, resolved
-from tfconv.layers.base import BaseLayer, OptionalInputs, SecondOutput
+from tfconv.layers.base import BaseLayer
+from tfconv.layers.calls import OptionalInputs, SecondOutput
 from tfconv.layers.kernels import Adaptable, independent_copies
 from tfconv.layers.masking import mean_of_positions
 from tfconv.ops.checks import of_sizes
@@ -98,14 +99,14 @@ class MixedConv(BaseLayer):
         super().__init__(*args, **kwargs)
         self.take(choice(*EXECUTIONS), execution=execution)
 
-    def convolved(self, x: tf.Tensor, weights: tf.Tensor, groups: int) -> tf.Tensor:
-        """Each example of a channels-last x convolved with its own mixture, bias included."""
-        x = self.padded(x)
-        channels = x.shape[-1]
-        shape = (*self.kernel_size, channels // groups, self.output_channels(channels))
-        kernels = tf.reshape(self.weight(self.expert_kernels), [-1, *shape])
-        y = mixed_conv(x, kernels, weights, execution=self.execution, **self.geometry_arguments)
-        return self.with_mixed_bias(y, weights)
+    def mixed_outputs(self, x: tf.Tensor, weights: tf.Tensor, with_weights: bool) -> Any:
+        """The layer's output for a channels-last x, and the weights of each example's mixture."""
+        shape = (self.num_experts, *self.kernel_size, -1, self.output_channels(x.shape[-1]))
+        kernels = tf.reshape(self.weight(self.expert_kernels), shape)
+        arguments = {"execution": self.execution, **self.geometry_arguments}
+        y = mixed_conv(self.padded(x), kernels, weights, **arguments)
+        y = self.finish(self.with_mixed_bias(y, weights))
+        return (y, weights) if with_weights else y
 
 
 class Experts(Mixture, OptionalInputs, SecondOutput):

@@ -11,8 +11,8 @@ import tensorflow as tf
 from tfconv import _compat, ops
 from tfconv._compat import keras
 from tfconv.layers.arguments import number, optional, positive_int
-from tfconv.layers.base import SecondOutput
 from tfconv.layers.batch_norm import BatchNormalization
+from tfconv.layers.calls import SecondOutput
 from tfconv.layers.kernels import KernelArguments
 from tfconv.layers.masking import without_mask
 from tfconv.layers.spatial import SpatialLayer
@@ -105,17 +105,13 @@ class Involution(KernelArguments, SecondOutput, SpatialLayer):
         self.require_divisor(name, count, input_shape, instead=instead)
         groups = self.groups or count // self.group_channels
         reduced = max(count // self.reduction_ratio, 1)
-        conv = getattr(keras.layers, f"Conv{self.rank}D")
         first, second = self.arguments_inside(2)
-        first.update(filters=reduced, use_bias=False)
-        second.update(filters=groups * self.geometry.taps)
-        shared = {"kernel_size": 1, "data_format": "channels_last"}
-        positions = (None,) * (self.rank + 1)
-        self.sublayer("reduce", conv, (*positions, count), **shared, **first)
+        first.update(use_bias=False)
+        self.pointwise_sublayer("reduce", count, reduced, **first)
         self.sublayer(
             "normalization",
             BatchNormalization,
-            (*positions, reduced),
+            (*[None] * (self.rank + 1), reduced),
             momentum=self.batch_norm_momentum,
             epsilon=self.batch_norm_epsilon,
             **{
@@ -124,7 +120,7 @@ class Involution(KernelArguments, SecondOutput, SpatialLayer):
                 for kind, value in self.arguments_of(weight).items()
             },
         )
-        self.sublayer("span", conv, (*positions, reduced), **shared, **second)
+        self.pointwise_sublayer("span", reduced, groups * self.geometry.taps, **second)
         self.built = True
 
     def call(self, inputs, training=None, return_kernels=False):
@@ -146,7 +142,7 @@ class Involution(KernelArguments, SecondOutput, SpatialLayer):
         return self.restored(self._generated(self.fitting(self.entered(inputs)), training))
 
     def _generated(self, x: tf.Tensor, training: bool | None) -> tf.Tensor:
-        return self.weight(with_an_example(self.span, self._features(x, training)))
+        return self.made_by(self.span, self._features(x, training))
 
     def _features(self, x: tf.Tensor, training: bool | None) -> tf.Tensor:
         """What ``span`` makes kernels from."""

@@ -10,14 +10,13 @@ import numpy as np
 import tensorflow as tf
 
 from tfconv import _compat, ops
-from tfconv._compat import keras
 from tfconv.layers.arguments import choice, flags_per_axis, positive_int
 from tfconv.layers.attention import Attention
 from tfconv.layers.involution import pooled_volumes
 from tfconv.layers.kernels import KernelArguments, independent_copies
 from tfconv.layers.masking import per_position, without_mask
 from tfconv.layers.spatial import SpatialLayer
-from tfconv.ops.dispatch import in_float32, with_an_example
+from tfconv.ops.dispatch import in_float32
 from tfconv.ops.geometry import spatial_sizes
 from tfconv.ops.local_attention import Neighbourhoods, pixels_under
 from tfconv.ops.windows import Windows, product
@@ -52,13 +51,8 @@ class LocalSelfAttention(Attention, KernelArguments, SpatialLayer):
         position_bias_initializer, position_bias_regularizer, position_bias_constraint: Of ``b``.
 
     Call arguments:
-        inputs: [N, *spatial, C] tensor (or [N, C, *spatial]).
-        return_attention_scores: Whether to give what `attention` gives as a second output.
-        training: Whether attention is dropped.
         use_causal_mask: Whether positions see only themselves and those before them, row by row:
             with ``edges="masked"`` only, and neither ``strides`` nor ``causal``.
-        mask: Optional booleans [N, *spatial]: the positions that are seen, and that see. Keras's
-            masks come here by themselves, and go on to the next layer.
 
     Output shape: [N, *output spatial, filters].
 
@@ -115,13 +109,11 @@ class LocalSelfAttention(Attention, KernelArguments, SpatialLayer):
         return Neighbourhoods.of(*window, self.edges, self.causal, self.rank)
 
     def build(self, input_shape):
-        shape = (*[None] * (self.rank + 1), self.input_channels(input_shape))
+        count = self.input_channels(input_shape)
         query, key, value = self.arguments_inside(3)
         key.update(use_bias=False)
-        conv = getattr(keras.layers, f"Conv{self.rank}D")
         for name, arguments in (("query", query), ("key", key), ("value", value)):
-            arguments.update(filters=self.filters, kernel_size=1, data_format="channels_last")
-            self.sublayer(name, conv, shape, **arguments)
+            self.pointwise_sublayer(name, count, self.filters, **arguments)
         if self.relative_positions == "keys":
             self._build_embeddings()
         elif self.relative_positions == "bias":
@@ -164,7 +156,7 @@ class LocalSelfAttention(Attention, KernelArguments, SpatialLayer):
     ):
         x = without_mask(self.fitting(inputs))
         drops = bool(self.dropout) and training is not None and training is not False
-        value = self._made_by(self.value, x)
+        value = self.made_by(self.value, x)
         wanted = return_attention_scores or drops
         y, attention = self._attended(x, value, use_causal_mask, mask, wanted)
         if drops:
@@ -183,11 +175,8 @@ class LocalSelfAttention(Attention, KernelArguments, SpatialLayer):
         if _compat.is_symbolic(inputs):
             return self.second_output(inputs, use_causal_mask=use_causal_mask, mask=mask)
         x = self.fitting(self.entered(inputs))
-        value = self._made_by(self.value, x)
+        value = self.made_by(self.value, x)
         return self.restored(self._attended(x, value, use_causal_mask, mask, True)[1])
-
-    def _made_by(self, layer: Any, x: tf.Tensor) -> tf.Tensor:
-        return self.weight(with_an_example(layer, x))
 
     def _attended(
         self, x: tf.Tensor, value: tf.Tensor, use_causal_mask: bool, mask: Any, with_weights: bool
@@ -198,8 +187,8 @@ class LocalSelfAttention(Attention, KernelArguments, SpatialLayer):
                 '`use_causal_mask` goes with edges="masked", strides of 1 and causal=False; '
                 f"`causal` is for the others. Received: use_causal_mask=True in {self.name!r}"
             )
-        query = self._made_by(self.query, mean_of_blocks(x, self.strides))
-        key = self._made_by(self.key, x)
+        query = self.made_by(self.query, mean_of_blocks(x, self.strides))
+        key = self.made_by(self.key, x)
         bias = self._bias(query, use_causal_mask)
         seen = None if mask is None else per_position(mask, x)
         if seen is not None:

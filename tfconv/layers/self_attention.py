@@ -49,15 +49,9 @@ class SelfAttention(Attention, KernelArguments, SpatialLayer):
             would cancel it.
 
     Call arguments:
-        inputs: [N, *spatial, C] tensor (or [N, C, *spatial]).
         attention_mask: Optional booleans [N, P, P], or [P, P] or [N, num_heads, P, P], where P
             counts the positions, in row-major order: what each position (row) may see. Each P
             may be all spatial axes instead. A position that may see nothing gets zeros for values.
-        return_attention_scores: Whether to give what `attention` gives as a second output.
-        training: Whether attention is dropped.
-        use_causal_mask: Whether positions see only themselves and those before them.
-        mask: Optional booleans [N, *spatial]: the positions that are seen, and that see. Keras's
-            masks come here by themselves, and go on to the next layer.
 
     Output shape: [N, *spatial, filters].
 

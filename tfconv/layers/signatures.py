@@ -115,7 +115,7 @@ def _keyword_only(parameter: Parameter) -> Parameter:
 
 
 def docstring(layer_class: type) -> str:
-    """What a class says, its bases' sections where it has none, and all arguments."""
+    """What a class says, its bases' sections where it has none, and all arguments, of calls too."""
     said = [_sections(base) for base in layer_class.__mro__ if _is_ours(base)]
     opening, *more = (sections[""] for sections in said)
     if "\n\n" not in opening:  # a summary: the formula stands in a base
@@ -123,9 +123,11 @@ def docstring(layer_class: type) -> str:
         opening = "\n\n".join(filter(None, (opening, next(filter(None, formulas), ""))))
     parts = [opening]
     for name in _SECTIONS:
-        if name == "Args":
-            body = "".join(_arguments(layer_class, [sections.get("Args", "") for sections in said]))
-            body = body and "\n" + body
+        if name in ("Args", "Call arguments"):
+            of_call = inspect.signature(layer_class.call)
+            taken = signature(layer_class) if name == "Args" else of_call
+            entries = _arguments(list(taken.parameters), [each.get(name, "") for each in said])
+            body = "".join(["\n", *entries]).rstrip()
         else:
             found = said[:1] if name == "Example" else said
             body = next((sections[name] for sections in found if name in sections), "")
@@ -145,7 +147,7 @@ def _sections(base: type) -> dict[str, str]:
     return {"": opening.rstrip(), **dict(zip(parts[::2], parts[1::2]))}
 
 
-def _arguments(layer_class: type, described: Sequence[str]) -> Iterator[str]:
+def _arguments(parameters: Sequence[str], described: Sequence[str]) -> Iterator[str]:
     """The entries of all parameters, each as the nearest class describes it."""
     entries: dict[str, tuple[int, str, str]] = {}  # the class, the names, the text
     for number, section in enumerate(described):
@@ -154,7 +156,6 @@ def _arguments(layer_class: type, described: Sequence[str]) -> Iterator[str]:
             for name in names.split(", "):
                 entries.setdefault(name.lstrip("*"), (number, names, text))
     shown = set()
-    parameters = signature(layer_class).parameters
     for name in parameters:
         if name not in entries or name in shown:
             continue

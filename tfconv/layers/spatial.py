@@ -15,6 +15,7 @@ from tfconv.layers.arguments import choice, known_data_format, positive_int
 from tfconv.layers.base import BaseLayer, of_pinned_sizes, register, shape_for_keras, static_shape
 from tfconv.layers.kernels import Adaptable
 from tfconv.layers.signatures import in_order
+from tfconv.ops.dispatch import with_an_example
 from tfconv.ops.geometry import Geometry, Padding, per_axis, standardized_padding
 from tfconv.ops.padding import MODES, check_sizes, padded
 
@@ -178,6 +179,18 @@ class SpatialLayer(BaseLayer):
         if self.padding_mode == "zeros" or self.padding == "valid":
             return x
         return padded(x, self.geometry, self.padding_mode)
+
+    # 1x1 convolutions inside, of channels-last tensors.
+
+    def pointwise_sublayer(self, name: str, channels: int, filters: int, **arguments: Any) -> Any:
+        """Makes one, the attribute ``name``, from ``channels`` to ``filters`` channels."""
+        conv = getattr(keras.layers, f"Conv{self.rank}D")
+        arguments.update(filters=filters, kernel_size=1, data_format="channels_last")
+        return self.sublayer(name, conv, (*[None] * (self.rank + 1), channels), **arguments)
+
+    def made_by(self, layer: Any, x: tf.Tensor) -> tf.Tensor:
+        """What a layer inside makes of ``x``, which may have no examples."""
+        return self.weight(with_an_example(layer, x))
 
 
 class OneKernelConv(Adaptable, SpatialLayer):

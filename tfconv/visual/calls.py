@@ -17,7 +17,8 @@ import tensorflow as tf
 
 from tfconv._compat import all_layers, keras
 from tfconv.analysis.cost import rule_for
-from tfconv.layers.base import SecondOutput, static_shape
+from tfconv.layers.base import static_shape
+from tfconv.layers.calls import SecondOutput
 
 
 class NoSuchLayer(ValueError):
