@@ -1,5 +1,7 @@
 """No layer is left out, and each goes through every check."""
 
+import inspect
+
 import pytest
 import tensorflow as tf
 
@@ -40,6 +42,16 @@ def test_is_checked(name):
 def test_stands_at_top_level(name):
     assert getattr(tfconv, name) is getattr(tfconv.layers, name)
     assert name in tfconv.__all__
+
+
+@pytest.mark.parametrize("name", tfconv.layers.__all__)
+def test_arguments_of_calls_are_described(name):
+    layer_class = getattr(tfconv, name)
+    _, section = f"{layer_class.__doc__}\nCall arguments:".split("\nCall arguments:", 1)
+    _, inputs, *others = inspect.signature(layer_class.call).parameters
+    assert f"\n    {inputs}: " in section or "\nInput shape: " in layer_class.__doc__
+    for argument in others:
+        assert f"\n    {argument}: " in section, argument
 
 
 @keras.utils.register_keras_serializable("own")

@@ -166,6 +166,15 @@ def test_seeds_differ_between_the_groups_and_repeat_the_weights():
     np.testing.assert_array_equal(first, second)
 
 
+def test_each_group_drops_by_itself():
+    """A layer's own seed is one of several, too; the same are dropped when it is made again."""
+    layer = tfconv.SplitTransformMerge(keras.layers.Dropout(0.5, seed=3), 2)
+    again = tfconv.SplitTransformMerge.from_config(layer.get_config())
+    y = layer(np.ones([1, 64, 2], "float32"), training=True)
+    assert not np.array_equal(y[..., 0], y[..., 1])
+    assert [each.seed for each in again.transforms] == [each.seed for each in layer.transforms]
+
+
 @pytest.mark.parametrize("batch", [0, 1, 33])
 def test_batches(batch, rng):
     x = rng.standard_normal((batch, 4, 3, 4))

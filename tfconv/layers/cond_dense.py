@@ -25,11 +25,8 @@ class CondDense(Experts):
 
     Call arguments:
         inputs: [N, ..., features] tensor.
-        routing_weights: Optional [N, num_experts] tensor. A layer first called with it has no
-            routing of its own.
         mask: Optional booleans [N, ...]: the positions that count in the mean behind the layer's
             own routing. Keras's masks come here by themselves, and go on to the next layer.
-        return_routing_weights: Whether to give the routing weights as a second output.
 
     Output shape: [N, ..., units].
 
@@ -71,7 +68,7 @@ class CondDense(Experts):
                 for i, size in enumerate(x.shape.as_list()[1:-1], start=1)
             ]
             y = tf.reshape(y, [-1, *middle, self.units])
-        y = self.activation(self.with_mixed_bias(y, routing))
+        y = self.activated(self.with_mixed_bias(y, routing))
         return (y, routing) if return_routing_weights else y
 
     def compute_output_shape(self, input_shape):

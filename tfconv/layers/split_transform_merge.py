@@ -36,11 +36,11 @@ class SplitTransformMerge(BaseLayer):
         transform: A Keras layer, from which every group gets a copy with weights of its own, or
             a list of layers, one for each group. What is given is a pattern and gets no
             weights: the copies are in ``transforms``. They have this layer's data format and
-            compute in its data type, and seeds of their own where the initializers of a single
-            layer have seeds. Keras makes them from the layer's configuration, so that a Lambda of
-            a Python lambda will not do: write a layer. A network with models as transforms is
-            saved as a .keras file; .h5 files refuse weights of the same name, which the copies
-            may have.
+            compute in its data type, and seeds of their own where a single layer has seeds, of
+            initializers or of dropout. Keras makes them from the layer's configuration, so that a
+            Lambda of a Python lambda will not do: write a layer. A network with models as
+            transforms is saved as a .keras file; .h5 files refuse weights of the same name, which
+            the copies may have.
         groups: Groups of neighbouring channels; must divide the input's channels. Has to be
             given for a single layer, and is the number of layers for a list.
         merge: "concat" along the channels; "shuffle": that, then a channel shuffle; "sum" or
@@ -49,7 +49,9 @@ class SplitTransformMerge(BaseLayer):
         weighted_sum_initializer, weighted_sum_regularizer, weighted_sum_constraint: Of the
             weights of "weighted_sum".
 
-    Input shape: [N, *spatial, C] (or [N, C, *spatial]), any number of spatial axes.
+    Call arguments:
+        inputs: [N, *spatial, C] tensor (or [N, C, *spatial]), any number of spatial axes.
+        training: Whether the transforms are called as in training.
 
     Output shape: That of the transforms' outputs; with "concat" and "shuffle", their channels
         together.
@@ -239,18 +241,14 @@ def _not_copied(transform: Any) -> ValueError:
 
 
 def _reseeded(value: Any, number: int) -> Any:
-    """A configuration whose initializers have seeds of their own, where they are numbers."""
+    """A configuration with seeds of its own, where they are numbers."""
     if isinstance(value, (list, tuple)):
         return type(value)(_reseeded(item, number) for item in value)
     if not isinstance(value, dict):
         return value
     result = {name: _reseeded(item, number) for name, item in value.items()}
-    for name, item in value.items():
-        config = item.get("config") if isinstance(item, dict) else None
-        seed = config.get("seed") if isinstance(config, dict) else None
-        if isinstance(seed, int) and name.endswith("initializer"):
-            seed = derived_seed(seed, "transform", number)
-            result[name] = {**item, "config": {**config, "seed": seed}}
+    if isinstance(result.get("seed"), int):
+        result["seed"] = derived_seed(result["seed"], "transform", number)
     return result
 
 
