@@ -51,9 +51,10 @@ comma := ,
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# A release or a commit must have the native ops, and no warning in them.
+# A release or a commit must have the native ops, for all processors, and no warning in them.
 export TFCONV_WERROR ?= 1
 export TFCONV_REQUIRE_NATIVE ?= 1
+export TFCONV_ISAS ?= all
 
 .PHONY: help demo test test-all test-more test-rest test-sanitize test-gpu bazel-test bazel-tools coverage bench bench-gpu docs pages
 .PHONY: lint format export-report test-runtimes compare-report networks-bench serving-bench test-parity build

@@ -34,6 +34,7 @@ def build_libraries(machine: str, native: Path, versions: Sequence[str]) -> None
     compiler = _build.find_compiler(environment)
     shutil.rmtree(native, ignore_errors=True)
     os.environ["TFCONV_LDFLAGS"] = "-s"  # no symbols but those that are exported
+    os.environ["TFCONV_ISAS"] = "all"
     for version in versions:
         result = _build.build(
             native / _build.tf_key(version),

@@ -86,7 +86,8 @@ def units_of_cmake(root, folder):
     """Flags by (source, instruction set) of the ops, and of the delegate."""
     folder.mkdir()
     config = _build.TensorFlowConfig("9.9.0", tuple(TF_FLAGS), (), "/none")
-    _build.Ninja(folder, root / "cc", _build.find_compiler(), config=config)
+    everything = {"TFCONV_ISAS": "all"}
+    _build.Ninja(folder, root / "cc", _build.find_compiler(), everything, config=config)
     ops, lite = {}, {}
     for entry in json.loads((folder / "compile_commands.json").read_text()):
         source = Path(entry["file"])

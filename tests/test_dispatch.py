@@ -18,7 +18,7 @@ import tensorflow as tf
 
 import tfconv
 from tests.ops.geometries import assert_gradients_in_graphs
-from tfconv import _build, _compat
+from tfconv import _build, _compat, cli
 from tfconv.ops import native
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -49,7 +49,8 @@ def test_native_is_in_force(native_module):
     assert status.tensorflow == RUNNING == tf.__version__
     own = os.environ.get("TFCONV_LIBRARY")  # without build info
     assert own or status.built_with.split(".")[:2] == RUNNING.split(".")[:2]
-    assert status.isa in ("base", "avx2", "avx512", "avx512bf16")
+    assert status.isa in status.isas
+    assert set(status.isas) <= {"base", "avx2", "avx512", "avx512bf16"}
 
 
 @pytest.mark.parametrize("cuda, expected", [(True, "native"), (False, "portable")])
@@ -193,9 +194,32 @@ def other_ops(folder):
     return "built from other sources, with other ops"
 
 
+def without_instruction_set(folder):
+    """For AVX2 and AVX-512, on a processor that has neither."""
+    compiled = compile_choice(folder.parent / "choice.so", "-D__builtin_cpu_supports(x)=false")
+    put(folder / KEY, RUNNING, compiled.read_bytes())
+    return rf"{_build.LIBRARY_NAME} cannot serve here .*none of .*\(avx2, avx512\)"
+
+
+def compile_choice(output, *flags):
+    """A library that has no ops, and says that it has kernels for AVX2 and AVX-512."""
+    sources = ROOT / "cc"
+    command = ["g++", "-std=c++17", "-shared", "-fPIC", f"-I{sources}", "-DTFCONV_ISA_BITS=6"]
+    subprocess.run([*command, *flags, sources / "common/isa.cc", "-o", output], check=True)
+    return output
+
+
 @pytest.mark.parametrize(
     "break_library",
-    [nothing, other_version, other_version_in_this_ones_place, corrupt, truncated, other_ops],
+    [
+        nothing,
+        other_version,
+        other_version_in_this_ones_place,
+        corrupt,
+        truncated,
+        other_ops,
+        without_instruction_set,
+    ],
 )
 def test_library_that_cannot_serve(break_library, library_folder, rng):
     reason = break_library(library_folder)
@@ -224,6 +248,45 @@ def test_library_that_cannot_serve(break_library, library_folder, rng):
     assert status.isa is None
     with tfconv.keep_native():
         assert serves() == "portable"
+
+
+def test_instruction_set_that_the_library_lacks(library_folder, monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("TFCONV_LIBRARY", str(compile_choice(tmp_path / "choice.so")))
+    monkeypatch.setenv("TFCONV_ISA", "base")
+    for _ in "12":
+        with pytest.raises(ValueError, match=r"\(avx2, avx512\). Received: base"):
+            tfconv.ops.involution(tf.ones([1, 4, 4, 2]), tf.ones([1, 4, 4, 9]), 3)
+    assert cli.main(["status"]) == 1
+    assert "TFCONV_ISA must be one of" in capsys.readouterr().err
+
+
+@pytest.mark.late
+def test_ops_where_no_instruction_set_fits(native_module):
+    """In a server, say, which loads the library without asking it: an error, not a crash."""
+    program = """
+import tensorflow as tf
+from tfconv.ops import native
+module = tf.load_op_library(%r)
+x, kernel = tf.ones([1, 4, 4, 2]), tf.ones([1, 4, 4, 9])
+def run():
+    ones = [1, 1]
+    return module.tfconv_involution(
+        x=x, kernel=kernel, kernel_size=[3, 3], strides=ones, dilations=ones, padding="SAME")
+for function in (run, tf.function(run, jit_compile=True)):
+    try:
+        function()
+    except tf.errors.OpError as error:
+        print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program % tfconv.native_status().library],
+        env={**os.environ, "TFCONV_ISA": "sse"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("TFCONV_ISA must be one of the library's instruction sets") == 2
 
 
 def test_switched_off(library_folder, monkeypatch):

@@ -17,6 +17,9 @@ Environment variables:
     CXX: The compiler, with arguments if need be (``ccache g++``). Default: g++, then clang++.
     TFCONV_CXXFLAGS: Further compiler flags, put after all others.
     TFCONV_LDFLAGS: Further linker flags, put after all others.
+    TFCONV_ISAS: Instruction sets to compile the kernels for: native (AVX2 and the best that this
+        processor has), all, or some by name ("avx2,avx512"). Default: native, or what the folder
+        of the objects was last made for.
     TFCONV_WERROR: 1 turns warnings into errors.
     TFCONV_JOBS: How many compilers run at the same time.
     TFCONV_CUDA: 1 compiles the CUDA kernels, 0 leaves them out, auto (the default) compiles
@@ -584,7 +587,11 @@ class Ninja:
         flags.write_text("-Werror\n" if self._strict else "", encoding="utf-8")
         nvcc_flags = "-Werror=all-warnings -Xcompiler=-Werror\n" if self._strict else ""
         flags.with_name("flags.nvcc").write_text(nvcc_flags, encoding="utf-8")
+        isas = os.environ.get("TFCONV_ISAS", "")
+        if not isas and not (folder / "CMakeCache.txt").is_file():
+            isas = "native"
         settings = {
+            **({"TFCONV_ISAS": isas} if isas else {}),
             "CMAKE_BUILD_TYPE": "",
             "CMAKE_MAKE_PROGRAM": self._ninja,
             "TFCONV_RESPONSE_FILE": os.fspath(flags),

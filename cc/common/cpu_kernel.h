@@ -22,6 +22,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <type_traits>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -79,12 +80,33 @@ class CpuExecutor : public Executor {
   const tensorflow::DeviceBase::CpuWorkerThreads* workers_;
 };
 
+// The memory of an op's inputs, and that of outputs of these shapes. Compiled once for all ops.
+inline absl::Status GetBuffers(tensorflow::OpKernelContext* context,
+                               const std::vector<Dims>& shapes, std::vector<Buffer>* inputs,
+                               std::vector<Buffer>* outputs) {
+  for (int i = 0; i < context->num_inputs(); ++i) {
+    const tensorflow::Tensor& input = context->input(i);
+    inputs->push_back({input.data(), input.NumElements()});
+  }
+  for (size_t i = 0; i < shapes.size(); ++i) {
+    tensorflow::TensorShape shape;
+    auto status = tensorflow::TensorShape::BuildTensorShape(shapes[i].sizes(), &shape);
+    if (!status.ok()) return status;
+    tensorflow::Tensor* output;
+    status = context->allocate_output(static_cast<int>(i), shape, &output);
+    if (!status.ok()) return status;
+    outputs->push_back({output->data(), output->NumElements()});
+  }
+  return absl::OkStatus();
+}
+
 // An op on a device, which DeviceExecutor stands for.
 template <typename Op, typename T, typename DeviceExecutor>
 class DeviceKernel : public tensorflow::OpKernel {
  public:
   explicit DeviceKernel(tensorflow::OpKernelConstruction* context) : OpKernel(context) {
     OP_REQUIRES_OK(context, op_.Read(context));
+    if (std::is_base_of_v<Executor, DeviceExecutor>) OP_REQUIRES_OK(context, CheckIsa());
   }
 
   void Compute(tensorflow::OpKernelContext* context) override {
@@ -93,18 +115,7 @@ class DeviceKernel : public tensorflow::OpKernel {
     const auto dims = [context](int i) { return Dims::Of(context->input(i)); };
     OP_REQUIRES_OK(context, op_.Infer(dims, &sizes, &shapes));
     std::vector<Buffer> inputs, outputs;
-    for (int i = 0; i < context->num_inputs(); ++i) {
-      const tensorflow::Tensor& input = context->input(i);
-      inputs.push_back({input.data(), input.NumElements()});
-    }
-    for (size_t i = 0; i < shapes.size(); ++i) {
-      tensorflow::TensorShape shape;
-      OP_REQUIRES_OK(context,
-                     tensorflow::TensorShape::BuildTensorShape(shapes[i].sizes(), &shape));
-      tensorflow::Tensor* output;
-      OP_REQUIRES_OK(context, context->allocate_output(static_cast<int>(i), shape, &output));
-      outputs.push_back({output->data(), output->NumElements()});
-    }
+    OP_REQUIRES_OK(context, GetBuffers(context, shapes, &inputs, &outputs));
     DeviceExecutor executor(context);
     OP_REQUIRES_OK(context, Op::template Run<T>(&executor, sizes, inputs, outputs));
   }

@@ -32,6 +32,13 @@ class Executor {
   virtual int64_t max_threads() const = 0;
 };
 
+// Whether the CPU's kernels can run here.
+inline absl::Status CheckIsa() {
+  const char* const problem = IsaProblem();
+  if (problem == nullptr) return absl::OkStatus();
+  return absl::FailedPreconditionError(problem);
+}
+
 // An input or output of an op.
 struct Buffer {
   void* data;

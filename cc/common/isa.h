@@ -10,8 +10,22 @@ namespace tfconv {
 
 enum class Isa { kBase, kAvx2, kAvx512, kAvx512Bf16 };
 
-// The widest instruction set that the processor has, no wider than the environment variable
-// TFCONV_ISA (a name of below) allows. Decided on the first call.
+// Those that this library has kernels for, a bit for each.
+#if !defined(TFCONV_ISA_BITS)
+#if defined(__x86_64__)
+#define TFCONV_ISA_BITS 15
+#else
+#define TFCONV_ISA_BITS 1
+#endif
+#endif
+constexpr bool HasKernels(Isa isa) { return (TFCONV_ISA_BITS >> static_cast<int>(isa) & 1) != 0; }
+
+// Why no kernels can run here, or nullptr: the processor has none of the library's instruction sets,
+// or the environment variable TFCONV_ISA none of their names.
+const char* IsaProblem();
+
+// The widest of the library's instruction sets that the processor has, no wider than TFCONV_ISA
+// allows. Decided on the first call; only where there is no problem.
 Isa ActiveIsa();
 
 // "base", "avx2", "avx512" or "avx512bf16".
@@ -19,8 +33,12 @@ const char* NameOf(Isa isa);
 
 }  // namespace tfconv
 
-// Name of the active instruction set, for Python.
-extern "C" __attribute__((visibility("default"))) const char* tfconv_isa();
+// For Python: the name of the active instruction set, those of all, and the problem.
+extern "C" {
+__attribute__((visibility("default"))) const char* tfconv_isa();
+__attribute__((visibility("default"))) const char* tfconv_isas();
+__attribute__((visibility("default"))) const char* tfconv_isa_problem();
+}
 
 // Declares the function that fills a table of kernels, once for each instruction set, and
 // LoadKernels(Isa, Table*), which takes one's. avx512bf16 differs from avx512 in the products of
@@ -33,15 +51,19 @@ extern "C" __attribute__((visibility("default"))) const char* tfconv_isa();
   TFCONV_DECLARE_KERNELS_OF(avx512, Table)      \
   TFCONV_DECLARE_KERNELS_OF(avx512bf16, Table)  \
   TFCONV_DECLARE_KERNELS_OF_ALL(Table, avx512bf16)
-#define TFCONV_DECLARE_KERNELS_OF_ALL(Table, widest)        \
-  TFCONV_DECLARE_KERNELS_OF(avx2, Table)                    \
-  TFCONV_DECLARE_KERNELS_OF(base, Table)                    \
-  TFCONV_DEFINE_LOAD_KERNELS(Table, {                       \
-    if (isa == Isa::kAvx512Bf16) return isa_##widest::GetKernels(kernels); \
-    if (isa == Isa::kAvx512) return isa_avx512::GetKernels(kernels);       \
-    if (isa == Isa::kAvx2) return isa_avx2::GetKernels(kernels);           \
-    isa_base::GetKernels(kernels);                          \
+#define TFCONV_DECLARE_KERNELS_OF_ALL(Table, widest)         \
+  TFCONV_DECLARE_KERNELS_OF(avx2, Table)                     \
+  TFCONV_DECLARE_KERNELS_OF(base, Table)                     \
+  TFCONV_DEFINE_LOAD_KERNELS(Table, {                        \
+    TFCONV_LOAD_KERNELS_OF(Isa::kAvx512Bf16, widest)         \
+    TFCONV_LOAD_KERNELS_OF(Isa::kAvx512, avx512)             \
+    TFCONV_LOAD_KERNELS_OF(Isa::kAvx2, avx2)                 \
+    TFCONV_LOAD_KERNELS_OF(Isa::kBase, base)                 \
   })
+#define TFCONV_LOAD_KERNELS_OF(name, isa_name)                     \
+  if constexpr (HasKernels(name)) {                                \
+    if (isa == name) return isa_##isa_name::GetKernels(kernels);   \
+  }
 #else
 #define TFCONV_DECLARE_KERNELS(Table)    \
   TFCONV_DECLARE_KERNELS_OF(base, Table) \
@@ -68,7 +90,7 @@ namespace tfconv {
 // The table of an instruction set.
 template <typename Table>
 Table KernelsOf(Isa isa) {
-  Table table;
+  Table table = {};
   LoadKernels(isa, &table);
   return table;
 }

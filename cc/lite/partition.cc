@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "common/convert_kernel.h"
+#include "common/isa.h"
 
 namespace tfconv {
 namespace lite {
@@ -51,6 +52,7 @@ void MakeDynamic(abi::Tensor* tensor) {
 }  // namespace
 
 Status Partition::Init(abi::Context* context, const abi::DelegateParams& params) {
+  if (const char* const problem = IsaProblem(); problem != nullptr) return Error(problem);
   outputs_.insert(params.output_tensors->begin(), params.output_tensors->end());
   for (const int index : *params.nodes_to_replace) {
     abi::Node* node;

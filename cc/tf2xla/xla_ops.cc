@@ -58,31 +58,44 @@ using ::tensorflow::DEVICE_GPU_XLA_JIT;
 using ::tensorflow::DataType;
 using ::tensorflow::DeviceBase;
 
-// Everything that a call has to know beyond the addresses.
+// Sizes of a tensor, or of all axes of some.
+using Shape = std::vector<int64_t>;
+
+// An op's sizes as the numbers that they consist of, and back.
 template <typename Sizes>
-std::string CallText(absl::string_view op, DataType type, const Sizes& sizes,
-                     const std::vector<std::vector<int64_t>>& inputs,
-                     const std::vector<std::vector<int64_t>>& outputs) {
+Shape ToWords(const Sizes& sizes) {
   static_assert(sizeof(Sizes) % sizeof(int64_t) == 0);
-  const auto counts = [](const std::vector<std::vector<int64_t>>& shapes) {
-    return absl::StrJoin(shapes, ",", [](std::string* out, const std::vector<int64_t>& shape) {
+  Shape words(sizeof(Sizes) / sizeof(int64_t));
+  std::memcpy(words.data(), &sizes, sizeof(Sizes));
+  return words;
+}
+template <typename Sizes>
+Sizes FromWords(const Shape& words) {
+  Sizes sizes;
+  std::memcpy(&sizes, words.data(), sizeof(Sizes));
+  return sizes;
+}
+
+// Everything that a call has to know beyond the addresses.
+std::string CallText(absl::string_view op, DataType type, const Shape& sizes,
+                     const std::vector<Shape>& inputs, const std::vector<Shape>& outputs) {
+  const auto counts = [](const std::vector<Shape>& shapes) {
+    return absl::StrJoin(shapes, ",", [](std::string* out, const Shape& shape) {
       int64_t count = 1;
       for (const int64_t size : shape) count *= size;
       absl::StrAppend(out, count);
     });
   };
-  int64_t words[sizeof(Sizes) / sizeof(int64_t)];
-  std::memcpy(words, &sizes, sizeof(Sizes));
   return absl::StrCat(op, ";", static_cast<int>(type), ";", counts(inputs), ";", counts(outputs),
-                      ";", absl::StrJoin(words, ","));
+                      ";", absl::StrJoin(sizes, ","));
 }
 
 struct Call {
   std::string op;
   DataType type;
-  std::vector<int64_t> inputs;  // elements of each
-  std::vector<int64_t> outputs;
-  std::vector<int64_t> sizes;
+  Shape inputs;  // elements of each
+  Shape outputs;
+  Shape sizes;
 };
 
 bool ParseCall(absl::string_view text, Call* call) {
@@ -91,7 +104,7 @@ bool ParseCall(absl::string_view text, Call* call) {
   if (parts.size() != 5 || !absl::SimpleAtoi(parts[1], &type)) return false;
   call->op = std::string(parts[0]);
   call->type = static_cast<DataType>(type);
-  std::vector<int64_t>* const lists[] = {&call->inputs, &call->outputs, &call->sizes};
+  Shape* const lists[] = {&call->inputs, &call->outputs, &call->sizes};
   for (int i = 0; i < 3; ++i) {
     for (const absl::string_view word : absl::StrSplit(parts[i + 2], ',')) {
       if (!absl::SimpleAtoi(word, &lists[i]->emplace_back())) return false;
@@ -103,11 +116,11 @@ bool ParseCall(absl::string_view text, Call* call) {
 template <typename Op>
 absl::Status RunOp(Executor* executor, const Call& call, const std::vector<Buffer>& inputs,
                    const std::vector<Buffer>& outputs) {
-  typename Op::Sizes sizes;
-  if (call.sizes.size() * sizeof(int64_t) != sizeof(sizes)) {
+  using Sizes = typename Op::Sizes;
+  if (call.sizes.size() * sizeof(int64_t) != sizeof(Sizes)) {
     return absl::InternalError(absl::StrCat(Op::Name(), ": compiled by another version of tfconv"));
   }
-  std::memcpy(&sizes, call.sizes.data(), sizeof(sizes));
+  const auto sizes = FromWords<Sizes>(call.sizes);
   switch (call.type) {
     case tensorflow::DT_HALF:
       return Op::template Run<Eigen::half>(executor, sizes, inputs, outputs);
@@ -138,6 +151,7 @@ absl::Status RunOneOf(Executor* executor, const Call& call, const std::vector<Bu
 template <typename Input, typename Output>
 absl::Status RunCall(Executor* executor, absl::string_view text, const Input& input,
                      const Output& output) {
+  if (auto s = CheckIsa(); !s.ok()) return s;
   Call call;
   if (!ParseCall(text, &call)) {
     return absl::InternalError(absl::StrCat("tfconv cannot read the call ", text));
@@ -233,42 +247,41 @@ bool CallsKernels(absl::string_view device_type) {
          (variable == nullptr || absl::string_view(variable) != "lower");
 }
 
-template <typename Op>
-class XlaKernel : public tensorflow::XlaOpKernel {
+// What is the same for all ops: so that it is compiled once.
+class AnyXlaKernel : public tensorflow::XlaOpKernel {
  public:
-  explicit XlaKernel(tensorflow::OpKernelConstruction* context)
+  explicit AnyXlaKernel(tensorflow::OpKernelConstruction* context)
       : XlaOpKernel(context),
-        calls_kernels_(CallsKernels(context->device_type().type_string())) {
-    OP_REQUIRES_OK(context, op_.Read(context));
-  }
+        calls_kernels_(CallsKernels(context->device_type().type_string())) {}
 
   void Compile(tensorflow::XlaOpKernelContext* context) override {
-    std::vector<std::vector<int64_t>> inputs, outputs;
+    std::vector<Shape> inputs, outputs;
     for (int i = 0; i < context->num_inputs(); ++i) {
       const auto shape = context->InputXlaShape(i);
       OP_REQUIRES_OK(context, shape.status());
       OP_REQUIRES(context, shape->is_static(),
                   absl::UnimplementedError(absl::StrCat(
-                      Op::Name(), ": XLA cannot compile it for sizes that it does not know")));
+                      OpName(), ": XLA cannot compile it for sizes that it does not know")));
       inputs.emplace_back(shape->dimensions().begin(), shape->dimensions().end());
     }
-    typename Op::Sizes sizes;
-    std::vector<Dims> dims;
-    OP_REQUIRES_OK(context,
-                   op_.Infer([&](int i) { return Dims(inputs[i]); }, &sizes, &dims));
-    for (const Dims& output : dims) outputs.push_back(output.sizes());
+    Shape sizes;
+    OP_REQUIRES_OK(context, Infer(inputs, &sizes, &outputs));
     const Operands results = calls_kernels_ ? EmitCall(context, sizes, inputs, outputs)
                                             : EmitOperations(context, sizes, inputs, outputs);
     for (size_t i = 0; i < results.size(); ++i) context->SetOutput(static_cast<int>(i), results[i]);
   }
 
  private:
-  Operands EmitCall(tensorflow::XlaOpKernelContext* context, const typename Op::Sizes& sizes,
-                    const std::vector<std::vector<int64_t>>& inputs,
-                    const std::vector<std::vector<int64_t>>& outputs) const {
+  virtual const char* OpName() const = 0;
+  virtual absl::Status Infer(const std::vector<Shape>& inputs, Shape* sizes,
+                             std::vector<Shape>* outputs) const = 0;
+  virtual Operands LowerOp(const Shape& sizes, const Operands& operands) const = 0;
+
+  Operands EmitCall(tensorflow::XlaOpKernelContext* context, const Shape& sizes,
+                    const std::vector<Shape>& inputs, const std::vector<Shape>& outputs) const {
     RememberThreads(context->op_kernel_context()->device());
     const xla::PrimitiveType type = context->input_xla_type(0);
-    const auto row_major = [type](const std::vector<std::vector<int64_t>>& shapes) {
+    const auto row_major = [type](const std::vector<Shape>& shapes) {
       std::vector<xla::Shape> result;
       for (const auto& shape : shapes) {
         result.push_back(xla::ShapeUtil::MakeShapeWithDescendingLayout(type, shape));
@@ -283,7 +296,7 @@ class XlaKernel : public tensorflow::XlaOpKernel {
     const xla::XlaOp call = xla::CustomCallWithLayout(
         context->builder(), kTarget, operands,
         shapes.size() == 1 ? shapes[0] : xla::ShapeUtil::MakeTupleShape(shapes), row_major(inputs),
-        Opaque(CallText(Op::Name(), context->input_type(0), sizes, inputs, outputs)),
+        Opaque(CallText(OpName(), context->input_type(0), sizes, inputs, outputs)),
         /*has_side_effect=*/false, /*output_operand_aliasing=*/{}, /*literal=*/nullptr,
         xla::CustomCallSchedule::SCHEDULE_NONE, kApiVersion);
     if (shapes.size() == 1) return {call};
@@ -294,12 +307,12 @@ class XlaKernel : public tensorflow::XlaOpKernel {
     return results;
   }
 
-  Operands EmitOperations(tensorflow::XlaOpKernelContext* context, const typename Op::Sizes& sizes,
-                          const std::vector<std::vector<int64_t>>& inputs,
-                          const std::vector<std::vector<int64_t>>& outputs) const {
+  Operands EmitOperations(tensorflow::XlaOpKernelContext* context, const Shape& sizes,
+                          const std::vector<Shape>& inputs,
+                          const std::vector<Shape>& outputs) const {
     const xla::PrimitiveType type = context->input_xla_type(0);
     const xla::PrimitiveType wide = type == xla::F64 ? xla::F64 : xla::F32;
-    const auto has_empty = [](const std::vector<std::vector<int64_t>>& shapes) {
+    const auto has_empty = [](const std::vector<Shape>& shapes) {
       for (const auto& shape : shapes) {
         for (const int64_t size : shape) {
           if (size == 0) return true;
@@ -318,15 +331,44 @@ class XlaKernel : public tensorflow::XlaOpKernel {
     for (size_t i = 0; i < inputs.size(); ++i) {
       operands.push_back(xla::ConvertElementType(context->Input(static_cast<int>(i)), wide));
     }
-    results = Lower(op_, sizes, operands);
+    results = LowerOp(sizes, operands);
     for (size_t i = 0; i < results.size(); ++i) {
       results[i] = xla::ConvertElementType(xla::Reshape(results[i], outputs[i]), type);
     }
     return results;
   }
 
-  Op op_;
   const bool calls_kernels_;
+};
+
+template <typename Op>
+class XlaKernel : public AnyXlaKernel {
+ public:
+  explicit XlaKernel(tensorflow::OpKernelConstruction* context) : AnyXlaKernel(context) {
+    OP_REQUIRES_OK(context, op_.Read(context));
+  }
+
+ private:
+  using Sizes = typename Op::Sizes;
+
+  const char* OpName() const override { return Op::Name(); }
+
+  absl::Status Infer(const std::vector<Shape>& inputs, Shape* sizes,
+                     std::vector<Shape>* outputs) const override {
+    Sizes own;
+    std::vector<Dims> dims;
+    auto status = op_.Infer([&](int i) { return Dims(inputs[i]); }, &own, &dims);
+    if (!status.ok()) return status;
+    *sizes = ToWords(own);
+    for (const Dims& output : dims) outputs->push_back(output.sizes());
+    return absl::OkStatus();
+  }
+
+  Operands LowerOp(const Shape& sizes, const Operands& operands) const override {
+    return Lower(op_, FromWords<Sizes>(sizes), operands);
+  }
+
+  Op op_;
 };
 
 // REGISTER_XLA_OP is too late once TensorFlow has started: it makes kernels of XLA's ops only then.

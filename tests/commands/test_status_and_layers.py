@@ -23,6 +23,7 @@ def test_status_table(capsys, monkeypatch):
     for word in ("TensorFlow", tf.__version__, "Keras", "CPU", "native library", "ops in force"):
         assert word in printed
     assert tfconv.native_status().in_force in printed
+    assert ", ".join(tfconv.native_status().isas) in printed
 
 
 def test_layers_json(capsys):

@@ -50,7 +50,11 @@ def make(made: Path, variables: dict[str, str], env=None, report=None) -> Path:
     if made.is_file() and made.stat().st_mtime > max(path.stat().st_mtime for path in sources):
         return made
     includes = (sysconfig.get_path("include"), pybind11.get_include())
-    variables = {"TFCONV_PYTHON_INCLUDES": ";".join(includes), **variables}
+    variables = {
+        "TFCONV_ISAS": "all",
+        "TFCONV_PYTHON_INCLUDES": ";".join(includes),
+        **variables,
+    }
     made.parent.mkdir(parents=True, exist_ok=True)
     report = report or (lambda done, total, what: None)
     with _build.build_lock(made.parent, lambda: report(0, 1, "waiting for another build")):

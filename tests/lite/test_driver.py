@@ -253,6 +253,13 @@ def test_errors(variant, tmp_path):
         assert re.search(words, result), f"{words!r} is not in {result!r}"
 
 
+def test_instruction_set_that_is_not_there(variant, tmp_path, monkeypatch):
+    monkeypatch.setenv("TFCONV_ISA", "sse")
+    good = graph(zeros(X, KERNEL), [node(INVOLUTION, OF[INVOLUTION], 2)], [2])
+    (result,) = driver.run(variant, [good], tmp_path)
+    assert re.search("tfconv: TFCONV_ISA must be one of .*base.* Received: sse", result)
+
+
 def test_nodes_that_are_wrong(variant, tmp_path):
     good = node(INVOLUTION, OF[INVOLUTION], 2)
     inputs = zeros(X, KERNEL)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tfconv._version import __version__
+from tfconv.commands.messages import fail
 from tfconv.commands.process import start
 from tfconv.machine import processor
 
@@ -32,7 +33,10 @@ def add_status(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command and returns its exit status."""
     start()
-    status = collect_status()
+    try:
+        status = collect_status()
+    except ValueError as error:
+        return fail("the native ops cannot be used as the environment says.", error)
     if arguments.json:
         print(json.dumps(status, indent=2))
         return 0
@@ -56,6 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         "  compiler": native["compiler"],
         "  built at": native["date"],
         "  instruction set": native["isa"],
+        "  compiled for": ", ".join(native["isas"]),
         "  GPU kernels": ("yes" if native["cuda"] else "none") if native["isa"] else None,
         "ops in force": f"{native['in_force']}: {native['reason']}",
         "  compiled by XLA": native["xla"],

@@ -102,6 +102,7 @@ class NativeStatus:
         tensorflow: TensorFlow version that is running.
         isa: Instruction set that the CPU kernels use ("base", "avx2", "avx512" or
             "avx512bf16"), or None.
+        isas: Instruction sets that the library has CPU kernels for, where it could be asked.
         cuda: Whether the library has GPU kernels; portable ops serve on GPUs where it has none.
         xla: Where there is no library, "yes" if XLA compiles the portable ops that it makes
             faster, otherwise why it does not. None where that is not needed.
@@ -113,6 +114,7 @@ class NativeStatus:
     built_with: str | None
     tensorflow: str
     isa: str | None
+    isas: tuple[str, ...]
     cuda: bool
     xla: str | None = None
 
@@ -128,6 +130,7 @@ def native_status() -> NativeStatus:
         built_with=library.built_with,
         tensorflow=_compat.tensorflow_version(),
         isa=library.isa,
+        isas=library.isas,
         cuda=library.cuda,
         xla=(xla.problem() or "yes") if library.module is None else None,
     )

@@ -28,6 +28,7 @@ class Library:
         path: Where it lies, or None.
         built_with: TensorFlow version that it was built with, or None.
         isa: Instruction set that its CPU kernels use, or None.
+        isas: Instruction sets that it has CPU kernels for, where it could be asked.
         cuda: Whether its ops have GPU kernels that the GPUs and the driver here can run.
         problem: Why it is not loaded and how to mend that, or None.
     """
@@ -36,6 +37,7 @@ class Library:
     path: pathlib.Path | None = None
     built_with: str | None = None
     isa: str | None = None
+    isas: tuple[str, ...] = ()
     cuda: bool = False
     problem: str | None = None
 
@@ -46,7 +48,11 @@ def _minor(version: str) -> list[str]:
 
 @functools.lru_cache(maxsize=1)
 def library() -> Library:
-    """Loads the native library once; never raises for a library that cannot be used."""
+    """Loads the native library once; never raises for a library that cannot be used.
+
+    Raises:
+        ValueError: If TFCONV_ISA is none of its instruction sets.
+    """
     if os.environ.get("TFCONV_NATIVE", "1") == "0":
         return Library(problem="switched off by the environment variable TFCONV_NATIVE=0")
     running = _compat.tensorflow_version()
@@ -85,13 +91,26 @@ def library() -> Library:
     try:
         module = tf.load_op_library(str(path))
         functions = ctypes.CDLL(str(path))
-        functions.tfconv_isa.restype = ctypes.c_char_p
+        isa = _say(functions, "tfconv_isa")
     except (tf.errors.OpError, RuntimeError, OSError, AttributeError) as error:
         reason = str(error).splitlines()[0]
         return Library(
             path=path,
             built_with=built_with,
             problem=f"{path} cannot be loaded ({reason}); `python -m tfconv build` builds it anew",
+        )
+    older = not hasattr(functions, "tfconv_isas")
+    isas = () if older else tuple(_say(functions, "tfconv_isas").split(", "))
+    isa_problem = None if older else _say(functions, "tfconv_isa_problem")
+    if isa_problem is not None:
+        if os.environ.get("TFCONV_ISA") and os.environ["TFCONV_ISA"] not in isas:
+            raise ValueError(isa_problem)
+        return Library(
+            path=path,
+            built_with=built_with,
+            isas=isas,
+            problem=f"{path} cannot serve here ({isa_problem}); `TFCONV_ISAS=native python -m "
+            "tfconv build` builds it for this processor",
         )
     cuda = hasattr(functions, "tfconv_cuda")
     if cuda:
@@ -101,9 +120,18 @@ def library() -> Library:
         module=module,
         path=path,
         built_with=built_with,
-        isa=functions.tfconv_isa().decode(),
+        isa=isa,
+        isas=isas,
         cuda=cuda,
     )
+
+
+def _say(functions: ctypes.CDLL, name: str) -> str | None:
+    """What a function without arguments says."""
+    function = getattr(functions, name)
+    function.restype = ctypes.c_char_p
+    text = function()
+    return None if text is None else text.decode()
 
 
 def _serves_gpus(archs: list[str]) -> bool:
