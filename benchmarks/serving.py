@@ -1,11 +1,11 @@
 """Latency and throughput of served models: tfconv's layers beside Keras's own.
 
-    python -m benchmarks.serving            # a few minutes
+    python -m benchmarks.serving            # about six minutes
     python -m benchmarks.serving --rounds 3 --seconds 1
 
 The models are exported by `to_saved_model` and served by tests/serving/host.py, each in a process
 of its own, and asked by the stubs of tensorflow-serving-api. They take turns, so that what slows
-the machine for a while slows all of them.
+the machine for a while slows all of them. What is being done is said on standard error.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import shlex
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -30,7 +30,7 @@ import numpy as np  # noqa: E402
 
 import tfconv  # noqa: E402
 from benchmarks import machine  # noqa: E402
-from tests.serving.client import Client, host, in_threads, predict_request  # noqa: E402
+from tests.serving.client import Client, host, predict_request  # noqa: E402
 from tfconv._compat import keras, tensorflow_version  # noqa: E402
 from tfconv.export import to_saved_model  # noqa: E402
 
@@ -103,24 +103,22 @@ class Served:
                 times.append(1000 * (time.perf_counter() - start))
         self.latencies.append(times)
 
-        answers = [0] * CLIENTS
-        start = threading.Barrier(CLIENTS + 1)
-
-        def ask(number: int) -> None:
-            with Client(self.port) as client:
+        def ask(client: Client) -> int:
+            answers = 0
+            while time.monotonic() < limit:
                 client.predict(many)
-                start.wait()
-                limit = time.monotonic() + seconds
-                while time.monotonic() < limit:
-                    client.predict(many)
-                    answers[number] += 1
+                answers += 1
+            return answers
 
-        threads = in_threads(CLIENTS, ask)
-        start.wait()
-        begin = time.perf_counter()
-        for thread in threads:
-            thread.join()
-        self.rates.append(BATCH * sum(answers) / (time.perf_counter() - begin))
+        with contextlib.ExitStack() as scope:
+            clients = [scope.enter_context(Client(self.port)) for _ in range(CLIENTS)]
+            for client in clients:  # connects
+                client.predict(many)
+            pool = scope.enter_context(ThreadPoolExecutor(CLIENTS))
+            begin = time.perf_counter()
+            limit = time.monotonic() + seconds
+            answers = sum(pool.map(ask, clients))
+            self.rates.append(BATCH * answers / (time.perf_counter() - begin))
 
 
 def ratio(mine: list[float], theirs: list[float]) -> float:
@@ -145,10 +143,29 @@ def table(served: list[Served]) -> str:
     return "\n".join(lines)
 
 
+def take_turns(served: list[Served], rounds: int, seconds: float, minutes: float) -> int:
+    """Rounds in which every model has a turn; says how many there were when time was up."""
+    start = time.monotonic()
+    for done in range(1, rounds + 1):
+        for model in served:
+            model.take_turn(seconds)
+        spent = time.monotonic() - start
+        left = (rounds - done) * spent / done
+        say(f"round {done} of {rounds}; {left:.0f} s left")
+        if spent * (done + 1) / done > 60 * minutes:
+            break
+    return done
+
+
+def say(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving")
     parser.add_argument("--rounds", type=int, default=15, help="turns of each model (15)")
     parser.add_argument("--seconds", type=float, default=1.5, help="of each half of a turn (1.5)")
+    parser.add_argument("--minutes", type=float, default=10, help="of all turns at most (10)")
     arguments = parser.parse_args()
     others = "involution, deformable, CondConv"
     models: dict[str, tuple[Callable[[], keras.Model], dict[str, bool]]] = {
@@ -166,17 +183,16 @@ def main() -> int:
         batching = {"max_batch_size": BATCH, "allowed_batch_sizes": [1, BATCH]}
         warmup = [np.zeros([size, *_SIZE], np.float32) for size in (1, BATCH)]
         for number, (name, (make, form)) in enumerate(models.items()):
+            say(f"model {number + 1} of {len(models)}: {name}")
             path = folder / str(number)
             to_saved_model(make(), path, warmup=warmup, batching=batching, **form)
             options = ["--library", library] if "keep_native" in form else []
             served.append(Served(name, scope.enter_context(host(path, *options))))
-        for _ in range(arguments.rounds):
-            for model in served:
-                model.take_turn(arguments.seconds)
+        rounds = take_turns(served, arguments.rounds, arguments.seconds, arguments.minutes)
     command = shlex.join(["python", "-m", "benchmarks.serving", *sys.argv[1:]])
     facts = machine.description(command, [f"TensorFlow {tensorflow_version()}"])
     print("\n".join(f"{name}: {fact}" for name, fact in facts.items()), end="\n\n")
-    print(f"{arguments.rounds} rounds; images/s of {CLIENTS} clients with batches of {BATCH}:\n")
+    print(f"{rounds} rounds; images/s of {CLIENTS} clients with batches of {BATCH}:\n")
     print(table(served))
     return 0
 
