@@ -257,4 +257,4 @@ def test_output_cannot_be_written(tmp_path, capsys):
     file = Path(tmp_path, "a file")
     file.touch()
     assert cli.main(["demo", "--output", str(file)]) == 1
-    assert "Cannot write to the output folder" in capsys.readouterr().err
+    assert "`--output` must be a folder: there is a file" in capsys.readouterr().err

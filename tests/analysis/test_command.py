@@ -54,7 +54,8 @@ def test_table_and_files(saved, tmp_path, capsys):
 
 def test_size_not_known(saved, capsys):
     assert run(saved[1]) == 1
-    assert "`--input-shape` must have all sizes" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "`--input-shape` must have all sizes" in printed and "(None, None, 3)" in printed
 
 
 def test_no_model(tmp_path, capsys):
@@ -67,13 +68,31 @@ def test_no_model(tmp_path, capsys):
 
 def test_input_that_does_not_fit(saved, capsys):
     assert run(saved[1], "--input-shape", "20,24,5") == 1
-    assert "cannot be profiled" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "cannot be profiled" in printed and "\x1b" not in printed
+
+
+def test_layers_that_nobody_knows(tmp_path, capsys):
+    class Own(keras.layers.Layer):
+        def call(self, inputs):
+            return inputs
+
+    keras.Sequential([keras.Input((8,)), Own()]).save(tmp_path / "model.keras")
+    assert run(tmp_path / "model.keras") == 1
+    printed = capsys.readouterr().err
+    assert "`Own`, which is neither Keras's nor tfconv's" in printed and len(printed) < 500
 
 
 def test_folder_that_is_not_there(saved, tmp_path, capsys):
     path = tmp_path / "none" / "out.csv"
     assert run(saved[1], "--input-shape", "8,8,3", "--csv", path) == 1
     assert f"{path} cannot be written" in capsys.readouterr().err
+
+
+def test_the_model_stays(saved, capsys):
+    before = saved[1].read_bytes()
+    assert run(saved[1], "--input-shape", "8,8,3", "--csv", saved[1]) == 1
+    assert "which is read" in capsys.readouterr().err and saved[1].read_bytes() == before
 
 
 @pytest.mark.parametrize("shape", ["0,8,3", "a", ""])

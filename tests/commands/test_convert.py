@@ -168,7 +168,14 @@ def test_options_that_cannot_be(capsys, option):
         ("net.keras", ["--data", "damaged.npz"], "`--data` must be"),
         ("net.keras", ["--data", "nothing.npz"], "nothing.npz"),
         ("net.keras", ["--output", "nowhere/net.tflite"], "`--output` must lie in a folder that"),
-        ("net.keras", ["--output", "folder.keras", "--force"], "`--output` must be a file"),
+        ("net.keras", ["--output", "folder.keras"], "`--output` must be a file"),
+        ("net.keras", ["--output", "text.keras"], "--force overwrites it"),
+        ("net.keras", ["--output", "./net.keras", "--force"], "`--output` must not be net.keras"),
+        (
+            "net.keras",
+            ["--data", "image.npz", "--output", "image.npz", "--force"],
+            "`--output` must not be image.npz, which is read",
+        ),
     ],
 )
 def test_conversions_that_fail(capsys, monkeypatch, network, model, options, message):

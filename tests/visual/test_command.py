@@ -79,7 +79,7 @@ def test_a_picture_is_resized_and_scaled(saved, picture, tmp_path, monkeypatch):
     [
         (["--image", "none.png"], "No such file"),
         (["--image", "text.png"], "cannot identify image file"),
-        (["--image", "text.npy"], "must be a file of arrays"),
+        (["--image", "text.npy"], "`--image` must be a .npz or .npy file of arrays[.]"),
         (["--image", "two.npz"], "must have one array of inputs, beside `labels`.* a, b"),
         (["--image", "labels.npz"], "one of `labels` for each of 2 inputs.* shape .3,"),
         (["--image", "wrong.npy"], "`--image` must be .*8, 10, 1.* shape .2, 8, 10, 3"),
@@ -87,7 +87,8 @@ def test_a_picture_is_resized_and_scaled(saved, picture, tmp_path, monkeypatch):
         (["--what", "kernels"], "an involution of images.*1 DeformableConv2D"),
         (["--position", "8,0"], "`--position` must be"),
         (["--what", "routing", "--output", "none/out.png"], "must lie in a folder that exists"),
-        (["--output", "text.png"], "File exists"),
+        (["--what=routing", "--image", "wrong.npy", "--output=wrong.npy"], "which is read"),
+        (["--output", "text.png"], "`--output` must be a folder: there is a file"),
     ],
 )
 def test_failures(saved, picture, tmp_path, monkeypatch, capsys, options, message):

@@ -92,7 +92,8 @@ def _specs(model: Any, input_shape: Any) -> Any:
                 f"Received: input_shape={input_shape!r}"
             )
         sizes = tuple(shape)
-        sizes = sizes[1:] if sizes and sizes[0] is None else sizes
+        if input_shape is not None and sizes and sizes[0] is None:
+            sizes = sizes[1:]
         if not all(is_int(n) and n > 0 for n in sizes):
             raise ValueError(
                 "`input_shape` must have all sizes of an input, without the batch. "

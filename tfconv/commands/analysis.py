@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tfconv.commands.arguments import check_model, check_output
+from tfconv.commands.loading import load_model
 from tfconv.commands.messages import fail, wide_console
 from tfconv.commands.process import start
 
@@ -51,16 +52,15 @@ def run(arguments: argparse.Namespace) -> int:
     files = {option: path for option, path in files.items() if path is not None}
     try:
         for option, path in files.items():
-            check_output(path, option)
+            check_output(path, option, arguments.model)
     except ValueError as error:
         return fail(f"{path} cannot be written.", error)
     start()
-    from tfconv._compat import keras
     from tfconv.analysis import profile
 
     try:
-        model = keras.models.load_model(arguments.model, compile=False)
-    except Exception as error:  # of many kinds: what is not a model can be anything
+        model = load_model(arguments.model)
+    except ValueError as error:
         return fail(f"{arguments.model} cannot be loaded as a Keras model.", error)
     shapes = arguments.input_shape or [None]
     try:

@@ -6,8 +6,10 @@ import argparse
 import ast
 import re
 import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _ZIP = b"PK\x03\x04"
@@ -138,9 +140,47 @@ def check_input(path: Path, option: str) -> None:
         raise ValueError(f"No such file: `{option}` must be one. Received: {option} {path}")
 
 
-def check_output(path: Path, option: str) -> None:
-    """Raises ValueError if no file can be written to a path."""
+def check_output(path: Path, option: str, *inputs: Path | None) -> None:
+    """Raises ValueError if no file can be written to a path, or it is one of those to read."""
     if not path.parent.is_dir():
         raise ValueError(f"`{option}` must lie in a folder that exists. Received: {option} {path}")
     if path.is_dir():
         raise ValueError(f"`{option}` must be a file: there is a folder. Received: {option} {path}")
+    check_apart(path, option, *inputs)
+
+
+def check_apart(path: Path, option: str, *inputs: Path | None) -> None:
+    """Raises ValueError if what is to be written would take the place of what is read."""
+    for given in filter(None, inputs):
+        if path.exists() and given.exists() and path.samefile(given):
+            raise ValueError(
+                f"`{option}` must not be {given}, which is read. Received: {option} {path}"
+            )
+
+
+def check_folder(path: Path, option: str) -> None:
+    """Raises ValueError if something else than a folder is where one is to be."""
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"`{option}` must be a folder: there is a file. Received: {option} {path}")
+
+
+def arrays_in(path: Path, option: str) -> Any:
+    """The array in a .npy file, or those in a .npz file by their names.
+
+    Raises:
+        OSError: If there is no such file.
+        ValueError: If it holds something else.
+    """
+    import numpy as np
+
+    try:
+        loaded = np.load(path)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded:
+            return dict(loaded)
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        why = "" if "pickle" in str(error) else f" ({error})"  # which nobody should allow
+        raise ValueError(
+            f"`{option}` must be a .npz or .npy file of arrays{why}. Received: {option} {path}"
+        ) from error

@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from tfconv.commands.arguments import positive, seed
+from tfconv.commands.arguments import check_folder, positive, seed
 from tfconv.commands.messages import fail
 from tfconv.commands.process import start
 
@@ -47,8 +47,9 @@ def add_demo(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command and returns its exit status."""
-    if arguments.output.exists() and not arguments.output.is_dir():
-        error = f"Cannot write to the output folder: {arguments.output} is a file."
+    try:
+        check_folder(arguments.output, "--output")
+    except ValueError as error:
         return fail("the demo failed.", error)
     start()
     # The demo itself says which ops are in force.

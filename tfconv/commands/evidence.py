@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tfconv.commands.arguments import check_output, positive
+from tfconv.commands.arguments import check_folder, check_output, positive
 from tfconv.commands.messages import fail, only_ours, progress_bar, wide_console
 from tfconv.commands.process import start
 
@@ -49,8 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         if arguments.markdown is not None:
             check_output(arguments.markdown, "--markdown")
-        if arguments.folder.exists() and not arguments.folder.is_dir():
-            raise ValueError(f"`--folder` must be a folder. Received: --folder {arguments.folder}")
+        check_folder(arguments.folder, "--folder")
     except ValueError as error:
         return fail("the experiments did not run.", error)
     start()

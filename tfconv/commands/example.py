@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tfconv.commands.arguments import check_folder
 from tfconv.commands.messages import fail
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -53,8 +54,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.show:
         print(path.read_text(encoding="utf-8"), end="")
         return 0
-    if arguments.output.exists() and not arguments.output.is_dir():
-        error = f"Cannot write to the output folder: {arguments.output} is a file."
+    try:
+        check_folder(arguments.output, "--output")
+    except ValueError as error:
         return fail("the example did not run.", error)
     return _ended(path, arguments)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import warnings
-import zlib
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 from tfconv.commands.arguments import (
     ANY,
+    arrays_in,
     batch,
+    check_apart,
     check_input,
     check_model,
     check_output,
@@ -20,6 +20,7 @@ from tfconv.commands.arguments import (
     numbers,
     shape,
 )
+from tfconv.commands.loading import load_model
 from tfconv.commands.messages import fail
 from tfconv.commands.process import start
 
@@ -182,7 +183,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
     try:
         contents = inspection.inspect(arguments.path)
     except (ValueError, ImportError) as error:
-        return fail("there is nothing to inspect.", error, {"path": "PATH"})
+        return fail("there is nothing to inspect.", error, {"path": "PATH", "source": "PATH"})
     if arguments.json:
         print(json.dumps(contents.as_json(), indent=2))
     else:
@@ -199,12 +200,14 @@ def _convert(arguments: argparse.Namespace) -> int:
         if getattr(arguments, option) is not None and getattr(arguments, other) is None:
             arguments.usage_error(f"argument --{option}: needs --{other}")
     output = arguments.output or _beside(arguments.model, arguments.to)
-    if arguments.to != "saved_model" and output.exists() and not arguments.force:
-        return fail("nothing was converted.", f"{output} exists; --force overwrites it.")
     try:
         check_model(arguments.model)
-        if arguments.to != "saved_model":
-            check_output(output, "--output")
+        if arguments.to == "saved_model":
+            check_apart(output, "--output", arguments.model)
+        else:
+            check_output(output, "--output", arguments.model, arguments.data)
+            if output.exists() and not arguments.force:
+                raise ValueError(f"{output} exists; --force overwrites it.")
         if arguments.data is not None:
             check_input(arguments.data, "--data")
         elif arguments.quantize in _NEED_DATA:
@@ -219,13 +222,10 @@ def _convert(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from tfconv import export
-    from tfconv._compat import keras
-    from tfconv.export.quiet import quiet
 
     try:
         data = None if arguments.data is None else _load_data(arguments.data)
-        with quiet(f"Loading {arguments.model}"):
-            model = keras.models.load_model(arguments.model, compile=False)
+        model = load_model(arguments.model)
         if arguments.to == "tflite":
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # the report shows them
@@ -279,16 +279,7 @@ def _beside(model: Path, to: str) -> Path:
 
 def _load_data(path: Path) -> Any:
     """The arrays in a file: a dict by their names, or the only one."""
-    import numpy as np
-
-    try:
-        loaded = np.load(path)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded:
-            arrays = dict(loaded)
-    except (ValueError, EOFError, BadZipFile, zlib.error) as error:
-        raise ValueError(
-            f"`--data` must be a .npz or .npy file of arrays ({error}). Received: {path}"
-        ) from error
-    return arrays if len(arrays) > 1 else next(iter(arrays.values()), arrays)
+    arrays = arrays_in(path, "--data")
+    if isinstance(arrays, dict) and len(arrays) == 1:
+        (arrays,) = arrays.values()
+    return arrays

@@ -11,6 +11,8 @@ from typing import Any, TextIO
 
 from tfconv.commands.process import was_interrupted
 
+_STYLE = re.compile(r"\x1b\[\d*m")  # of terminals, in Keras's messages
+
 
 def fail(what: str, error: object, options: Mapping[str, str] | None = None) -> int:
     """Says what failed and why; returns the exit status.
@@ -22,7 +24,8 @@ def fail(what: str, error: object, options: Mapping[str, str] | None = None) -> 
     """
     if was_interrupted():  # the error is what somebody made of that
         raise KeyboardInterrupt
-    print(f"tfconv: {what}\n{_in_words_of(options or {}, str(error))}", file=sys.stderr)
+    text = _STYLE.sub("", str(error))
+    print(f"tfconv: {what}\n{_in_words_of(options or {}, text)}", file=sys.stderr)
     return 1
 
 

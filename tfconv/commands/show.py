@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import zlib
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
-from tfconv.commands.arguments import check_input, check_model, check_output, positive
+from tfconv.commands.arguments import (
+    arrays_in,
+    check_folder,
+    check_input,
+    check_model,
+    check_output,
+    positive,
+)
+from tfconv.commands.loading import load_model
 from tfconv.commands.messages import fail
 from tfconv.commands.process import start
 
@@ -93,16 +99,17 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         check_input(arguments.image, "--image")
         if arguments.what and arguments.output:
-            check_output(arguments.output, "--output")
+            check_output(arguments.output, "--output", arguments.model, arguments.image)
+        elif arguments.output:
+            check_folder(arguments.output, "--output")
     except ValueError as error:
         return fail("nothing was drawn.", error)
     start(onednn=False)
-    from tfconv._compat import keras
     from tfconv.figures import empty_figure
 
     try:
-        model = keras.models.load_model(arguments.model, compile=False)
-    except Exception as error:  # of many kinds: what is not a model can be anything
+        model = load_model(arguments.model)
+    except ValueError as error:
         return fail(f"{arguments.model} cannot be loaded as a Keras model.", error)
     try:
         images, labels = _inputs(arguments.image, model, arguments.scale)
@@ -121,7 +128,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         if not arguments.what:
             empty_figure(1, 1)  # without Matplotlib there is nothing to make a folder for
-            folder.mkdir(exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
         for what, path in paths.items():
             found[what].plot(path)
             print(path)
@@ -178,13 +185,8 @@ def _inputs(path: Path, model: Any, scale: tuple[float, float] | None) -> tuple[
 
 
 def _arrays(path: Path) -> tuple[Any, Any]:
-    import numpy as np
-
-    try:
-        loaded = np.load(path)
-        arrays = {"images": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
-    except (ValueError, EOFError, BadZipFile, zlib.error) as error:
-        raise ValueError(f"--image must be a file of arrays ({error}). Received: {path}") from error
+    arrays = arrays_in(path, "--image")
+    arrays = arrays if isinstance(arrays, dict) else {"images": arrays}
     labels = arrays.pop("labels", None)
     if len(arrays) != 1:
         raise ValueError(
