@@ -62,12 +62,14 @@ def test_offsets_move_samples_by_pixels_of_the_image(deep):
     np.testing.assert_allclose(found.offsets[1, 3], offsets, rtol=1e-6)
 
 
-def test_offsets_that_the_layer_is_given():
+@pytest.mark.parametrize("by_name", [True, False])
+def test_offsets_that_the_layer_is_given(by_name):
     inputs = keras.Input((8, 8, 2))
     offset = keras.layers.Conv2D(18, 3, padding="same", use_bias=False)(inputs)
     mask = keras.layers.Conv2D(9, 3, padding="same", activation="sigmoid")(inputs)
     layer = tfconv.DeformableConv2D(2, 3, padding="same")
-    model = keras.Model(inputs, layer(inputs, offset=offset, modulation=mask))
+    given = {"offset": offset, "modulation": mask} if by_name else {}
+    model = keras.Model(inputs, layer(inputs, *([] if by_name else [offset, mask]), **given))
     image = np.random.default_rng(0).random((1, 8, 8, 2), np.float32)
     (found,) = sampling_points(model, image, layer).layers
     made = [np.asarray(each)[0] for each in keras.Model(inputs, [offset, mask])(image)]

@@ -33,7 +33,7 @@ class Call:
         layer: The layer.
         name: Its name behind those of the layers that it is called in.
         inputs: Its first argument.
-        given: Its other arguments that have names.
+        given: Its other arguments by their names.
         outputs: What it gives.
     """
 
@@ -82,7 +82,9 @@ def calls(model: Any, images: Any, wanted: Callable[[Any], bool]) -> list[Call]:
         kept = inside and isinstance(y, tf.Tensor) and wanted(self)
         if kept and not any(call.layer is self for call in found):
             first = (*args, *kwargs.values())[0]
-            found.append(Call(self, name, first, kwargs, y))
+            names = list(inspect.signature(self.call).parameters)
+            given = {**dict(zip(names[1:], args[1:])), **kwargs}
+            found.append(Call(self, name, first, given, y))
         return outputs
 
     training = "training" in inspect.signature(model.call).parameters
