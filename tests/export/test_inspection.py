@@ -229,8 +229,8 @@ def test_damaged_saved_model(exports, tmp_path, damage, message):
 @pytest.mark.parametrize(
     "content, message",
     [
-        (b"", "must be a TensorFlow Lite model"),
-        (b"PK\3\4, as .keras files begin", "must be a TensorFlow Lite model"),
+        (b"", "must be a TensorFlow Lite or ONNX file"),
+        (b"PK\3\4, as .keras files begin", "must be a TensorFlow Lite or ONNX file"),
         (None, "damaged TensorFlow Lite model"),
     ],
 )

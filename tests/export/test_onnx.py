@@ -147,6 +147,16 @@ def test_subclassed_model():
 
 
 @needs_onnx
+def test_inputs_that_are_given_back():
+    """In ONNX a name is that of one tensor."""
+    x, y = keras.Input([4], name="x"), keras.Input([4], name="y")
+    model = keras.Model([x, y], [y, keras.layers.Add(name="sum")([x, y])])
+    report = to_onnx(model)
+    assert list(report.inputs) == ["x", "y"] and list(report.outputs) == ["y_output", "sum"]
+    assert report.error == 0
+
+
+@needs_onnx
 def test_gelu():
     """Keras's has erfc, which ONNX has not."""
     model = keras.Sequential([keras.Input([4]), keras.layers.Dense(3, activation="gelu")])

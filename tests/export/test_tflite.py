@@ -161,6 +161,30 @@ def test_loops_in_integers():
     assert to_tflite(model, quantize="dynamic").error < 0.02
 
 
+class LastBits(keras.layers.Layer):
+    def call(self, inputs):
+        return tf.bitwise.bitwise_and(tf.cast(inputs, tf.int32), 3)
+
+
+def test_what_tensorflow_lite_lacks(tmp_path):
+    model = keras.Sequential([keras.Input((8,)), LastBits()])
+    words = r"has no operator for: BitwiseAnd \(at .*\)\.$"
+    with pytest.raises(ExportError, match=words) as raised:
+        to_tflite(model, tmp_path / "model.tflite")
+    assert len(str(raised.value)) < 200 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("given", [None, "data"])
+def test_models_that_give_no_numbers(images, given):
+    model = keras.Sequential([keras.Input(SIZE), keras.layers.Conv2D(2, 3)])
+    model.layers[0].bias.assign([np.nan, 0])
+    data = None if given is None else images
+    inputs = "random inputs" if given is None else "`representative_data`"
+    with pytest.raises(ExportError, match=f"itself gives NaN or infinity for {inputs}"):
+        to_tflite(model, representative_data=data)
+    assert to_tflite(model, verify=False).error is None
+
+
 def test_layers_without_integer_kernels():
     layers = [keras.layers.Conv3DTranspose(4, 2, name="float"), keras.layers.Flatten()]
     head = keras.layers.Dense(32, name="head")

@@ -132,15 +132,22 @@ def test_sizes_that_do_not_suit():
 def test_names_with_spaces():
     """Keys of outputs may have them, layers may not."""
     x = keras.Input((3,), name="x")
-    model = keras.Model(x, {"my output": keras.layers.Dense(2)(x)})
+    keys = ["_scores", "my output", "\u00fcber"]
+    model = keras.Model(x, {key: keras.layers.Dense(2)(x) for key in keys})
     report = to_tflite(model)
-    assert report.outputs == ["my output"]
+    assert report.outputs == keys
     spaced = keras.Input((3,), name="my input")
     model = keras.Model([x, spaced], keras.layers.Add(name="sum")([x, spaced]))
     with pytest.raises(ValueError, match="`model` must have layers.*Received: 'my input'"):
         to_tflite(model)
     with pytest.raises(ValueError, match="`signatures.*without spaces. Received: .*'my input'"):
         signatures.trace({"serving_default": model}, keep_native=False)
+    model = keras.Model(x, keras.layers.Dense(2)(x), name="my net")
+    for export in (to_tflite, lambda model: signatures.trace({"a": model}, keep_native=False)):
+        with pytest.raises(ValueError, match="`model` must have layers.*Received: 'my net'"):
+            export(model)
+    with pytest.raises(ValueError, match="no _ .* at their start. Received: '_in'"):
+        tracing.check_names(["_in"])
 
 
 def test_examples_that_come_once():

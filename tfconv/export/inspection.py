@@ -293,6 +293,11 @@ def _tflite(path: Path) -> TFLiteContents:
             "`path` must be an exported model; this is one of Keras, which `tfconv profile` tells "
             f"of and `tfconv convert` converts. Received: path={os.fspath(path)!r}"
         )
+    if path.read_bytes()[4:8] != tflite_file.IDENTIFIER:
+        raise ValueError(
+            "`path` must be a TensorFlow Lite or ONNX file, or the folder of a SavedModel. "
+            f"Received: path={os.fspath(path)!r}"
+        )
     file = tflite_file.read(path)
     try:
         told = metadata.read(path.read_bytes())

@@ -88,9 +88,9 @@ def to_onnx(
 
     The result holds ONNX's own operators only: those that the stock ops of the layers become.
     Its inputs and outputs are the model's, under their names and in their order, the batch of any
-    size if the model's is. Real numbers are in float32, in which layers of other types compute as
-    well. tf2onnx converts, ONNX Runtime compares; both are installed by
-    `pip install tf2onnx onnx onnxruntime`.
+    size if the model's is; an input that is given back is "<name>_output" there. Real numbers are
+    in float32, in which layers of other types compute as well. tf2onnx converts, ONNX Runtime
+    compares; both are installed by `pip install tf2onnx onnx onnxruntime`.
 
     Args:
         model: A functional, sequential or subclassed Keras model. For the last,
@@ -136,7 +136,9 @@ def to_onnx(
             traced = tracing.trace(model, inputs)
         function = _compat.frozen(traced.function, lower_control_flow=False)
         tensors = dict(zip(sorted(traced.outputs), function.outputs))  # as TensorFlow sorts them
-        names = {tensors[name].name: name for name in traced.outputs}
+        given = {spec.name for spec in traced.inputs}  # of ONNX's tensors, none share a name
+        called = {n: f"{n}_output" if n in given else n for n in traced.outputs}
+        names = {tensors[name].name: called[name] for name in traced.outputs}
         names.update((x.name, spec.name) for x, spec in zip(function.inputs, traced.inputs))
         proto, _ = tf2onnx.convert.from_graph_def(
             _without_erfc(function.graph.as_graph_def(add_shapes=True)),
@@ -152,7 +154,8 @@ def to_onnx(
         content = proto.SerializeToString()
         error = None
         if onnxruntime is not None:
-            errors = verification.compared(_runner(content, onnxruntime), traced, samples).errors
+            run = _runner(content, onnxruntime, {shown: name for name, shown in called.items()})
+            errors = verification.compared(run, traced, samples).errors
             error = max(errors.values())
             if not error <= BOUND:
                 worst = max(errors, key=errors.__getitem__)
@@ -183,12 +186,13 @@ def package(name: str) -> ModuleType:
         ) from error
 
 
-def _runner(content: bytes, onnxruntime: ModuleType) -> Any:
+def _runner(content: bytes, onnxruntime: ModuleType, outputs: dict[str, str]) -> Any:
+    """Runs a model; `outputs` are the Keras model's names of its outputs by their names there."""
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
+    names = [outputs[output.name] for output in session.get_outputs()]
 
     def run(arrays: Arrays) -> Arrays:
-        return dict(zip(names, session.run(names, arrays)))
+        return dict(zip(names, session.run(None, arrays)))
 
     return run
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -42,7 +43,16 @@ def converted(traced: Traced, quantize: str | None = None, keep_native: bool = F
     converter.allow_custom_ops = keep_native
     if quantize == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    return converter.convert()
+    try:
+        return converter.convert()
+    except Exception as error:  # of TensorFlow, whose text shows the code around each operation
+        lacking = set(re.findall(r"'tf\.(\w+)' op is neither", str(error)))
+        if not lacking:
+            raise
+        places = (f"{o.type} (at {o.name})" for o in traced.operations if o.type in lacking)
+        raise ExportError(
+            f"TensorFlow Lite has no operator for: {', '.join(places) or ', '.join(lacking)}."
+        ) from error
 
 
 def _converter(traced: Traced, optimized: bool, file: tflite_file.TFLiteFile | None = None) -> Any:

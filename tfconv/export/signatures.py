@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tfconv import _compat
 from tfconv._compat import keras
+from tfconv.export.tracing import check_names
 from tfconv.ops.dispatch import keep_native as keeping_native
 from tfconv.ops.dispatch import server_export
 
@@ -130,6 +131,9 @@ def _of_model(name: str, model: keras.Model) -> tuple[Callable, dict, list[str] 
             f"built. For others, give `signatures={{{name!r}: (function, "
             f"{{input name: tf.TensorSpec}})}}`. Received: {model!r}"
         )
+    kinds = keras.layers.InputLayer  # whose names a signature need not have
+    layers = (each for each in _compat.all_layers(model) if not isinstance(each, kinds))
+    check_names(layer.name for layer in layers)
     structure = _compat.model_input(model)
     if isinstance(structure, Mapping):
         names = list(structure)

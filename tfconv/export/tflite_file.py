@@ -15,7 +15,7 @@ from typing import Any
 from tfconv._compat import KERAS_3, child_layers, tflite_schema
 
 NATIVE_PREFIX = "Tfconv>"  # of the names of tfconv's own operators
-_IDENTIFIER = b"TFL3"
+IDENTIFIER = b"TFL3"
 # What an operator is named for, where several operations of a graph were fused into it.
 _PRODUCT = re.compile("conv|matmul|einsum|tensordot", re.IGNORECASE)
 _NUMBER = re.compile(r"_\d+$")
@@ -170,7 +170,7 @@ def read(source: bytes | str | os.PathLike[str], model: Any = None) -> TFLiteFil
     is_content = isinstance(source, (bytes, bytearray))
     content = bytes(source) if is_content else Path(source).read_bytes()
     name = f"{len(content)} bytes" if is_content else os.fspath(source)
-    if content[4:8] != _IDENTIFIER:
+    if content[4:8] != IDENTIFIER:
         raise ValueError(f"`source` must be a TensorFlow Lite model. Received: {name}")
     try:
         return _read(content, model)

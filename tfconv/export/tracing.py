@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,11 @@ class Traced:
     module: tf.Module
     outputs: list[str]
     layers: dict[str, str]
+
+    @property
+    def operations(self) -> list[tf.Operation]:
+        """What the function computes by."""
+        return self.function.graph.get_operations()
 
     @property
     def fixed_batch(self) -> int | None:
@@ -151,7 +156,7 @@ def trace(model: Any, inputs: Any, of_layers: bool = False, *, to_tflite: bool =
             layers[f"layer_{number}"] = path
             outputs[f"layer_{number}"] = output
         # A converter joins outputs that are one tensor: each gets an operation of its own.
-        return {n: tf.identity(t, name=_NO_NAME.sub("_", n)) for n, t in outputs.items()}
+        return {n: tf.identity(t, name=_operation_name(n)) for n, t in outputs.items()}
 
     module = tf.Module()
     with contextlib.ExitStack() as scopes:
@@ -239,12 +244,7 @@ def model_inputs(model: Any, data: Any) -> Any:
     """
     if not isinstance(model, keras.Model):
         raise ValueError(f"`model` must be a Keras model. Received: {type(model)}")
-    bad = [layer.name for layer in _compat.all_layers(model) if _NO_NAME.search(layer.name)]
-    if bad:
-        raise ValueError(
-            "`model` must have layers with names of letters, digits and the signs _ . - / only. "
-            f"Received: {', '.join(map(repr, bad))}"
-        )
+    check_names(layer.name for layer in _compat.all_layers(model))
     if getattr(model, "inputs", None):
         structure = _compat.model_input(model)
         flat = tf.nest.flatten(structure)
@@ -264,6 +264,22 @@ def model_inputs(model: Any, data: Any) -> Any:
         shapes = [((None, *a.shape[1:]), a.dtype, n) for a, n in zip(arrays, names)]
     specs = [tf.TensorSpec(shape, _narrowed(dtype), name) for shape, dtype, name in shapes]
     return tf.nest.pack_sequence_as(structure, specs)
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raises ValueError for names of layers that operations of a graph cannot have."""
+    bad = [name for name in names if _operation_name(name) != name]
+    if bad:
+        raise ValueError(
+            "`model` must have layers with names of letters, digits and the signs _ . - / only, "
+            f"no _ - / at their start. Received: {', '.join(map(repr, bad))}"
+        )
+
+
+def _operation_name(name: str) -> str:
+    """The name for an operation: TensorFlow has fewer signs, and fewer still at the start."""
+    made = _NO_NAME.sub("_", name)
+    return made if re.match("[A-Za-z0-9.]", made) else f"named{made}"
 
 
 def named_outputs(model: Any, y: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfconv.export.errors import ExportError
 from tfconv.export.samples import Arrays, Samples, batches
 from tfconv.export.tflite_file import NATIVE_PREFIX
 from tfconv.export.tracing import Traced
@@ -199,6 +200,13 @@ def compared(
     for number, count in enumerate(counts):
         arrays = samples.batch(-(-count // fixed) * fixed, first=number)
         expected = traced.expected(arrays)
+        for name, y in expected.items():
+            if y.dtype.kind == "f" and not np.isfinite(y).all():
+                given = "random inputs" if samples.are_random else "`representative_data`"
+                raise ExportError(
+                    f"The Keras model itself gives NaN or infinity for {given}, as its output "
+                    f"`{name}`: there is nothing to compare with."
+                )
         for name, actual in run(arrays).items():
             pairs.setdefault(name, []).append((actual, expected[name]))
     agreement = {name: _same_class(both) for name, both in pairs.items() if _are_scores(both)}
