@@ -157,6 +157,15 @@ def test_inputs_that_are_given_back():
 
 
 @needs_onnx
+@pytest.mark.parametrize("batch", [1, 4, 9])
+def test_a_batch_of_one_size(batch):
+    x = keras.Input([5, 4], batch_size=batch, name="x")
+    model = keras.Model(x, tfconv.Involution1D(3, groups=2)(x))
+    report = to_onnx(model)
+    assert report.inputs == {"x": f"float32 [{batch}, 5, 4]"} and report.error < 1e-5
+
+
+@needs_onnx
 def test_gelu():
     """Keras's has erfc, which ONNX has not."""
     model = keras.Sequential([keras.Input([4]), keras.layers.Dense(3, activation="gelu")])

@@ -148,6 +148,7 @@ def test_names_with_spaces():
             export(model)
     with pytest.raises(ValueError, match="no _ .* at their start. Received: '_in'"):
         tracing.check_names(["_in"])
+    tracing.check_names(["_in"], outermost=False)
 
 
 def test_examples_that_come_once():

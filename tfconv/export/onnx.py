@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from rich.console import Group
 
@@ -19,7 +20,7 @@ from tfconv.export import tables, tracing, verification
 from tfconv.export.errors import ExportError
 from tfconv.export.files import checked_file, write
 from tfconv.export.quiet import quiet
-from tfconv.export.samples import Arrays, repeatable
+from tfconv.export.samples import Arrays, batches, repeatable
 from tfconv.ops.dispatch import portable
 
 BOUND = 1e-4  # sums in another order, in float32
@@ -154,7 +155,8 @@ def to_onnx(
         content = proto.SerializeToString()
         error = None
         if onnxruntime is not None:
-            run = _runner(content, onnxruntime, {shown: name for name, shown in called.items()})
+            names = {shown: name for name, shown in called.items()}
+            run = _runner(content, onnxruntime, names, traced.fixed_batch)
             errors = verification.compared(run, traced, samples).errors
             error = max(errors.values())
             if not error <= BOUND:
@@ -186,13 +188,23 @@ def package(name: str) -> ModuleType:
         ) from error
 
 
-def _runner(content: bytes, onnxruntime: ModuleType, outputs: dict[str, str]) -> Any:
-    """Runs a model; `outputs` are the Keras model's names of its outputs by their names there."""
+def _runner(
+    content: bytes, onnxruntime: ModuleType, outputs: dict[str, str], batch: int | None
+) -> Any:
+    """Runs a model on any number of examples.
+
+    Args:
+        content: The model.
+        onnxruntime: What runs it.
+        outputs: The Keras model's names of the outputs, by those that they have there.
+        batch: The size of the batch, None for any.
+    """
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     names = [outputs[output.name] for output in session.get_outputs()]
 
     def run(arrays: Arrays) -> Arrays:
-        return dict(zip(names, session.run(None, arrays)))
+        parts = [session.run(None, part) for part in batches(arrays, batch)]
+        return {name: np.concatenate(each) for name, each in zip(names, zip(*parts))}
 
     return run
 

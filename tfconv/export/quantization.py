@@ -46,7 +46,7 @@ def converted(traced: Traced, quantize: str | None = None, keep_native: bool = F
     try:
         return converter.convert()
     except Exception as error:  # of TensorFlow, whose text shows the code around each operation
-        lacking = set(re.findall(r"'tf\.(\w+)' op is neither", str(error)))
+        lacking = set(re.findall(r"'tf\.(\w+)' op is neither", str(error))) - {"Placeholder"}
         if not lacking:
             raise
         places = (f"{o.type} (at {o.name})" for o in traced.operations if o.type in lacking)

@@ -142,6 +142,8 @@ def trace(model: Any, inputs: Any, of_layers: bool = False, *, to_tflite: bool =
         of_layers: Whether the outputs of all its layers become outputs of the function.
         to_tflite: Whether layers take the forms that TensorFlow Lite has fast kernels for.
     """
+    if to_tflite:  # its converter saves variables by their names
+        check_names(layer.name for layer in _compat.all_layers(model))
     specs = tf.nest.flatten(inputs)
     layers: dict[str, str] = {}
     names: list[str] = []
@@ -244,11 +246,12 @@ def model_inputs(model: Any, data: Any) -> Any:
     """
     if not isinstance(model, keras.Model):
         raise ValueError(f"`model` must be a Keras model. Received: {type(model)}")
-    check_names(layer.name for layer in _compat.all_layers(model))
+    check_names((layer.name for layer in _compat.all_layers(model)), outermost=False)
     if getattr(model, "inputs", None):
         structure = _compat.model_input(model)
         flat = tf.nest.flatten(structure)
         shapes = [(x.shape, x.dtype, x.name.partition(":")[0]) for x in flat]
+        check_names(name for *_, name in shapes)
     elif data is None:
         raise ValueError(
             "`representative_data` is needed for a model that has no inputs of its own, such as a "
@@ -266,13 +269,20 @@ def model_inputs(model: Any, data: Any) -> Any:
     return tf.nest.pack_sequence_as(structure, specs)
 
 
-def check_names(names: Iterable[str]) -> None:
-    """Raises ValueError for names of layers that operations of a graph cannot have."""
-    bad = [name for name in names if _operation_name(name) != name]
+def check_names(names: Iterable[str], outermost: bool = True) -> None:
+    """Raises ValueError for names of layers that operations of a graph cannot have.
+
+    Args:
+        names: The names.
+        outermost: Whether what is named so may stand in no other scope.
+    """
+    name_of = _operation_name if outermost else functools.partial(_NO_NAME.sub, "_")
+    bad = [name for name in names if name_of(name) != name]
     if bad:
+        start = ", no _ - / at their start" if outermost else ""
         raise ValueError(
-            "`model` must have layers with names of letters, digits and the signs _ . - / only, "
-            f"no _ - / at their start. Received: {', '.join(map(repr, bad))}"
+            "`model` must have layers with names of letters, digits and the signs _ . - / only"
+            f"{start}. Received: {', '.join(map(repr, bad))}"
         )
 
 
