@@ -205,7 +205,8 @@ def _convert(arguments: argparse.Namespace) -> int:
         if arguments.to == "saved_model":
             check_apart(output, "--output", arguments.model)
         else:
-            check_output(output, "--output", arguments.model, arguments.data)
+            labels = (path for _, path in arguments.labels or ())
+            check_output(output, "--output", arguments.model, arguments.data, *labels)
             if output.exists() and not arguments.force:
                 raise ValueError(f"{output} exists; --force overwrites it.")
         if arguments.data is not None:
