@@ -190,3 +190,14 @@ def test_data_types(family, dtype):
     layer = CLASSES[family][1](6, 3, **arguments)
     assert layer(tf.ones([2, 6, 6, 4], dtype)).dtype == tf.as_dtype(dtype)
     assert layer.effective_kernel().dtype == tf.as_dtype(dtype)
+
+
+@pytest.mark.parametrize("name", ("FlattenedConv1D", "SeparableConv1D"))
+def test_no_kernel_by_that_name(name):
+    """Before and after it is built: the error does not send one to build it again."""
+    layer = getattr(tfconv, name)(2, 3)
+    with pytest.raises(AttributeError, match="build" if name[0] == "F" else "depthwise_kernel"):
+        layer.kernel  # noqa: B018
+    layer.build((None, 5, 4))
+    with pytest.raises(AttributeError, match="several kernels|depthwise_kernel"):
+        layer.kernel  # noqa: B018

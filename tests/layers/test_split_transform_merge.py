@@ -211,6 +211,11 @@ def test_numeric_gradients(rng):
             (None, 6, 6, 4),
             "`transform` cannot be merged by 'concat'",
         ),
+        (
+            {"transform": tfconv.blocks.ChannelSplit(2)},
+            (None, 8),
+            "`transform` must be .*one output",
+        ),
     ],
 )
 def test_bad_shapes(arguments, shape, message):

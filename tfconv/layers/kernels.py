@@ -100,7 +100,10 @@ class Adaptable(KernelArguments):
         try:
             kernel = self._kernel
         except AttributeError:
-            raise AttributeError("You must build the layer before accessing `kernel`.") from None
+            why = "You must build the layer before accessing `kernel`."
+            if self.built:
+                why = f"{type(self).__name__} has several kernels, none of which is `kernel`."
+            raise AttributeError(why) from None
         if not self.lora_enabled:
             return kernel
         a, b = map(_compat.convert_variable, (self.lora_kernel_a, self.lora_kernel_b))

@@ -157,7 +157,14 @@ class SplitTransformMerge(BaseLayer):
 
     def _output_shapes(self, input_shape: Any) -> list[tuple[int | None, ...]]:
         part = self._part(input_shape)
-        return [static_shape(layer.compute_output_shape(part)) for layer in self.transforms]
+        shapes = [layer.compute_output_shape(part) for layer in self.transforms]
+        try:
+            return [static_shape(shape) for shape in shapes]
+        except TypeError:
+            raise ValueError(
+                "`transform` must be made of layers that give one output. "
+                f"Received: outputs of shapes {shapes}"
+            ) from None
 
     def compute_output_shape(self, input_shape):
         shapes = self._output_shapes(input_shape)
