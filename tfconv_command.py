@@ -9,10 +9,15 @@ import importlib.util
 import sys
 
 
-def main() -> int:
-    """Runs the command line in this process and returns its exit status."""
+def enter() -> None:
+    """Lets modules of the package be imported before it runs."""
     spec = importlib.util.find_spec("tfconv")
     sys.modules["tfconv"] = importlib.util.module_from_spec(spec)
+
+
+def main() -> int:
+    """Runs the command line in this process and returns its exit status."""
+    enter()
     from tfconv.commands.process import interruptible
 
     return interruptible("tfconv.cli")

@@ -16,6 +16,11 @@ from tfconv.commands.messages import fail
 _PACKAGE = Path(__file__).resolve().parents[1]
 # In a wheel, else in a checkout.
 _FOLDERS = (_PACKAGE / "_examples", _PACKAGE.parent / "examples")
+# TensorFlow prints lines as it starts, which are no part of an example.
+_START = (
+    "import tfconv_command; tfconv_command.enter(); "
+    "from tfconv.commands.process import start; start(); "
+)
 
 
 def add_example(commands: Any) -> None:
@@ -88,7 +93,7 @@ def _ended(path: Path, arguments: argparse.Namespace) -> int:
     variables.setdefault("MPLBACKEND", "agg")
     sys.stdout.flush()
     # Not by its path: the folder's files would hide packages of their names.
-    command = f"import runpy; runpy.run_path({os.fspath(path)!r}, run_name='__main__')"
+    command = f"{_START}import runpy; runpy.run_path({os.fspath(path)!r}, run_name='__main__')"
     status = subprocess.run([sys.executable, "-c", command], env=variables).returncode
     if status == 0:
         print(f"pictures and models are in {arguments.output}")
