@@ -18,6 +18,7 @@ from tfconv.ops import (
     per_example_conv,
 )
 from tfconv.ops.checks import checked
+from tfconv.ops.per_example_conv import mixed_conv
 
 SQUARE = tf.ones([3, 3, 4, 4])
 
@@ -161,6 +162,7 @@ EMPTY = {
     "involution": (involve(strides=2), [(2, 0, 8, 4), (2, 0, 4, 18)]),
     "per example": (mixed(), [(2, 0, 5, 4), (2, 3, 3, 2, 6)]),
     "per example depthwise": (mixed(), [(2, 0, 5, 4), (2, 3, 3, 1, 4)]),
+    "mixed": (mixed_conv, [(2, 0, 5, 4), (3, 3, 3, 2, 6), (2, 3)]),
     "deformable conv": (deformed(), [(2, 0, 4, 4), (2, 0, 4, 36), (2, 0, 4, 18)]),
     "deformable aggregation": (aggregated(), [(2, 0, 4, 4), (2, 0, 4, 36), (2, 0, 4, 18)]),
     "deformable sample": (sampled(), [(2, 0, 4, 8), (2, 0, 4, 18), (2, 0, 4, 9)]),

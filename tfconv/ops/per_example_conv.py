@@ -342,10 +342,9 @@ def mixed_conv(
         joined = tf.reshape(tf.transpose(flat), [*size, width, filters * count])
         y = conv(x, joined, groups=x.shape[-1] // width, **arguments)
         output = spatial_sizes(y)
-        y = tf.reshape(y, [-1, product(output) * filters, count])
+        y = tf.reshape(y, [examples(x), product(output) * filters, count])
         y = in_float32(tf.matmul, y, weights[:, :, tf.newaxis])
-        y = tf.reshape(y, [-1, *output, filters])
-        return y
+        return tf.reshape(y, [examples(x), *output, filters])
 
     return in_channels_last(channels_last, data_format, x)
 
