@@ -1,5 +1,5 @@
 // GPU kernels of Tfconv>DeformableSample, Tfconv>DeformableConv and their gradients. The numeric
-// part is in deformable.cu.cc.
+// part is in deformable_*.cu.cc.
 #include <vector>
 
 #include "common/gpu_kernel.h"
@@ -24,7 +24,7 @@ struct DeformableGpuOp : DeformableOp<kKind> {
                           const std::vector<Buffer>& inputs, const std::vector<Buffer>& outputs) {
     DeformableArgs<T> args = {};
     args.geometry = sizes.geometry;
-    args.rank = sizes.rank;
+    args.rank = static_cast<int>(sizes.rank);
     args.offset_groups = sizes.offset_groups;
     args.groups = HasFilter(kKind) ? sizes.groups : 1;
     args.filters = sizes.filters;

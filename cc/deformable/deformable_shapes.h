@@ -23,10 +23,11 @@ struct DeformableShapes {
   Dims y;
 };
 
-// What the inputs' shapes say once they are checked.
+// What the inputs' shapes say once they are checked. Plain words of 64 bits: XLA's calls hold them,
+// and bytes between others would be any.
 struct DeformableSizes {
   ConvGeometry geometry;  // complete if all sizes are known
-  int rank;               // spatial axes
+  int64_t rank;           // spatial axes
   int64_t taps;
   int64_t offset_groups;
   int64_t groups;

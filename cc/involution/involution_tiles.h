@@ -40,19 +40,23 @@ inline GroupBlocks MakeBlocks(int64_t groups, int64_t wanted) {
   return blocks;
 }
 
+// Whether kernels are made from features: a bias is there even if these have no channels.
+template <typename T>
+bool MakesKernels(const InvolutionArgs<T>& args) {
+  return args.bias != nullptr;
+}
+
 // Blocks that kernels are made by: their part of the span stays in the cache, and fills panels.
 template <typename T>
 int64_t BlocksOfSpan(const InvolutionArgs<T>& args) {
   constexpr int64_t kColumns = 192;
-  return args.features == nullptr
-             ? 1
-             : Max<int64_t>(1, args.groups * NumTaps(args.geometry) / kColumns);
+  return MakesKernels(args) ? Max<int64_t>(1, args.groups * NumTaps(args.geometry) / kColumns) : 1;
 }
 
 // Positions whose kernels are taken at a time.
 template <typename T>
 int64_t KernelPositions(const InvolutionArgs<T>& args) {
-  return kIsHalf<T> || args.features != nullptr ? kMadePositions : kTilePositions;
+  return kIsHalf<T> || MakesKernels(args) ? kMadePositions : kTilePositions;
 }
 
 struct GroupRange {
@@ -98,7 +102,7 @@ Tiles MakeTiles(const InvolutionArgs<T>& args, int64_t positions) {
   if (t.lines > 0 && t.width > 0) {
     t.per_line = CeilDiv(t.width, positions);
     t.length = RoundUp(CeilDiv(t.width, t.per_line), kPositions);
-    if (args.features != nullptr) {
+    if (MakesKernels(args)) {
       const int64_t fitting = Min(positions / t.width, t.lines * blocks / kMinUnits);
       t.lines_per_tile = Max<int64_t>(1, fitting);
     }
@@ -135,7 +139,7 @@ template <typename T>
 int64_t WindowCycles(const InvolutionArgs<T>& args, int64_t positions, int64_t groups) {
   const ConvGeometry& g = args.geometry;
   const int64_t channels = g.channels / args.groups * groups;
-  const int64_t products = channels + (args.features == nullptr ? 0 : args.num_features * groups);
+  const int64_t products = channels + (MakesKernels(args) ? args.num_features * groups : 0);
   return Max<int64_t>(1, positions * NumTaps(g) * products *
                              static_cast<int64_t>(sizeof(Accumulator<T>)) / 32);
 }
@@ -181,7 +185,7 @@ Bands MakeBands(const InvolutionArgs<T>& args) {
   b.per_column = CeilDiv(b.height, b.lines);
   b.lines = CeilDiv(b.height, b.per_column);
   b.outputs = 1;
-  if (args.features != nullptr && b.per_row == 1) {
+  if (MakesKernels(args) && b.per_row == 1) {
     b.outputs = Max(b.outputs, KernelPositions(args) / Max<int64_t>(1, g.axis[2].output));
   }
   b.count = slices * b.per_row * b.per_column;

@@ -115,8 +115,8 @@ class PositionKernels {
       : args_(args),
         blocks_(blocks),
         taps_(NumTaps(args.geometry)),
-        features_(args.features == nullptr ? 0 : args.num_features + 1, arena) {
-    const bool makes = kIsHalf<T> || args.features != nullptr;
+        features_(MakesKernels(args) ? args.num_features + 1 : 0, arena) {
+    const bool makes = kIsHalf<T> || MakesKernels(args);
     kernels_ = arena->Take<Sum>(makes ? kMadePositions * blocks.size * taps_ : 0);
   }
 
@@ -130,7 +130,7 @@ class PositionKernels {
     row->kernel = kernels_;
     row->kernel_step = size;
     row->kernel_end = kernels_ + count * size;
-    if (args_.features != nullptr) {
+    if (MakesKernels(args_)) {
       SetFeatures(args_, first, count, features_);
       features_.Multiply(count, args_.num_features + 1,
                          args_.packed_span + PackedBlock(args_, blocks_, block), size, kernels_,

@@ -1,6 +1,6 @@
 /* tfconv's ops in the TFLite interpreter: a delegate that runs the custom ops Tfconv>Involution,
- * Tfconv>DeformableConv, Tfconv>DeformableSample, Tfconv>LocalAttention and Tfconv>PerExampleConv on
- * the CPU.
+ * Tfconv>DeformableAggregation, Tfconv>DeformableConv, Tfconv>DeformableSample, Tfconv>LocalAttention
+ * and Tfconv>PerExampleConv on the CPU.
  *
  * Plain C. Nothing of TFLite is needed to build the library; what is created here is a
  * TfLiteDelegate as TFLite's c/common.h declares it. README.md says how to build

@@ -254,7 +254,7 @@ Operands Lower(const PerExampleOp<kKind>&, const PerExampleSizes& sizes, const O
 class Sampling {
  public:
   Sampling(const DeformableSizes& sizes, xla::XlaOp x, xla::XlaOp offset)
-      : rank_(sizes.rank),
+      : rank_(static_cast<int>(sizes.rank)),
         batch_(sizes.geometry.batch),
         channels_(sizes.geometry.channels),
         groups_(sizes.offset_groups),
@@ -434,7 +434,7 @@ template <AggregationKind kKind>
 Operands Lower(const AggregationOp<kKind>&, const AggregationSizes& sizes, const Operands& in) {
   DeformableSizes of_sampling = {};
   of_sampling.geometry = sizes.geometry;
-  of_sampling.rank = static_cast<int>(sizes.rank);
+  of_sampling.rank = sizes.rank;
   of_sampling.offset_groups = sizes.groups;
   const TapWindows windows(sizes.geometry);
   of_sampling.taps = windows.taps();

@@ -226,6 +226,15 @@ def test_span(geometry, groups, batch, rng, implementation):
         assert_close(actual, expected)
 
 
+def test_span_of_no_features(rng, implementation):
+    """The kernels are the bias then."""
+    geometry = Geometry((6, 5), 3, 2)
+    inputs = draw_span(rng, geometry, 2, 2, 3, features=0)
+    results = gradients(apply_span(geometry), inputs)
+    for actual, expected in zip(results, gradients(by_kernels(geometry), inputs)):
+        assert_close(actual, expected)
+
+
 @pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16, tf.float32])
 def test_data_types_of_span(dtype, rng, implementation):
     geometry = Geometry((6, 5), 3)

@@ -1,6 +1,7 @@
 """Native ops compiled by XLA: calls of their kernels, and XLA's operations in their place."""
 
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -221,6 +222,16 @@ def test_threads(monkeypatch, native_module):
     """Work that is shared among threads gives the same bits."""
     monkeypatch.setenv("TFCONV_XLA", "call")
     assert hashes(compiled_results()) == hashes(results())
+
+
+def test_texts_of_calls(monkeypatch, native_module):
+    """Nothing but sizes is in what XLA knows programs by, which all are small here."""
+    monkeypatch.setenv("TFCONV_XLA", "call")
+    inputs = tf.ones([1, 4, 4, 2]), tf.zeros([1, 4, 4, 18]), tf.ones([3, 3, 2, 2])
+    for _ in range(3):
+        program = compiled(lambda *t: deformable_conv(*t)).experimental_get_compiler_ir(*inputs)
+        text = re.search(r"DeformableConv;([\d,;-]*)", program(stage="hlo"))[1]
+        assert max(map(int, re.split("[,;]", text))) <= 288
 
 
 def compiled_results():
