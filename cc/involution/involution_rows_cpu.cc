@@ -168,10 +168,11 @@ void StridedSegment(const Row<T, kDirection>& row, Range positions) {
 
 // Rearranges the weights of kLanes channels or groups by taps: weights[t * kLanes + lane], for the
 // taps [begin, end), with room for kLanes vectors behind. `offset` are those of their kernels in
-// `kernel`, in ascending order.
+// `kernel`, in ascending order. Not inline: many functions call it, for whole positions.
 template <typename S, typename Sum>
-TFCONV_INLINE void TransposeWeights(const Sum* kernel, const Sum* kernel_end, const int64_t* offset,
-                                    int64_t begin, int64_t end, Sum* weights) {
+__attribute__((noinline)) void TransposeWeights(const Sum* kernel, const Sum* kernel_end,
+                                                const int64_t* offset, int64_t begin, int64_t end,
+                                                Sum* weights) {
   constexpr int kLanes = S::kLanes;
   const int64_t readable = kernel_end - kernel - offset[kLanes - 1];
   int64_t t = begin;
