@@ -41,6 +41,33 @@ def test_without_its_activation(name):
     assert_same(case.called(layer, tensors(case)), expected, 1e-6)
 
 
+@pytest.mark.parametrize("name", ["Conv2D", "CondConv2D", "DeformableConv2D", "SelfAttention2D"])
+def test_attributes_of_subclasses(name):
+    """Names that users are likely to take are none of ours."""
+    case = CASES[name]
+
+    class Own(case.layer_class):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.add, self.norm = keras.layers.Add(), keras.layers.LayerNormalization()
+            self.scale, self.mask, self.conv = 2.0, None, None
+
+        def build(self, input_shape):
+            super().build(input_shape)
+            self.weight = self.add_weight(name="weight", shape=(), initializer="ones")
+
+        def call(self, inputs):
+            return super().call(inputs) * tf.cast(tf.convert_to_tensor(self.weight), inputs.dtype)
+
+    layer = Own(**case.kwargs)
+    plain = built(case)
+    case.built(layer)
+    others = [weight for weight in layer.weights if weight is not layer.weight]
+    for weight, value in zip(others, plain.weights):
+        weight.assign(value)
+    assert_same(case.called(layer, tensors(case)), case.called(plain, tensors(case)), 1e-6)
+
+
 @over_cases
 def test_copied(name):
     case = CASES[name]

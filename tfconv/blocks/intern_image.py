@@ -56,7 +56,7 @@ class LayerScale(BaseLayer):
         self.built = True
 
     def call(self, inputs):
-        gamma = self.weight(self.gamma)
+        gamma = self.computed(self.gamma)
         if self.channel_axis == -1:
             return inputs * gamma
         return inputs * tf.reshape(gamma, [-1, *[1] * (inputs.shape.rank - 2)])

@@ -331,7 +331,7 @@ class BaseLayer(keras.layers.Layer):
     def finish(self, y: tf.Tensor, bias: Any = None) -> tf.Tensor:
         """The layer's output: a channels-last result with its bias, moved and activated."""
         if bias is not None:
-            y = y + self.weight(bias)
+            y = y + self.computed(bias)
         return self.activated(self.restored(y))
 
     def activated(self, y: tf.Tensor) -> tf.Tensor:
@@ -344,7 +344,7 @@ class BaseLayer(keras.layers.Layer):
         """Initializer, regularizer and constraint by arguments such as ``kernel_initializer``."""
         return {kind: getattr(self, f"{weight}_{kind}", None) for kind in KINDS}
 
-    def add(self, shape: Sequence[int], name: str, like: str, **arguments: Any) -> Any:
+    def add_like(self, shape: Sequence[int], name: str, like: str, **arguments: Any) -> Any:
         """Creates a weight by the arguments of a kind of weights, such as "kernel".
 
         ``arguments`` of `add_weight` go before them.
@@ -352,7 +352,7 @@ class BaseLayer(keras.layers.Layer):
         arguments = {**self.arguments_of(like), **arguments}
         return self.add_weight(name=name, shape=tuple(shape), trainable=True, **arguments)
 
-    def weight(self, value: Any) -> tf.Tensor:
+    def computed(self, value: Any) -> tf.Tensor:
         """A variable, or what a layer inside gives, as a tensor of this layer's compute dtype."""
         return _compat.convert_variable(value, self.compute_dtype)
 

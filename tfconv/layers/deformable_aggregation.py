@@ -171,7 +171,9 @@ class DeformableAggregation(KernelArguments, SpatialLayer):
                 **{f"depthwise_{k}": value for k, value in self.arguments_of("depthwise").items()},
             )
         if self.normalize_features:
-            self.gamma, self.beta = (self.add((count,), name, name) for name in ("gamma", "beta"))
+            self.gamma, self.beta = (
+                self.add_like((count,), name, name) for name in ("gamma", "beta")
+            )
         made = {"offset": groups * self.sampled_taps * self.rank}
         made["weight"] = groups * self.sampled_taps
         if self.center_feature_scale:
@@ -225,7 +227,7 @@ class DeformableAggregation(KernelArguments, SpatialLayer):
         if not self.normalize_features:
             return x
         with tf.name_scope("normalization"):
-            return in_float32(_normalized, x, self.weight(self.gamma), self.weight(self.beta))
+            return in_float32(_normalized, x, self.computed(self.gamma), self.computed(self.beta))
 
     def _at_centres(self, x: tf.Tensor, size: Sequence[int], steps: Sequence[int]) -> tf.Tensor:
         """The pixels of windows of another ``size`` with the layer's windows' centres and strides.

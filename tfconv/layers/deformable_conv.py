@@ -101,8 +101,8 @@ class DeformableConv(OptionalInputs, OneKernelConv, ConvLayer):
         if not self.given_at_build:
             made = self.offset_groups * self.geometry.taps * (self.rank + self.modulated)
             shape = (*self.kernel_size, count, made)
-            self.offset_kernel = self.add(shape, "offset_kernel", "offset")
-            self.offset_bias = self.add((made,), "offset_bias", "offset_bias")
+            self.offset_kernel = self.add_like(shape, "offset_kernel", "offset")
+            self.offset_bias = self.add_like((made,), "offset_bias", "offset_bias")
         self.adapt_if_asked()
         self.built = True
 
@@ -129,9 +129,9 @@ class DeformableConv(OptionalInputs, OneKernelConv, ConvLayer):
             offset, modulation = self._made(x)
         else:
             # Keras 2 casts the first argument only.
-            offset = self.channels_last(self.weight(offset))
+            offset = self.channels_last(self.computed(offset))
             if modulation is not None:
-                modulation = self.channels_last(self.weight(modulation))
+                modulation = self.channels_last(self.computed(modulation))
         kernel = tf.convert_to_tensor(kernel)
         y = ops.deformable_conv(x, offset, kernel, modulation, **self.geometry_arguments)
         return self.restored(y)
@@ -149,7 +149,7 @@ class DeformableConv(OptionalInputs, OneKernelConv, ConvLayer):
     def _made(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
         """Offsets and masks made from the input."""
         kernel, bias = (
-            _with_scaled_gradient(self.weight(weight), self.offset_learning_rate_multiplier)
+            _with_scaled_gradient(self.computed(weight), self.offset_learning_rate_multiplier)
             for weight in (self.offset_kernel, self.offset_bias)
         )
         made = ops.conv(x, kernel, **self.geometry_arguments) + bias

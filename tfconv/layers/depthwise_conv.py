@@ -53,7 +53,7 @@ class DepthwiseConv(OneKernelConv):
     def build(self, input_shape):
         count = self.input_channels(input_shape)
         shape = (*self.kernel_size, count, self.depth_multiplier)
-        self.depthwise_kernel = self.add(shape, "depthwise_kernel", "depthwise")
+        self.depthwise_kernel = self.add_like(shape, "depthwise_kernel", "depthwise")
         self.build_pointwise(count * self.depth_multiplier)
         self.bias = self.add_bias((self.output_channels(count),))
         self.adapt_if_asked()

@@ -104,7 +104,7 @@ class DynamicConv(MixedConv, Mixture, SecondOutput, ConvLayer):
 
     def _attention(self, x: tf.Tensor, mask: Any) -> tf.Tensor:
         pooled = mean_of_positions(x, mask=mask)
-        logits = self.weight(self.attend(self.squeeze(pooled)))
+        logits = self.computed(self.attend(self.squeeze(pooled)))
 
         def softmax(logits):
             return tf.nn.softmax(logits / convert_variable(self.temperature, logits.dtype))

@@ -102,7 +102,7 @@ class MixedConv(BaseLayer):
     def mixed_outputs(self, x: tf.Tensor, weights: tf.Tensor, with_weights: bool) -> Any:
         """The layer's output for a channels-last x, and the weights of each example's mixture."""
         shape = (self.num_experts, *self.kernel_size, -1, self.output_channels(x.shape[-1]))
-        kernels = tf.reshape(self.weight(self.expert_kernels), shape)
+        kernels = tf.reshape(self.computed(self.expert_kernels), shape)
         arguments = {"execution": self.execution, **self.geometry_arguments}
         y = mixed_conv(self.padded(x), kernels, weights, **arguments)
         y = self.finish(self.with_mixed_bias(y, weights))
@@ -170,8 +170,8 @@ class Experts(Mixture, OptionalInputs, SecondOutput):
         """
         if routing_weights is None:
             self.require_own("routing_weights")
-            return self.weight(self.routing(mean_of_positions(inputs, channel_axis, mask)))
-        routing = self.weight(routing_weights)
+            return self.computed(self.routing(mean_of_positions(inputs, channel_axis, mask)))
+        routing = self.computed(routing_weights)
         if not routing.shape.is_compatible_with([inputs.shape[0], self.num_experts]):
             raise ValueError(
                 "`routing_weights` must have the shape [batch, num_experts], here "

@@ -77,7 +77,7 @@ class FactorizedConv(ConvLayer):
 
     def pointwise(self, x: tf.Tensor, kernel: Any) -> tf.Tensor:
         """A 1x1 convolution of every group."""
-        kernel = self.weight(kernel)
+        kernel = self.computed(kernel)
         return ops.conv(x, kernel, groups=self.groups, data_format="channels_last")
 
     def by_group(self, kernel: Any) -> tf.Tensor:
@@ -104,7 +104,7 @@ class FactorizedConv(ConvLayer):
         Strides, padding and dilation of an axis are those of its filter.
         """
         for axis, name in enumerate(self.axis_names):
-            kernel = self.weight(getattr(self, name))
+            kernel = self.computed(getattr(self, name))
             size, channels = [1] * self.rank, kernel.shape[-1]
             size[axis] = self.kernel_size[axis]
             x = ops.conv(

@@ -70,7 +70,7 @@ class GatedConv(Conv):
 
     def _both(self, inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Features and gates before their activations."""
-        kernels = [self.weight(kernel) for kernel in (self.kernel, self.gate_kernel)]
+        kernels = [self.computed(kernel) for kernel in (self.kernel, self.gate_kernel)]
         if self.groups == 1:  # one convolution reads the input once
             y = self.convolution_op(inputs, tf.concat(kernels, axis=-1))
             features, gates = tf.split(y, 2, axis=self.channel_axis)

@@ -175,9 +175,9 @@ class Involution(KernelArguments, SecondOutput, SpatialLayer):
         del arguments["data_format"]
         return span_involution(
             self.padded(x),
-            self.weight(features),
-            tf.reshape(self.weight(self.span.kernel), self.span.kernel.shape[-2:]),
-            self.weight(self.span.bias),
+            self.computed(features),
+            tf.reshape(self.computed(self.span.kernel), self.span.kernel.shape[-2:]),
+            self.computed(self.span.bias),
             self.kernel_size,
             **arguments,
         )

@@ -36,11 +36,11 @@ class KernelArguments(BaseLayer):
 
     def add_kernel(self, shape: Sequence[int], name: str = "kernel", **arguments: Any) -> Any:
         """Creates a kernel by the layer's kernel arguments; ``arguments`` go before them."""
-        return self.add(shape, name, "kernel", **arguments)
+        return self.add_like(shape, name, "kernel", **arguments)
 
     def add_bias(self, shape: Sequence[int], name: str = "bias", **arguments: Any) -> Any:
         """Creates a bias by the layer's bias arguments; None without ``use_bias``."""
-        return self.add(shape, name, "bias", **arguments) if self.use_bias else None
+        return self.add_like(shape, name, "bias", **arguments) if self.use_bias else None
 
     def arguments_inside(
         self, count: int, kernel: str = "kernel", bias: str = "bias"

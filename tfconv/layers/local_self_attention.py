@@ -118,7 +118,7 @@ class LocalSelfAttention(Attention, KernelArguments, SpatialLayer):
             self._build_embeddings()
         elif self.relative_positions == "bias":
             shape = (self.num_heads, self.geometry.taps)
-            self.position_bias = self.add(shape, "position_bias", "position_bias")
+            self.position_bias = self.add_like(shape, "position_bias", "position_bias")
         self.build_dropout()
         self.built = True
 
@@ -131,7 +131,7 @@ class LocalSelfAttention(Attention, KernelArguments, SpatialLayer):
             _AXES[self.rank], self.kernel_size, widths, initializers
         ):
             name, shape = f"{axis}_embedding", (taps, self.num_heads, part)
-            setattr(self, name, self.add(shape, name, "embedding", initializer=initializer))
+            setattr(self, name, self.add_like(shape, name, "embedding", initializer=initializer))
 
     def output_channels(self, channels):
         return self.filters
@@ -226,7 +226,7 @@ class LocalSelfAttention(Attention, KernelArguments, SpatialLayer):
         if self.relative_positions == "keys":
             bias = in_float32(_products, query, self._embeddings())
         elif self.relative_positions == "bias":
-            bias = self.weight(self.position_bias)
+            bias = self.computed(self.position_bias)
         if not use_causal_mask:
             return bias
         taps, least = range(self.geometry.taps), -_hidden(query.dtype)
@@ -241,7 +241,7 @@ class LocalSelfAttention(Attention, KernelArguments, SpatialLayer):
         parts, before, after = [], 1, self.geometry.taps
         for axis, taps in zip(_AXES[self.rank], self.kernel_size):
             after //= taps
-            part = self.weight(getattr(self, f"{axis}_embedding"))
+            part = self.computed(getattr(self, f"{axis}_embedding"))
             parts.append(tf.tile(tf.repeat(part, after, axis=0), [before, 1, 1]))
             before *= taps
         return tf.concat(parts, axis=-1)

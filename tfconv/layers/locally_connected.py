@@ -94,7 +94,7 @@ class LocallyConnected(OneKernelConv, ConvLayer):
         return in_float32(self._connected, x, kernel)
 
     def biased(self, y, bias):
-        return y if bias is None else y + self.restored(self.weight(bias)[None])
+        return y if bias is None else y + self.restored(self.computed(bias)[None])
 
     def _connected(self, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         """One matrix product for each position and group, all examples together."""

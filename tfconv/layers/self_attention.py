@@ -111,7 +111,7 @@ class SelfAttention(Attention, KernelArguments, SpatialLayer):
             self._distances = relative_positions(sizes)
             distances = math.prod(2 * size - 1 for size in sizes)
             shape = (self.num_heads, distances)
-            self.position_bias = self.add(shape, "position_bias", "position_bias")
+            self.position_bias = self.add_like(shape, "position_bias", "position_bias")
         self.built = True
 
     def output_channels(self, channels):
@@ -139,7 +139,7 @@ class SelfAttention(Attention, KernelArguments, SpatialLayer):
             mixed = tf.matmul(self.dropped(attention, training), value)
         mixed = tf.cast(tf.transpose(mixed, [0, 2, 1, 3]), x.dtype)
         sizes, (heads, width) = spatial_sizes(x), mixed.shape[-2:]
-        y = self.weight(self.project(tf.reshape(mixed, [-1, product(sizes), heads * width])))
+        y = self.computed(self.project(tf.reshape(mixed, [-1, product(sizes), heads * width])))
         y = self.finish(tf.reshape(y, [-1, *sizes, y.shape[-1]]))
         return (y, tf.cast(attention, x.dtype)) if return_attention_scores else y
 
@@ -163,7 +163,7 @@ class SelfAttention(Attention, KernelArguments, SpatialLayer):
     def _heads(self, layer: Any, x: tf.Tensor) -> tf.Tensor:
         """Queries, keys or values, by their layer: [N, heads, P, channels of a head]."""
         positions = product(spatial_sizes(x))
-        part = self.weight(layer(tf.reshape(x, [-1, positions, x.shape[-1]])))
+        part = self.computed(layer(tf.reshape(x, [-1, positions, x.shape[-1]])))
         width = part.shape[-1] // self.num_heads
         part = tf.reshape(part, [-1, positions, self.num_heads, width])
         return tf.transpose(part, [0, 2, 1, 3])
@@ -177,7 +177,7 @@ class SelfAttention(Attention, KernelArguments, SpatialLayer):
         table, distances = None, None
         if self.position_bias is not None:
             table, distances = (
-                tf.cast(self.weight(self.position_bias), query.dtype),
+                tf.cast(self.computed(self.position_bias), query.dtype),
                 self._distances,
             )
         return _attention(query * self.key_dim**-0.5, key, table, distances, allowed)
@@ -203,7 +203,7 @@ class SelfAttention(Attention, KernelArguments, SpatialLayer):
         query, key, value = (widened(self._heads(layer, x)) for layer in layers)
         query *= self.key_dim**-0.5
         table = self.position_bias
-        table = [] if table is None else [tf.cast(self.weight(table), query.dtype)]
+        table = [] if table is None else [tf.cast(self.computed(table), query.dtype)]
         found = []
         for start in range(0, positions, rows):
             part = slice(start, start + rows)

@@ -61,11 +61,11 @@ class SeparableConv(DepthwiseConv):
 
     def build_pointwise(self, channels):
         shape = (*[1] * self.rank, channels, self.filters)
-        self.pointwise_kernel = self.add(shape, "pointwise_kernel", "pointwise")
+        self.pointwise_kernel = self.add_like(shape, "pointwise_kernel", "pointwise")
 
     def convolved(self, x, kernel):
         y = super().convolved(x, kernel)
-        return ops.conv(y, self.weight(self.pointwise_kernel), data_format="channels_last")
+        return ops.conv(y, self.computed(self.pointwise_kernel), data_format="channels_last")
 
 
 class SeparableConv1D(SeparableConv, rank=1):

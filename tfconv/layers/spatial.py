@@ -190,7 +190,7 @@ class SpatialLayer(BaseLayer):
 
     def made_by(self, layer: Any, x: tf.Tensor) -> tf.Tensor:
         """What a layer inside makes of ``x``, which may have no examples."""
-        return self.weight(with_an_example(layer, x))
+        return self.computed(with_an_example(layer, x))
 
 
 class OneKernelConv(Adaptable, SpatialLayer):
@@ -212,14 +212,14 @@ class OneKernelConv(Adaptable, SpatialLayer):
         return y
 
     def _result(self, x: tf.Tensor) -> tf.Tensor:
-        y = tf.convert_to_tensor(self.convolution_op(x, self.weight(self._in_force())))
+        y = tf.convert_to_tensor(self.convolution_op(x, self.computed(self._in_force())))
         return self.activated(self.biased(y, self.bias))
 
     def biased(self, y: tf.Tensor, bias: Any) -> tf.Tensor:
         """``y`` with one bias for each channel, in the layer's data format."""
         if bias is None:
             return y
-        bias = self.weight(bias)
+        bias = self.computed(bias)
         known = self.rank == 3 and self.channel_axis == -1 and y.shape[1:].is_fully_defined()
         if known and _compat.tracing_for_tflite():  # of frames: a part of their convolution
             return tf.reshape(tf.reshape(y, [-1, *y.shape[2:]]) + bias, [-1, *y.shape[1:]])

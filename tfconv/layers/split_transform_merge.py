@@ -146,7 +146,7 @@ class SplitTransformMerge(BaseLayer):
         outputs = [with_an_example(layer, part) for layer, part in zip(self.transforms, parts)]
         outputs = [_compat.convert_variable(y, self.compute_dtype) for y in outputs]
         if self.weighted_sum is not None:
-            return self.weight(self.weighted_sum(outputs))
+            return self.computed(self.weighted_sum(outputs))
         if self.merge in ("sum", "mean"):
             total = functools.reduce(tf.add, outputs)
             return total / self.groups if self.merge == "mean" else total

@@ -84,7 +84,7 @@ class SqueezeExcite(KernelArguments):
     def call(self, inputs, mask=None):
         x = tf.convert_to_tensor(inputs)
         mean = mean_of_positions(x, self.channel_axis, mask)
-        weights = self.weight(self.excite(self.squeeze(mean)))
+        weights = self.computed(self.excite(self.squeeze(mean)))
         shape = [-1] + [1] * (x.shape.rank - 1)
         shape[self.channel_axis] = known_channels(x.shape, self.channel_axis, self)
         return x * tf.reshape(weights, shape)

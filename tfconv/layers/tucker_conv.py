@@ -57,7 +57,7 @@ class TuckerConv(FactorizedConv):
 
     def convolved(self, x):
         x = self.pointwise(x, self.input_kernel)
-        core = self.weight(self.core_kernel)
+        core = self.computed(self.core_kernel)
         x = ops.conv(x, core, groups=self.groups, **self.geometry_arguments)
         return self.pointwise(x, self.output_kernel)
 

@@ -63,7 +63,7 @@ class WeightedSum(BaseLayer):
         self.take(number, epsilon=epsilon)
 
     def build(self, input_shape):
-        self.kernel = self.add((len(_shapes(input_shape)),), "kernel", "kernel")
+        self.kernel = self.add_like((len(_shapes(input_shape)),), "kernel", "kernel")
         self.built = True
 
     def call(self, inputs):
