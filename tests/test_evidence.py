@@ -234,6 +234,23 @@ def test_advice(mine, within, parameters, products, list_of, tmp_path):
     assert "**Two** or One, on plain digits" in said and points in said and ratios in said
     assert "1 times the training time ([small](#small))" in said
     assert advice.chapter([experiment], tmp_path / "nothing", 2) == ""
+    assert advice.chapter([experiment], tmp_path, 3) == ""  # a seed is missing
+
+
+def test_advice_tells_of_budgets_and_of_what_is_left_out(tmp_path):
+    """One network in two experiments with different epochs; a third one has not been run."""
+    long, unrun = small(), dataclasses.replace(small(), name="unrun", epochs=3)
+    short = dataclasses.replace(long, name="short", epochs=1)
+    for experiment, right in ((long, 900), (short, 700)):
+        for name in experiment.networks:
+            run = made(name, right)
+            run = dataclasses.replace(run, fingerprint=experiment.fingerprint)
+            runs.keep(tmp_path, experiment, run)
+    said = advice.chapter([long, short, unrun], tmp_path, 1)
+    assert "seeds have been run: unrun." in said
+    for name in long.networks:
+        after = f"after 2 epochs {name} has 90.0% of plain digits right ([small](#small)), after 1"
+        assert f"{after} epochs 70.0% ([short](#short))" in said
 
 
 def test_page():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +68,34 @@ def _sentence(experiment: Experiment, expectation: Expectation, runs: dict[str, 
     )
 
 
+def _budgets(complete: list[tuple[Experiment, dict[str, list[Run]]]]) -> Iterator[str]:
+    """What longer training makes of a network that two experiments have on the same task."""
+    for one, first in complete:
+        for other, second in complete:
+            if one.task == other.task and one.epochs > other.epochs:
+                for name in sorted(first.keys() & second.keys()):
+                    ends = (np.mean([r.curve[-1] for r in runs[name]]) for runs in (first, second))
+                    yield (
+                        f"Budgets count: after {one.epochs} epochs {name} has {next(ends):.1f}% of "
+                        f"{one.task.name} digits right ([{one.name}](#{one.name})), after "
+                        f"{other.epochs} epochs {next(ends):.1f}% ([{other.name}](#{other.name})). "
+                        "What is ahead after few epochs learns fast, and may not stay ahead."
+                    )
+
+
 def chapter(experiments: list[Experiment], folder: Path, seeds: int) -> str:
-    """The page's part that says what to take; nothing if nothing has been run."""
+    """The page's part that says what to take, from experiments with all seeds."""
+    found = [(each, finished(folder, each, seeds)) for each in experiments]
+    complete = [(each, runs) for each, runs in found if runs and len(runs[each.baseline]) == seeds]
+    left = [each.name for each in experiments if each not in [done for done, _ in complete]]
     lists: dict[str, list[str]] = {kind: [] for kind in _HEADS}
-    for experiment in experiments:
-        runs = finished(folder, experiment, seeds)
-        for expectation in experiment.expectations if runs else ():
+    for experiment, runs in complete:
+        for expectation in experiment.expectations:
             lists[belongs(expectation, runs)].append(_sentence(experiment, expectation, runs))
     lines = [_TEXT]
+    if left:
+        lines += [f"Left out, for not all of their seeds have been run: {', '.join(left)}.", ""]
+    lines += [line for said in _budgets(complete) for line in (said, "")]
     for kind, head in _HEADS.items():
         if lists[kind]:
             lines += [f"**{head}**", "", *lists[kind], ""]

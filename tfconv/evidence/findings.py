@@ -83,7 +83,9 @@ def section(experiment: Experiment, folder: Path, seeds: int, picture: str | Non
     heads = [title.format(experiment.baseline) for title in TITLES]
     lines += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     lines += [f"| {' | '.join(row)} |" for row in rows(experiment, runs)]
-    lines += ["", *(f"- {verdict(each, runs)}" for each in experiment.expectations), ""]
+    if count > 1:  # one seed has no interval
+        lines += ["", *(f"- {verdict(each, runs)}" for each in experiment.expectations)]
+    lines.append("")
     if picture:
         lines += [f"![Test images right after every epoch]({picture})", ""]
     return "\n".join(lines)
