@@ -74,7 +74,10 @@ def run(arguments: argparse.Namespace) -> int:
 def _checked(arguments: argparse.Namespace) -> Checkpoint | None:
     """The weights that are meant, None for a file; ValueError if an argument does not fit."""
     if arguments.network is None or not arguments.images:
-        raise ValueError("IMAGE and --network are needed, or --list. Received: neither or one")
+        given = ["IMAGE"] * bool(arguments.images) + ["--network"] * bool(arguments.network)
+        raise ValueError(
+            f"IMAGE and --network are needed, or --list. Received: {', '.join(given) or 'neither'}"
+        )
     _check_network(arguments.network)
     for image in arguments.images:
         check_input(image, "IMAGE")

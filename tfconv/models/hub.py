@@ -37,13 +37,13 @@ def fetch(checkpoint: Checkpoint) -> Path:
     own = weights_folder() / checkpoint.local_name
     if own.is_file():
         return own
-    _needs("safetensors" if checkpoint.file.endswith(".safetensors") else "torch", checkpoint)
     by_hand = (
         f"Download {checkpoint.file} from {checkpoint.address} and put it there as {own}, "
         "or give its path as `weights`"
     )
     if checkpoint.repository is None:
         raise FileNotFoundError(f"The weights {checkpoint.name!r} are not on the hub. {by_hand}.")
+    _needs("safetensors" if checkpoint.file.endswith(".safetensors") else "torch", checkpoint)
     _needs("huggingface_hub", checkpoint)
     from huggingface_hub import hf_hub_download
 
