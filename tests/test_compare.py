@@ -201,6 +201,7 @@ def short_run(tmp_path_factory):
     return folder, printed.getvalue()
 
 
+@pytest.mark.dear
 def test_run(short_run):
     folder, printed = short_run
     assert {path.name for path in folder.iterdir()} == {

@@ -36,6 +36,7 @@ def saved(tmp_path_factory):
     return model, path
 
 
+@pytest.mark.dear
 def test_table_and_files(saved, tmp_path, capsys):
     model, path = saved
     files = {kind: tmp_path / f"out.{kind}" for kind in ("csv", "json", "png")}

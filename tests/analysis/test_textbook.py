@@ -51,6 +51,7 @@ def test_separable_convolutions_of_mobilenet(filters):
     assert plain / separable == pytest.approx(1 / (1 / filters + 1 / 9))
 
 
+@pytest.mark.dear
 def test_networks_of_the_papers():
     """MobileNet's 569 and MobileNetV2's 300 million multiply-adds."""
     for network, products, weights in (

@@ -75,6 +75,7 @@ def test_what_is_compiled(model, apis, tmp_path):
         np.testing.assert_allclose(y["outputs"], expected[:count], atol=1e-5)
 
 
+@pytest.mark.dear
 def test_a_batch_of_one_size(apis, tmp_path):
     report = to_saved_model(network(batch=2), tmp_path, jit_compile=True)
     assert report.compiled == {"involution": 1, "local_attention": 1}

@@ -213,6 +213,7 @@ def test_a_polling_server_sees_whole_versions_only(small, tmp_path):
     assert seen == {report.path: content(report.path) for report in reports}
 
 
+@pytest.mark.dear
 def test_warmup(model, apis, tmp_path):
     def halves(image, factor):
         return model(image * factor)

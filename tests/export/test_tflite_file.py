@@ -115,6 +115,7 @@ def test_sizes(content, file, model):
     assert bias.nbytes == 16
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("types, expected", [([tf.float16], "FLOAT16"), ([], "INT8")])
 def test_quantized(model, types, expected):
     converter = tf.lite.TFLiteConverter.from_keras_model(model)

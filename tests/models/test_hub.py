@@ -54,6 +54,7 @@ def checkpoint(name=SMALL):
     return found
 
 
+@pytest.mark.dear
 def test_network_by_name(hub):
     """The name's width is taken, the peer's logits come, and the second time nothing is sent."""
     given = {"weights": SMALL, "classifier_activation": None}

@@ -36,6 +36,7 @@ def test_table():
     assert {call.partition("(")[0] for call in told} == set(NETWORKS)
 
 
+@pytest.mark.dear
 def test_examples(capsys):
     examples = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
     exec("\n".join(examples), {})

@@ -113,6 +113,7 @@ def test_only_while_it_is_traced_for_tflite(rng):
     np.testing.assert_allclose(found(tf.constant(x)), conv_transpose(x, kernel, strides=2))
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("sizes", [True, False], ids=["", "any size"])
 @pytest.mark.parametrize("features", [2, 9])
 @pytest.mark.parametrize("geometry, groups, batch", table([1, 2, 3], [(1, 8), (2, 24)], [2, 1, 3]))

@@ -292,6 +292,7 @@ def test_models_inside(rng):
     assert difference(model, folded, rng.standard_normal([2, 6, 6, 4]).astype(np.float32)) < 1e-5
 
 
+@pytest.mark.dear
 def test_network(rng):
     """RedNet's convolutions take their normalizations in, its involutions cannot."""
     model = tfconv.models.RedNet26(include_top=False, input_shape=(32, 32, 3))
