@@ -27,6 +27,8 @@ except ImportError:  # LiteRT as a package of its own came after TensorFlow 2.15
     Interpreter = tf.lite.Interpreter
 
 Shape = Sequence[Any]
+# TensorFlow 2.16's converter ends the process for models of Keras 3, whatever their layers.
+_CONVERTS_KERAS = not (KERAS_3 and tf.__version__.startswith("2.16."))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,13 +74,16 @@ class LayerCase:
 
     def model(self, layer: Any = None, unknown_sizes: bool = False) -> Any:
         """A functional model of the layer, for the given or for unknown spatial sizes."""
-        inputs = {
-            name: keras.Input((None,) * (len(shape) - 1) + shape[-1:], name=name)
-            if unknown_sizes
-            else keras.Input(shape, name=name)
+        layer = self.layer(name="checked") if layer is None else layer
+        shapes = {
+            name: (None,) * (len(shape) - 1) + shape[-1:] if unknown_sizes else shape
             for name, shape in self.shapes.items()
         }
-        layer = self.layer(name="checked") if layer is None else layer
+        # Of the layer's type: others would be converted, and gradients of float64 rounded.
+        inputs = {
+            name: keras.Input(shape, name=name, dtype=layer.variable_dtype)
+            for name, shape in shapes.items()
+        }
         return keras.Model(list(inputs.values()), self.called(layer, inputs))
 
     def called(self, layer: Any, inputs: Mapping[str, Any]) -> Any:
@@ -469,7 +474,7 @@ CHECKS: tuple[Check, ...] = (
     Check(graph),
     Check(implementations, lambda case: tfconv.native_status().in_force == "native"),
     Check(xla),
-    Check(tensorflow_lite),
+    Check(tensorflow_lite, lambda case: _CONVERTS_KERAS),
     Check(saved_model),
 )
 
