@@ -206,7 +206,7 @@ def test_verdicts(mine, within, said):
         (700, 3, 5, 50, advice.LESS),
     ],
 )
-def test_advice(mine, within, parameters, products, list_of, tmp_path):
+def test_advice(mine, within, parameters, products, list_of, tmp_path, monkeypatch):
     """A comparison comes into the list of its interval and costs, with both."""
     expectation = Expectation("Two", "One", within)
     experiment = dataclasses.replace(small(), expectations=(expectation,))
@@ -229,12 +229,14 @@ def test_advice(mine, within, parameters, products, list_of, tmp_path):
     assert words[list_of] in head
     points = f"{(mine - 800) / 10:+.1f} ± "
     ratios = (
-        f"{parameters / 10:.2g} times the weights, {products / 100:.2g} times the multiply-adds"
+        f"{parameters / 10:.2f} times the weights, {products / 100:.2f} times the multiply-adds"
     )
     assert "**Two** or One, on plain digits" in said and points in said and ratios in said
-    assert "1 times the training time ([small](#small))" in said
+    assert "1.00 times the training time ([small](#small))" in said
     assert advice.chapter([experiment], tmp_path / "nothing", 2) == ""
     assert advice.chapter([experiment], tmp_path, 3) == ""  # a seed is missing
+    monkeypatch.setattr(advice, "_ENOUGH", 2)
+    assert "rougher intervals: small (2 of 5)." in advice.chapter([experiment], tmp_path, 5)
 
 
 def test_advice_tells_of_budgets_and_of_what_is_left_out(tmp_path):
@@ -247,7 +249,7 @@ def test_advice_tells_of_budgets_and_of_what_is_left_out(tmp_path):
             run = dataclasses.replace(run, fingerprint=experiment.fingerprint)
             runs.keep(tmp_path, experiment, run)
     said = advice.chapter([long, short, unrun], tmp_path, 1)
-    assert "seeds have been run: unrun." in said
+    assert "until more seeds have been run: unrun (0 of 1)." in said
     for name in long.networks:
         after = f"after 2 epochs {name} has 90.0% of plain digits right ([small](#small)), after 1"
         assert f"{after} epochs 70.0% ([short](#short))" in said

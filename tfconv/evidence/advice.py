@@ -20,6 +20,7 @@ _HEADS = {
     UNTOLD: "These runs cannot tell: take what costs less, and try the other on your own images.",
     LESS: "Less accurate, by more than the interval: take the first only for what it saves.",
 }
+_ENOUGH = 3  # seeds
 _TEXT = """## What to take when
 
 From the runs below by one rule, and from nothing else: the interval of a difference says which list
@@ -59,7 +60,7 @@ def belongs(expectation: Expectation, runs: dict[str, list[Run]]) -> str:
 
 def _sentence(experiment: Experiment, expectation: Expectation, runs: dict[str, Any]) -> str:
     pair = expectation.better, expectation.than
-    weights, products, time = (f"{ratio:.2g}" for ratio in costs(runs, *pair))
+    weights, products, time = (f"{ratio:.2f}" for ratio in costs(runs, *pair))
     allowed = "" if expectation.within is None else f", {expectation.within:g} allowed"
     return (
         f"- **{pair[0]}** or {pair[1]}, on {experiment.task.name} digits: "
@@ -84,17 +85,23 @@ def _budgets(complete: list[tuple[Experiment, dict[str, list[Run]]]]) -> Iterato
 
 
 def chapter(experiments: list[Experiment], folder: Path, seeds: int) -> str:
-    """The page's part that says what to take, from experiments with all seeds."""
+    """The page's part that says what to take, from experiments with enough seeds."""
     found = [(each, finished(folder, each, seeds)) for each in experiments]
-    complete = [(each, runs) for each, runs in found if runs and len(runs[each.baseline]) == seeds]
-    left = [each.name for each in experiments if each not in [done for done, _ in complete]]
+    counts = {each.name: len(runs.get(each.baseline, ())) for each, runs in found}
+    enough = min(_ENOUGH, seeds)
+    complete = [(each, runs) for each, runs in found if counts[each.name] >= enough]
     lists: dict[str, list[str]] = {kind: [] for kind in _HEADS}
     for experiment, runs in complete:
         for expectation in experiment.expectations:
             lists[belongs(expectation, runs)].append(_sentence(experiment, expectation, runs))
     lines = [_TEXT]
-    if left:
-        lines += [f"Left out, for not all of their seeds have been run: {', '.join(left)}.", ""]
+    some = {name: f"{name} ({count} of {seeds})" for name, count in counts.items()}
+    for what, wanted in (
+        ("From fewer seeds than are planned, so with rougher intervals", range(enough, seeds)),
+        ("Left out until more seeds have been run", range(enough)),
+    ):
+        if names := [some[name] for name, count in counts.items() if count in wanted]:
+            lines += [f"{what}: {', '.join(names)}.", ""]
     lines += [line for said in _budgets(complete) for line in (said, "")]
     for kind, head in _HEADS.items():
         if lists[kind]:
