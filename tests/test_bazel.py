@@ -91,20 +91,22 @@ def units_of_cmake(root, folder):
     ops, lite = {}, {}
     for entry in json.loads((folder / "compile_commands.json").read_text()):
         source = Path(entry["file"])
-        if source.name == "cmake_pch.hxx.cxx":
-            continue
+        if source.parent.name == "Unity":  # many sources as one
+            parts = map(Path, re.findall(r'#include "(.*)"', source.read_text()))
+        else:
+            parts = [source]
         _, *words = shlex.split(entry["command"].replace(f"-I{root}/cc", "-Icc"))
         isa = next((w.partition("=")[2] for w in words if w.startswith("-DTFCONV_ISA=")), None)
-        end = words.index("-include" if "-include" in words else "-o")  # headers, compiled before
         # What no object depends on, and the macro that CMake gives to all libraries.
-        own = re.compile(r"-fPIC|-ffile-prefix-map=.*|@.*|-Winvalid-pch|-D\w+_EXPORTS")
-        flags = {word for word in words[:end] if not own.fullmatch(word)}
+        own = re.compile(r"-fPIC|-ffile-prefix-map=.*|@.*|-D\w+_EXPORTS")
+        flags = {word for word in words[: words.index("-o")] if not own.fullmatch(word)}
         target = entry["output"] if "output" in entry else entry["command"]
-        key = (source.relative_to(root).as_posix(), isa)
-        if not re.search(r"tfconv_lite_objects\.dir", target):
-            ops[key] = flags
-        if not re.search(r"tfconv_ops_9\.9\.0\.dir", target):
-            lite[key] = flags
+        for part in parts:
+            key = (part.relative_to(root).as_posix(), isa)
+            if not re.search(r"tfconv_lite_objects\.dir", target):
+                ops[key] = flags
+            if not re.search(r"tfconv_ops_9\.9\.0\.dir", target):
+                lite[key] = flags
     return ops, lite
 
 

@@ -676,12 +676,12 @@ class Ninja:
 
 def _label(path: str) -> str:
     """What is made at a path of Ninja's: "cc/a/b_cpu.cc [avx2]" or "libtfconv_ops.so"."""
-    unit = re.fullmatch(r"(?:(.*)/)?CMakeFiles/(\w+\S*?)\.dir/(\S+)\.(?:o|gch)", path)
+    unit = re.fullmatch(r"(?:(.*)/)?CMakeFiles/(\w+\S*?)\.dir/(\S+)\.o", path)
     if unit is None:
         return os.path.basename(path)
     folder, target, source = unit.groups()
-    if source.endswith(".hxx"):
-        return "headers of TensorFlow"
+    if source.startswith("Unity/"):
+        return "cc/*/*_op.cc"
     name = os.path.normpath(os.path.join("cc", folder or "", source.replace("__/", "../")))
     isa = re.fullmatch(r"tfconv_kernels_([a-z0-9]+)", target)
     return f"{name} [{isa[1]}]" if isa and isa[1] != "module" else name

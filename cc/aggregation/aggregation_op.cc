@@ -17,8 +17,6 @@
 namespace tfconv {
 namespace {
 
-using Kind = AggregationKind;
-
 // Pixels of an image are counted in 32 bits.
 constexpr int64_t kMaxPixels = std::numeric_limits<int32_t>::max() - 1;
 
@@ -57,9 +55,9 @@ absl::Status MergeGroups(const std::string& name, const char* tensor, const Dims
   }
   if (agree) return absl::OkStatus();
   const std::string count = *groups == kUnknown ? "G" : absl::StrCat(*groups);
-  return absl::InvalidArgumentError(absl::StrCat(name, ": ", tensor, " has shape ",
-                                                 dims.ToString(), ", expected ", expected, ",",
-                                                 count, "*", unit, "] for ", because));
+  return absl::InvalidArgumentError(absl::StrCat(name, ": ", tensor, " has shape ", dims.ToString(),
+                                                 ", expected ", expected, ",", count, "*", unit,
+                                                 "] for ", because));
 }
 
 // Checks all shapes as far as they are known. `dy` is of unknown rank for the forward op.
@@ -92,8 +90,8 @@ absl::Status MakeShapes(const ConvAttributes& attributes, const AggregationShape
   }
   const std::string because =
       absl::StrCat("input x of shape ", in.x.ToString(), " with ", attributes.ToString());
-  if (auto status = MergeGroups(name, "offset", in.offset, taps * rank, because, &output,
-                                &sizes->groups);
+  if (auto status =
+          MergeGroups(name, "offset", in.offset, taps * rank, because, &output, &sizes->groups);
       !status.ok()) {
     return status;
   }
@@ -140,35 +138,34 @@ absl::Status MakeShapes(const ConvAttributes& attributes, const AggregationShape
 
 }  // namespace
 
-const char* NameOf(Kind kind) {
+const char* NameOf(AggregationKind kind) {
   switch (kind) {
-    case Kind::kAggregation:
+    case AggregationKind::kAggregation:
       return "DeformableAggregation";
-    case Kind::kInputGrad:
+    case AggregationKind::kInputGrad:
       return "DeformableAggregationInputGrad";
-    case Kind::kSamplingGrad:
+    case AggregationKind::kSamplingGrad:
       break;
   }
   return "DeformableAggregationSamplingGrad";
 }
 
-template <Kind kKind>
+template <AggregationKind kKind>
 absl::Status AggregationOp<kKind>::Infer(const std::function<Dims(int)>& input, Sizes* sizes,
                                          std::vector<Dims>* outputs) const {
-  const Dims dy = kKind == Kind::kAggregation ? Dims() : input(3);
+  const Dims dy = kKind == AggregationKind::kAggregation ? Dims() : input(3);
   AggregationShapes shapes;
-  if (auto status =
-          MakeShapes(attributes, {input(0), input(1), input(2), dy}, sizes, &shapes);
+  if (auto status = MakeShapes(attributes, {input(0), input(1), input(2), dy}, sizes, &shapes);
       !status.ok()) {
     return status;
   }
-  if constexpr (kKind == Kind::kAggregation) *outputs = {shapes.y};
-  if constexpr (kKind == Kind::kInputGrad) *outputs = {shapes.x};
-  if constexpr (kKind == Kind::kSamplingGrad) *outputs = {shapes.offset, shapes.weights};
+  if constexpr (kKind == AggregationKind::kAggregation) *outputs = {shapes.y};
+  if constexpr (kKind == AggregationKind::kInputGrad) *outputs = {shapes.x};
+  if constexpr (kKind == AggregationKind::kSamplingGrad) *outputs = {shapes.offset, shapes.weights};
   return absl::OkStatus();
 }
 
-template <Kind kKind>
+template <AggregationKind kKind>
 template <typename T>
 absl::Status AggregationOp<kKind>::Run(Executor* executor, const Sizes& sizes,
                                        const std::vector<Buffer>& inputs,
@@ -191,13 +188,13 @@ absl::Status AggregationOp<kKind>::Run(Executor* executor, const Sizes& sizes,
   args.x = in(0);
   args.offset = in(1);
   args.weights = in(2);
-  if constexpr (kKind == Kind::kAggregation) {
+  if constexpr (kKind == AggregationKind::kAggregation) {
     args.y = out(0);
     return RunPass(executor, args, kernels.forward);
   } else {
     args.dy = in(3);
   }
-  if constexpr (kKind == Kind::kSamplingGrad) {
+  if constexpr (kKind == AggregationKind::kSamplingGrad) {
     args.doffset = out(0);
     args.dweights = out(1);
     return RunPass(executor, args, kernels.backward_sampling);
@@ -210,11 +207,11 @@ absl::Status AggregationOp<kKind>::Run(Executor* executor, const Sizes& sizes,
   return RunPass(executor, args, kernels.sum_dx);
 }
 
-#define TFCONV_AGGREGATION_ATTRS                   \
-  Attr("T: {half, bfloat16, float, double}")       \
-      .Attr("kernel_size: list(int)")              \
-      .Attr("strides: list(int)")                  \
-      .Attr("dilations: list(int)")                \
+#define TFCONV_AGGREGATION_ATTRS                      \
+  Attr("T: {half, bfloat16, float, double}")          \
+      .Attr("kernel_size: list(int)")                 \
+      .Attr("strides: list(int)")                     \
+      .Attr("dilations: list(int)")                   \
       .Attr("padding: {'SAME', 'VALID', 'EXPLICIT'}") \
       .Attr("explicit_paddings: list(int) = []")
 
@@ -223,7 +220,8 @@ REGISTER_OP("Tfconv>DeformableAggregation")
     .Input("offset: T")
     .Input("weights: T")
     .Output("y: T")
-    .TFCONV_AGGREGATION_ATTRS.SetShapeFn(ShapeFunction<AggregationOp<Kind::kAggregation>>)
+    .TFCONV_AGGREGATION_ATTRS
+    .SetShapeFn(ShapeFunction<AggregationOp<AggregationKind::kAggregation>>)
     .Doc(R"doc(
 Weighted sum of the pixels under taps that are each moved by an offset.
 
@@ -243,7 +241,7 @@ REGISTER_OP("Tfconv>DeformableAggregationInputGrad")
     .Input("weights: T")
     .Input("dy: T")
     .Output("dx: T")
-    .TFCONV_AGGREGATION_ATTRS.SetShapeFn(ShapeFunction<AggregationOp<Kind::kInputGrad>>)
+    .TFCONV_AGGREGATION_ATTRS.SetShapeFn(ShapeFunction<AggregationOp<AggregationKind::kInputGrad>>)
     .Doc("Gradient of Tfconv>DeformableAggregation for x, of which only the shape is used.");
 
 REGISTER_OP("Tfconv>DeformableAggregationSamplingGrad")
@@ -253,12 +251,14 @@ REGISTER_OP("Tfconv>DeformableAggregationSamplingGrad")
     .Input("dy: T")
     .Output("doffset: T")
     .Output("dweights: T")
-    .TFCONV_AGGREGATION_ATTRS.SetShapeFn(ShapeFunction<AggregationOp<Kind::kSamplingGrad>>)
+    .TFCONV_AGGREGATION_ATTRS
+    .SetShapeFn(ShapeFunction<AggregationOp<AggregationKind::kSamplingGrad>>)
     .Doc("Gradients of Tfconv>DeformableAggregation for offset and weights.");
 
-TFCONV_REGISTER_CPU("Tfconv>DeformableAggregation", AggregationOp<Kind::kAggregation>)
-TFCONV_REGISTER_CPU("Tfconv>DeformableAggregationInputGrad", AggregationOp<Kind::kInputGrad>)
+TFCONV_REGISTER_CPU("Tfconv>DeformableAggregation", AggregationOp<AggregationKind::kAggregation>)
+TFCONV_REGISTER_CPU("Tfconv>DeformableAggregationInputGrad",
+                    AggregationOp<AggregationKind::kInputGrad>)
 TFCONV_REGISTER_CPU("Tfconv>DeformableAggregationSamplingGrad",
-                    AggregationOp<Kind::kSamplingGrad>)
+                    AggregationOp<AggregationKind::kSamplingGrad>)
 
 }  // namespace tfconv

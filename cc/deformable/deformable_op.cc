@@ -13,13 +13,11 @@
 namespace tfconv {
 namespace {
 
-using Kind = DeformableKind;
-
 // Units that a thread should have at a time: with fewer, some would wait for others.
 constexpr int64_t kUnitsOfThread = 4;
 
 // One of the ops on memory: its kernels in their order.
-template <typename T, Kind kKind>
+template <typename T, DeformableKind kKind>
 class Runner {
  public:
   using Element = typename ElementType<T>::Type;
@@ -44,8 +42,8 @@ class Runner {
     args_.dy = data(DyInput(kKind));
     args_.dcolumns = data(DcolumnsInput(kKind));
     no_positions_ = inputs[kOffset].size == 0;
-    if constexpr (kKind == Kind::kSample) return Sample(outputs[0]);
-    if constexpr (kKind == Kind::kConv) return Convolve(outputs[0]);
+    if constexpr (kKind == DeformableKind::kSample) return Sample(outputs[0]);
+    if constexpr (kKind == DeformableKind::kConv) return Convolve(outputs[0]);
     return Gradients(outputs);
   }
 
@@ -76,15 +74,15 @@ class Runner {
 
   absl::Status Gradients(const std::vector<Buffer>& outputs) {
     // Without positions, channels or filters nothing is summed.
-    const bool empty = no_positions_ || args_.geometry.channels == 0 ||
-                       (HasFilter(kKind) && args_.filters == 0);
+    const bool empty =
+        no_positions_ || args_.geometry.channels == 0 || (HasFilter(kKind) && args_.filters == 0);
     if (empty) {
       for (const Buffer& output : outputs) {
         std::fill_n(static_cast<Element*>(output.data), output.size, Element{});
       }
       return absl::OkStatus();
     }
-    if constexpr (kKind == Kind::kConvFilterGrad) return FilterGradient(outputs[0]);
+    if constexpr (kKind == DeformableKind::kConvFilterGrad) return FilterGradient(outputs[0]);
     args_.doffset = static_cast<Element*>(outputs[1].data);
     if (outputs.size() > 2) args_.dmask = static_cast<Element*>(outputs[2].data);
     return SamplingGradients(outputs[0]);
@@ -147,18 +145,18 @@ class Runner {
 
 }  // namespace
 
-template <Kind kKind>
+template <DeformableKind kKind>
 absl::Status DeformableOp<kKind>::Infer(const std::function<Dims(int)>& input, Sizes* sizes,
                                         std::vector<Dims>* outputs) const {
   DeformableShapes shapes;
   if (auto status = MakeDeformableSizes(kKind, attributes, input, sizes, &shapes); !status.ok()) {
     return status;
   }
-  if (kKind == Kind::kSample) {
+  if (kKind == DeformableKind::kSample) {
     *outputs = {shapes.columns};
-  } else if (kKind == Kind::kConv) {
+  } else if (kKind == DeformableKind::kConv) {
     *outputs = {shapes.y};
-  } else if (kKind == Kind::kConvFilterGrad) {
+  } else if (kKind == DeformableKind::kConvFilterGrad) {
     *outputs = {shapes.filter};
   } else {
     *outputs = {shapes.x, shapes.offset};
@@ -167,7 +165,7 @@ absl::Status DeformableOp<kKind>::Infer(const std::function<Dims(int)>& input, S
   return absl::OkStatus();
 }
 
-template <Kind kKind>
+template <DeformableKind kKind>
 template <typename T>
 absl::Status DeformableOp<kKind>::Run(Executor* executor, const Sizes& sizes,
                                       const std::vector<Buffer>& inputs,
@@ -187,7 +185,7 @@ REGISTER_OP("Tfconv>DeformableSample")
     .Attr("dilations: list(int)")
     .Attr("padding: {'SAME', 'VALID', 'EXPLICIT'}")
     .Attr("explicit_paddings: list(int) = []")
-    .SetShapeFn(ShapeFunction<DeformableOp<Kind::kSample>>)
+    .SetShapeFn(ShapeFunction<DeformableOp<DeformableKind::kSample>>)
     .Doc(R"doc(
 Samples an image of one to three axes at the taps of a kernel, each moved by an offset.
 
@@ -215,7 +213,7 @@ REGISTER_OP("Tfconv>DeformableSampleGrad")
     .Attr("dilations: list(int)")
     .Attr("padding: {'SAME', 'VALID', 'EXPLICIT'}")
     .Attr("explicit_paddings: list(int) = []")
-    .SetShapeFn(ShapeFunction<DeformableOp<Kind::kSampleGrad>>)
+    .SetShapeFn(ShapeFunction<DeformableOp<DeformableKind::kSampleGrad>>)
     .Doc("Gradients of Tfconv>DeformableSample, given the gradient dcolumns of its output.");
 
 REGISTER_OP("Tfconv>DeformableConv")
@@ -230,7 +228,7 @@ REGISTER_OP("Tfconv>DeformableConv")
     .Attr("dilations: list(int)")
     .Attr("padding: {'SAME', 'VALID', 'EXPLICIT'}")
     .Attr("explicit_paddings: list(int) = []")
-    .SetShapeFn(ShapeFunction<DeformableOp<Kind::kConv>>)
+    .SetShapeFn(ShapeFunction<DeformableOp<DeformableKind::kConv>>)
     .Doc(R"doc(
 Convolution whose taps are moved by offsets: the columns of Tfconv>DeformableSample times a filter.
 
@@ -256,7 +254,7 @@ REGISTER_OP("Tfconv>DeformableConvInputGrad")
     .Attr("dilations: list(int)")
     .Attr("padding: {'SAME', 'VALID', 'EXPLICIT'}")
     .Attr("explicit_paddings: list(int) = []")
-    .SetShapeFn(ShapeFunction<DeformableOp<Kind::kConvInputGrad>>)
+    .SetShapeFn(ShapeFunction<DeformableOp<DeformableKind::kConvInputGrad>>)
     .Doc("Gradients of Tfconv>DeformableConv for all but the filter, given the gradient dy.");
 
 REGISTER_OP("Tfconv>DeformableConvFilterGrad")
@@ -272,13 +270,14 @@ REGISTER_OP("Tfconv>DeformableConvFilterGrad")
     .Attr("dilations: list(int)")
     .Attr("padding: {'SAME', 'VALID', 'EXPLICIT'}")
     .Attr("explicit_paddings: list(int) = []")
-    .SetShapeFn(ShapeFunction<DeformableOp<Kind::kConvFilterGrad>>)
+    .SetShapeFn(ShapeFunction<DeformableOp<DeformableKind::kConvFilterGrad>>)
     .Doc("Gradient of Tfconv>DeformableConv for the filter, of which only the shape is used.");
 
-TFCONV_REGISTER_CPU("Tfconv>DeformableSample", DeformableOp<Kind::kSample>)
-TFCONV_REGISTER_CPU("Tfconv>DeformableSampleGrad", DeformableOp<Kind::kSampleGrad>)
-TFCONV_REGISTER_CPU("Tfconv>DeformableConv", DeformableOp<Kind::kConv>)
-TFCONV_REGISTER_CPU("Tfconv>DeformableConvInputGrad", DeformableOp<Kind::kConvInputGrad>)
-TFCONV_REGISTER_CPU("Tfconv>DeformableConvFilterGrad", DeformableOp<Kind::kConvFilterGrad>)
+TFCONV_REGISTER_CPU("Tfconv>DeformableSample", DeformableOp<DeformableKind::kSample>)
+TFCONV_REGISTER_CPU("Tfconv>DeformableSampleGrad", DeformableOp<DeformableKind::kSampleGrad>)
+TFCONV_REGISTER_CPU("Tfconv>DeformableConv", DeformableOp<DeformableKind::kConv>)
+TFCONV_REGISTER_CPU("Tfconv>DeformableConvInputGrad", DeformableOp<DeformableKind::kConvInputGrad>)
+TFCONV_REGISTER_CPU("Tfconv>DeformableConvFilterGrad",
+                    DeformableOp<DeformableKind::kConvFilterGrad>)
 
 }  // namespace tfconv

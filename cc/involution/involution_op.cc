@@ -16,8 +16,6 @@
 namespace tfconv {
 namespace {
 
-using Kind = InvolutionKind;
-
 // Numbers of groups are 32-bit.
 constexpr int64_t kMaxKernelChannels = std::numeric_limits<int32_t>::max();
 
@@ -120,10 +118,10 @@ absl::Status MakeKernelShape(const std::string& name, int rank, const SpanShapes
   sizes->num_features = in.features[rank + 1];
   int64_t kernel_channels = in.span[1];
   if (!MergeSize(&sizes->num_features, in.span[0]) || !MergeSize(&kernel_channels, in.bias[0])) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        name, ": span of shape ", in.span.ToString(),
-        " must have a row for each of the features of shape ", in.features.ToString(),
-        " and a column for each element of bias of shape ", in.bias.ToString()));
+    return absl::InvalidArgumentError(
+        absl::StrCat(name, ": span of shape ", in.span.ToString(),
+                     " must have a row for each of the features of shape ", in.features.ToString(),
+                     " and a column for each element of bias of shape ", in.bias.ToString()));
   }
   std::vector<int64_t> kernel_sizes;
   for (int i = 0; i <= rank; ++i) kernel_sizes.push_back(in.features[i]);
@@ -134,27 +132,27 @@ absl::Status MakeKernelShape(const std::string& name, int rank, const SpanShapes
 
 }  // namespace
 
-const char* NameOf(Kind kind) {
+const char* NameOf(InvolutionKind kind) {
   switch (kind) {
-    case Kind::kInvolution:
+    case InvolutionKind::kInvolution:
       return "Involution";
-    case Kind::kGrad:
+    case InvolutionKind::kGrad:
       return "InvolutionGrad";
-    case Kind::kInputGrad:
+    case InvolutionKind::kInputGrad:
       return "InvolutionInputGrad";
-    case Kind::kKernelGrad:
+    case InvolutionKind::kKernelGrad:
       return "InvolutionKernelGrad";
-    case Kind::kSpan:
+    case InvolutionKind::kSpan:
       return "SpanInvolution";
-    case Kind::kSpanInputGrad:
+    case InvolutionKind::kSpanInputGrad:
       return "SpanInvolutionInputGrad";
-    case Kind::kSpanGrad:
+    case InvolutionKind::kSpanGrad:
       break;
   }
   return "SpanInvolutionSpanGrad";
 }
 
-template <Kind kKind>
+template <InvolutionKind kKind>
 absl::Status InvolutionOp<kKind>::Infer(const std::function<Dims(int)>& input, Sizes* sizes,
                                         std::vector<Dims>* outputs) const {
   sizes->num_features = 0;
@@ -172,10 +170,11 @@ absl::Status InvolutionOp<kKind>::Infer(const std::function<Dims(int)>& input, S
     return status;
   }
   if constexpr (!IsGrad(kKind)) *outputs = {shapes.y};
-  if constexpr (kKind == Kind::kGrad) *outputs = {shapes.x, shapes.kernel};
-  if constexpr (kKind == Kind::kInputGrad || kKind == Kind::kSpanInputGrad) *outputs = {shapes.x};
-  if constexpr (kKind == Kind::kKernelGrad) *outputs = {shapes.kernel};
-  if constexpr (kKind == Kind::kSpanGrad) {
+  if constexpr (kKind == InvolutionKind::kGrad) *outputs = {shapes.x, shapes.kernel};
+  if constexpr (kKind == InvolutionKind::kInputGrad || kKind == InvolutionKind::kSpanInputGrad)
+    *outputs = {shapes.x};
+  if constexpr (kKind == InvolutionKind::kKernelGrad) *outputs = {shapes.kernel};
+  if constexpr (kKind == InvolutionKind::kSpanGrad) {
     std::vector<int64_t> features = shapes.kernel.sizes();
     const int64_t kernel_channels = features.back();
     features.back() = sizes->num_features;
@@ -185,7 +184,7 @@ absl::Status InvolutionOp<kKind>::Infer(const std::function<Dims(int)>& input, S
   return absl::OkStatus();
 }
 
-template <Kind kKind>
+template <InvolutionKind kKind>
 template <typename T>
 absl::Status InvolutionOp<kKind>::Run(Executor* executor, const Sizes& sizes,
                                       const std::vector<Buffer>& inputs,
@@ -208,14 +207,14 @@ absl::Status InvolutionOp<kKind>::Run(Executor* executor, const Sizes& sizes,
   }
   if constexpr (IsGrad(kKind)) args.dy = in(DyInput(kKind));
   if constexpr (!IsGrad(kKind)) args.y = out(0);
-  if constexpr (kKind == Kind::kGrad || kKind == Kind::kInputGrad ||
-                kKind == Kind::kSpanInputGrad) {
+  if constexpr (kKind == InvolutionKind::kGrad || kKind == InvolutionKind::kInputGrad ||
+                kKind == InvolutionKind::kSpanInputGrad) {
     args.dx = out(0);
   }
-  if constexpr (kKind == Kind::kGrad || kKind == Kind::kKernelGrad) {
+  if constexpr (kKind == InvolutionKind::kGrad || kKind == InvolutionKind::kKernelGrad) {
     args.dkernel = out(static_cast<int>(outputs.size()) - 1);
   }
-  if constexpr (kKind == Kind::kSpanGrad) {
+  if constexpr (kKind == InvolutionKind::kSpanGrad) {
     args.dfeatures = out(0);
     args.dspan = out(1);
     args.dbias = out(2);
@@ -223,9 +222,9 @@ absl::Status InvolutionOp<kKind>::Run(Executor* executor, const Sizes& sizes,
 
   Temporary<Accumulator<Element>> packed, dspan, dfeatures;
   if constexpr (HasSpan(kKind)) {
-    if (outputs[0].size == 0 && kKind != Kind::kSpanGrad) return absl::OkStatus();
+    if (outputs[0].size == 0 && kKind != InvolutionKind::kSpanGrad) return absl::OkStatus();
     const SpanSizes span = kernels.span_sizes(args);
-    if constexpr (kKind == Kind::kSpanGrad) {
+    if constexpr (kKind == InvolutionKind::kSpanGrad) {
       if (auto s = packed.Allocate(executor, span.packed_span_transposed); !s.ok()) return s;
       if (auto s = dspan.Allocate(executor, span.partial_dspan); !s.ok()) return s;
       if (auto s = dfeatures.Allocate(executor, span.partial_dfeatures); !s.ok()) return s;
@@ -237,13 +236,15 @@ absl::Status InvolutionOp<kKind>::Run(Executor* executor, const Sizes& sizes,
     args.packed_span = packed.data();
   }
   std::vector<Pass<InvolutionArgs<Element>>> passes;
-  if constexpr (kKind == Kind::kInvolution) passes = {kernels.forward};
-  if constexpr (kKind == Kind::kSpan) passes = {kernels.pack_span, kernels.forward};
-  if constexpr (kKind == Kind::kGrad) passes = {kernels.backward_input, kernels.backward_kernel};
-  if constexpr (kKind == Kind::kInputGrad) passes = {kernels.backward_input};
-  if constexpr (kKind == Kind::kSpanInputGrad) passes = {kernels.pack_span, kernels.backward_input};
-  if constexpr (kKind == Kind::kKernelGrad) passes = {kernels.backward_kernel};
-  if constexpr (kKind == Kind::kSpanGrad) {
+  if constexpr (kKind == InvolutionKind::kInvolution) passes = {kernels.forward};
+  if constexpr (kKind == InvolutionKind::kSpan) passes = {kernels.pack_span, kernels.forward};
+  if constexpr (kKind == InvolutionKind::kGrad)
+    passes = {kernels.backward_input, kernels.backward_kernel};
+  if constexpr (kKind == InvolutionKind::kInputGrad) passes = {kernels.backward_input};
+  if constexpr (kKind == InvolutionKind::kSpanInputGrad)
+    passes = {kernels.pack_span, kernels.backward_input};
+  if constexpr (kKind == InvolutionKind::kKernelGrad) passes = {kernels.backward_kernel};
+  if constexpr (kKind == InvolutionKind::kSpanGrad) {
     passes = {kernels.pack_span_transposed, kernels.backward_span, kernels.sum_dspan,
               kernels.sum_dfeatures};
   }
@@ -253,11 +254,11 @@ absl::Status InvolutionOp<kKind>::Run(Executor* executor, const Sizes& sizes,
   return absl::OkStatus();
 }
 
-#define TFCONV_INVOLUTION_ATTRS                    \
-  Attr("T: {half, bfloat16, float, double}")       \
-      .Attr("kernel_size: list(int)")              \
-      .Attr("strides: list(int)")                  \
-      .Attr("dilations: list(int)")                \
+#define TFCONV_INVOLUTION_ATTRS                       \
+  Attr("T: {half, bfloat16, float, double}")          \
+      .Attr("kernel_size: list(int)")                 \
+      .Attr("strides: list(int)")                     \
+      .Attr("dilations: list(int)")                   \
       .Attr("padding: {'SAME', 'VALID', 'EXPLICIT'}") \
       .Attr("explicit_paddings: list(int) = []")
 
@@ -265,7 +266,7 @@ REGISTER_OP("Tfconv>Involution")
     .Input("x: T")
     .Input("kernel: T")
     .Output("y: T")
-    .TFCONV_INVOLUTION_ATTRS.SetShapeFn(ShapeFunction<InvolutionOp<Kind::kInvolution>>)
+    .TFCONV_INVOLUTION_ATTRS.SetShapeFn(ShapeFunction<InvolutionOp<InvolutionKind::kInvolution>>)
     .Doc(R"doc(
 Convolution with a kernel per output position, shared by the channels of a group.
 
@@ -283,7 +284,7 @@ REGISTER_OP("Tfconv>InvolutionGrad")
     .Input("dy: T")
     .Output("dx: T")
     .Output("dkernel: T")
-    .TFCONV_INVOLUTION_ATTRS.SetShapeFn(ShapeFunction<InvolutionOp<Kind::kGrad>>)
+    .TFCONV_INVOLUTION_ATTRS.SetShapeFn(ShapeFunction<InvolutionOp<InvolutionKind::kGrad>>)
     .Doc("Gradients of Tfconv>Involution for both inputs, given the gradient dy of its output.");
 
 REGISTER_OP("Tfconv>InvolutionInputGrad")
@@ -291,7 +292,7 @@ REGISTER_OP("Tfconv>InvolutionInputGrad")
     .Input("kernel: T")
     .Input("dy: T")
     .Output("dx: T")
-    .TFCONV_INVOLUTION_ATTRS.SetShapeFn(ShapeFunction<InvolutionOp<Kind::kInputGrad>>)
+    .TFCONV_INVOLUTION_ATTRS.SetShapeFn(ShapeFunction<InvolutionOp<InvolutionKind::kInputGrad>>)
     .Doc("Gradient of Tfconv>Involution for x, of which only the shape is used.");
 
 REGISTER_OP("Tfconv>InvolutionKernelGrad")
@@ -299,7 +300,7 @@ REGISTER_OP("Tfconv>InvolutionKernelGrad")
     .Input("kernel: T")
     .Input("dy: T")
     .Output("dkernel: T")
-    .TFCONV_INVOLUTION_ATTRS.SetShapeFn(ShapeFunction<InvolutionOp<Kind::kKernelGrad>>)
+    .TFCONV_INVOLUTION_ATTRS.SetShapeFn(ShapeFunction<InvolutionOp<InvolutionKind::kKernelGrad>>)
     .Doc("Gradient of Tfconv>Involution for the kernel, of which only the shape is used.");
 
 REGISTER_OP("Tfconv>SpanInvolution")
@@ -308,7 +309,7 @@ REGISTER_OP("Tfconv>SpanInvolution")
     .Input("span: T")
     .Input("bias: T")
     .Output("y: T")
-    .TFCONV_INVOLUTION_ATTRS.SetShapeFn(ShapeFunction<InvolutionOp<Kind::kSpan>>)
+    .TFCONV_INVOLUTION_ATTRS.SetShapeFn(ShapeFunction<InvolutionOp<InvolutionKind::kSpan>>)
     .Doc(R"doc(
 Involution with kernels that are made from features of the output positions, a few at a time.
 
@@ -329,7 +330,7 @@ REGISTER_OP("Tfconv>SpanInvolutionInputGrad")
     .Input("bias: T")
     .Input("dy: T")
     .Output("dx: T")
-    .TFCONV_INVOLUTION_ATTRS.SetShapeFn(ShapeFunction<InvolutionOp<Kind::kSpanInputGrad>>)
+    .TFCONV_INVOLUTION_ATTRS.SetShapeFn(ShapeFunction<InvolutionOp<InvolutionKind::kSpanInputGrad>>)
     .Doc("Gradient of Tfconv>SpanInvolution for x, of which only the shape is used.");
 
 REGISTER_OP("Tfconv>SpanInvolutionSpanGrad")
@@ -341,15 +342,15 @@ REGISTER_OP("Tfconv>SpanInvolutionSpanGrad")
     .Output("dfeatures: T")
     .Output("dspan: T")
     .Output("dbias: T")
-    .TFCONV_INVOLUTION_ATTRS.SetShapeFn(ShapeFunction<InvolutionOp<Kind::kSpanGrad>>)
+    .TFCONV_INVOLUTION_ATTRS.SetShapeFn(ShapeFunction<InvolutionOp<InvolutionKind::kSpanGrad>>)
     .Doc("Gradients of Tfconv>SpanInvolution for all inputs but x.");
 
-TFCONV_REGISTER_CPU("Tfconv>Involution", InvolutionOp<Kind::kInvolution>)
-TFCONV_REGISTER_CPU("Tfconv>InvolutionGrad", InvolutionOp<Kind::kGrad>)
-TFCONV_REGISTER_CPU("Tfconv>InvolutionInputGrad", InvolutionOp<Kind::kInputGrad>)
-TFCONV_REGISTER_CPU("Tfconv>InvolutionKernelGrad", InvolutionOp<Kind::kKernelGrad>)
-TFCONV_REGISTER_CPU("Tfconv>SpanInvolution", InvolutionOp<Kind::kSpan>)
-TFCONV_REGISTER_CPU("Tfconv>SpanInvolutionInputGrad", InvolutionOp<Kind::kSpanInputGrad>)
-TFCONV_REGISTER_CPU("Tfconv>SpanInvolutionSpanGrad", InvolutionOp<Kind::kSpanGrad>)
+TFCONV_REGISTER_CPU("Tfconv>Involution", InvolutionOp<InvolutionKind::kInvolution>)
+TFCONV_REGISTER_CPU("Tfconv>InvolutionGrad", InvolutionOp<InvolutionKind::kGrad>)
+TFCONV_REGISTER_CPU("Tfconv>InvolutionInputGrad", InvolutionOp<InvolutionKind::kInputGrad>)
+TFCONV_REGISTER_CPU("Tfconv>InvolutionKernelGrad", InvolutionOp<InvolutionKind::kKernelGrad>)
+TFCONV_REGISTER_CPU("Tfconv>SpanInvolution", InvolutionOp<InvolutionKind::kSpan>)
+TFCONV_REGISTER_CPU("Tfconv>SpanInvolutionInputGrad", InvolutionOp<InvolutionKind::kSpanInputGrad>)
+TFCONV_REGISTER_CPU("Tfconv>SpanInvolutionSpanGrad", InvolutionOp<InvolutionKind::kSpanGrad>)
 
 }  // namespace tfconv

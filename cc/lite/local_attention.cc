@@ -1,6 +1,5 @@
 // Tfconv>LocalAttention in the delegate.
 #include <cmath>
-#include <cstdlib>
 #include <string>
 #include <utility>
 
@@ -12,7 +11,7 @@ namespace lite {
 namespace {
 
 constexpr int64_t kMaxHeads = 1 << 30;
-constexpr int64_t kMaxExponent = 1100;
+constexpr int64_t kMaxExponent = 1200;  // of mantissas of 53 bits, too
 
 std::vector<int64_t> Integers(const Options& options, const char* name) {
   const auto found = options.find(name);
@@ -43,7 +42,7 @@ class LocalAttention : public LiteOp {
     if (!are_flags) {
       return Error(name, ": causal must be 0 or 1 for each axis. Received: ", causal_);
     }
-    if (scale.size() != 2 || std::abs(scale[1]) > kMaxExponent) {
+    if (scale.size() != 2 || scale[1] < -kMaxExponent || scale[1] > kMaxExponent) {
       return Error(name, ": scale must be a mantissa and an exponent of at most ", kMaxExponent,
                    ". Received: ", scale);
     }

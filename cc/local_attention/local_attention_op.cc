@@ -4,7 +4,6 @@
 
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <limits>
 #include <string>
 #include <utility>
@@ -18,7 +17,7 @@
 namespace tfconv {
 namespace {
 
-constexpr int64_t kMaxExponent = 1100;
+constexpr int64_t kMaxExponent = 1200;  // of mantissas of 53 bits, too
 constexpr int64_t kMaxColumns = std::numeric_limits<int32_t>::max();  // of a bias
 
 // The channels of a head, if those of a tensor are known.
@@ -159,7 +158,9 @@ absl::Status AttentionAttributes::Check() const {
                                                    windows.kernel_size.size(),
                                                    " axes. Received: ", SizesToString(causal)));
   }
-  if (scale.size() == 2 && std::abs(scale[1]) <= kMaxExponent) return absl::OkStatus();
+  if (scale.size() == 2 && -kMaxExponent <= scale[1] && scale[1] <= kMaxExponent) {
+    return absl::OkStatus();
+  }
   return absl::InvalidArgumentError(
       absl::StrCat(op_name, ": scale must be a mantissa and an exponent of at most ", kMaxExponent,
                    ". Received: ", SizesToString(scale)));

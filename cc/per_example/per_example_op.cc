@@ -16,8 +16,6 @@
 namespace tfconv {
 namespace {
 
-using Kind = PerExampleKind;
-
 struct PerExampleShapes {
   Dims x;
   Dims filter;
@@ -39,9 +37,9 @@ absl::Status MakeShapes(const ConvAttributes& attributes, const Dims& x, const D
   for (ConvAxis& axis : geometry.axis) axis = TrivialAxis();
   int64_t batch = x[0];
   if (!MergeSize(&batch, filter[0])) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        name, ": filter of shape ", filter.ToString(), " must hold one filter for each of the ",
-        batch, " examples of x of shape ", x.ToString()));
+    return absl::InvalidArgumentError(absl::StrCat(name, ": filter of shape ", filter.ToString(),
+                                                   " must hold one filter for each of the ", batch,
+                                                   " examples of x of shape ", x.ToString()));
   }
   for (int i = 0; i < rank; ++i) {
     if (filter[i + 1] != kUnknown) known_kernel.push_back(filter[i + 1]);
@@ -106,33 +104,34 @@ absl::Status MakeShapes(const ConvAttributes& attributes, const Dims& x, const D
 
 }  // namespace
 
-const char* NameOf(Kind kind) {
+const char* NameOf(PerExampleKind kind) {
   switch (kind) {
-    case Kind::kConv:
+    case PerExampleKind::kConv:
       return "PerExampleConv";
-    case Kind::kInputGrad:
+    case PerExampleKind::kInputGrad:
       return "PerExampleConvInputGrad";
-    case Kind::kFilterGrad:
+    case PerExampleKind::kFilterGrad:
       break;
   }
   return "PerExampleConvFilterGrad";
 }
 
-template <Kind kKind>
+template <PerExampleKind kKind>
 absl::Status PerExampleOp<kKind>::Infer(const std::function<Dims(int)>& input, Sizes* sizes,
                                         std::vector<Dims>* outputs) const {
   PerExampleShapes shapes;
   if (auto status = MakeShapes(attributes, input(0), input(1),
-                               kKind == Kind::kConv ? Dims() : input(2), sizes, &shapes);
+                               kKind == PerExampleKind::kConv ? Dims() : input(2), sizes, &shapes);
       !status.ok()) {
     return status;
   }
-  *outputs = {kKind == Kind::kConv ? shapes.y
-                                   : (kKind == Kind::kInputGrad ? shapes.x : shapes.filter)};
+  *outputs = {kKind == PerExampleKind::kConv
+                  ? shapes.y
+                  : (kKind == PerExampleKind::kInputGrad ? shapes.x : shapes.filter)};
   return absl::OkStatus();
 }
 
-template <Kind kKind>
+template <PerExampleKind kKind>
 template <typename T>
 absl::Status PerExampleOp<kKind>::Run(Executor* executor, const Sizes& sizes,
                                       const std::vector<Buffer>& inputs,
@@ -150,14 +149,15 @@ absl::Status PerExampleOp<kKind>::Run(Executor* executor, const Sizes& sizes,
   args.geometry = sizes.geometry;
   args.groups = sizes.groups;
   args.filters = sizes.filters;
-  if (kKind != Kind::kInputGrad) args.x = static_cast<const Element*>(inputs[0].data);
-  if (kKind != Kind::kFilterGrad) args.filter = static_cast<const Element*>(inputs[1].data);
-  if (kKind == Kind::kConv) {
+  if (kKind != PerExampleKind::kInputGrad) args.x = static_cast<const Element*>(inputs[0].data);
+  if (kKind != PerExampleKind::kFilterGrad)
+    args.filter = static_cast<const Element*>(inputs[1].data);
+  if (kKind == PerExampleKind::kConv) {
     args.y = output;
     return RunPass(executor, args, kernels.convolve);
   }
   args.dy = static_cast<const Element*>(inputs[2].data);
-  if (kKind == Kind::kInputGrad) {
+  if (kKind == PerExampleKind::kInputGrad) {
     args.dx = output;
     return RunPass(executor, args, kernels.backward_input);
   }
@@ -178,7 +178,7 @@ REGISTER_OP("Tfconv>PerExampleConv")
     .Attr("dilations: list(int)")
     .Attr("padding: {'SAME', 'VALID', 'EXPLICIT'}")
     .Attr("explicit_paddings: list(int) = []")
-    .SetShapeFn(ShapeFunction<PerExampleOp<Kind::kConv>>)
+    .SetShapeFn(ShapeFunction<PerExampleOp<PerExampleKind::kConv>>)
     .Doc(R"doc(
 Convolution with a filter of its own for every example, in one to three dimensions.
 
@@ -200,7 +200,7 @@ REGISTER_OP("Tfconv>PerExampleConvInputGrad")
     .Attr("dilations: list(int)")
     .Attr("padding: {'SAME', 'VALID', 'EXPLICIT'}")
     .Attr("explicit_paddings: list(int) = []")
-    .SetShapeFn(ShapeFunction<PerExampleOp<Kind::kInputGrad>>)
+    .SetShapeFn(ShapeFunction<PerExampleOp<PerExampleKind::kInputGrad>>)
     .Doc("Gradient of Tfconv>PerExampleConv for x, of which only the shape is used.");
 
 REGISTER_OP("Tfconv>PerExampleConvFilterGrad")
@@ -213,11 +213,11 @@ REGISTER_OP("Tfconv>PerExampleConvFilterGrad")
     .Attr("dilations: list(int)")
     .Attr("padding: {'SAME', 'VALID', 'EXPLICIT'}")
     .Attr("explicit_paddings: list(int) = []")
-    .SetShapeFn(ShapeFunction<PerExampleOp<Kind::kFilterGrad>>)
+    .SetShapeFn(ShapeFunction<PerExampleOp<PerExampleKind::kFilterGrad>>)
     .Doc("Gradient of Tfconv>PerExampleConv for the filter, of which only the shape is used.");
 
-TFCONV_REGISTER_CPU("Tfconv>PerExampleConv", PerExampleOp<Kind::kConv>)
-TFCONV_REGISTER_CPU("Tfconv>PerExampleConvInputGrad", PerExampleOp<Kind::kInputGrad>)
-TFCONV_REGISTER_CPU("Tfconv>PerExampleConvFilterGrad", PerExampleOp<Kind::kFilterGrad>)
+TFCONV_REGISTER_CPU("Tfconv>PerExampleConv", PerExampleOp<PerExampleKind::kConv>)
+TFCONV_REGISTER_CPU("Tfconv>PerExampleConvInputGrad", PerExampleOp<PerExampleKind::kInputGrad>)
+TFCONV_REGISTER_CPU("Tfconv>PerExampleConvFilterGrad", PerExampleOp<PerExampleKind::kFilterGrad>)
 
 }  // namespace tfconv

@@ -275,6 +275,7 @@ def test_shape_functions_know_what_can_be_known(native_module):
         {"causal": [0, 2]},
         {"scale": [1]},
         {"scale": [1, HUGE]},
+        {"scale": [1, -(2**63)]},
         {"dilations": [1, 2]},  # shifted windows of five pixels need six
     ],
 )
