@@ -22,7 +22,7 @@ import tfconv.models
 QUICK = "TFCONV_EXAMPLE_QUICK" in os.environ  # a look at how it goes
 OUTPUT = Path(os.environ.get("TFCONV_EXAMPLE_OUTPUT", "example-output"))
 OUTPUT.mkdir(parents=True, exist_ok=True)
-SIZE, BATCH, EPOCHS = 32, 64, 1 if QUICK else 20
+SIZE, BATCH, EPOCHS = 32, 64, 1 if QUICK else 12
 keras.utils.set_random_seed(0)
 
 # %% [markdown]

@@ -174,6 +174,6 @@ import matplotlib.pyplot as plt  # noqa: E402
 figure, axes = plt.subplots(figsize=(6, 3.4), layout="constrained")
 for number, (name, losses) in enumerate(found.items()):
     axes.plot(losses, label=name, linewidth=8 - 2 * number, alpha=0.6)
-axes.set(xlabel="epoch", ylabel="loss", title="The same losses on one, two and many")
+axes.set(xlabel="epoch", ylabel="loss", title="The same losses on one device and on many")
 axes.legend()
 figure.savefig(OUTPUT / "many_devices.png", dpi=120)

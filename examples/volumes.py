@@ -23,8 +23,8 @@ import tfconv
 QUICK = "TFCONV_EXAMPLE_QUICK" in os.environ
 OUTPUT = Path(os.environ.get("TFCONV_EXAMPLE_OUTPUT", "example-output"))
 OUTPUT.mkdir(parents=True, exist_ok=True)
-SIZES, COUNT, EPOCHS, SEEDS = ((4, 6, 6), 8, 1, 2) if QUICK else ((10, 16, 16), 128, 12, 5)
-NOISE, BATCH = 0.8, 8
+SIZES, COUNT, EPOCHS, SEEDS = ((4, 6, 6), 8, 1, 2) if QUICK else ((10, 16, 16), 128, 12, 3)
+NOISE, BATCH = 0.5, 8
 
 
 # %%
@@ -52,23 +52,19 @@ def volumes(count, sizes, seed, noise=NOISE):
 
 # %%
 LAYERS = {
-    "Conv3D": lambda: tfconv.Conv3D(8, 3, padding="same", activation="relu"),
-    "Conv3D, 20 filters": lambda: tfconv.Conv3D(20, 3, padding="same", activation="relu"),
-    "DeformableConv3D": lambda: tfconv.DeformableConv3D(8, 3, padding="same", activation="relu"),
+    "Conv3D": lambda: tfconv.Conv3D(8, 3, padding="same"),
+    "Conv3D, 20 filters": lambda: tfconv.Conv3D(20, 3, padding="same"),
+    "DeformableConv3D": lambda: tfconv.DeformableConv3D(8, 3, padding="same"),
 }
 
 
 def network(layer):
     """Four convolutions, the two in the middle of the kind that is compared."""
-    return keras.Sequential(
-        [
-            keras.Input((*SIZES, 1)),
-            tfconv.Conv3D(8, 3, padding="same", activation="relu"),
-            LAYERS[layer](),
-            LAYERS[layer](),
-            tfconv.PointwiseConv3D(1),
-        ]
-    )
+    inputs = x = keras.Input((*SIZES, 1))
+    for make in (LAYERS["Conv3D"], LAYERS[layer], LAYERS[layer]):
+        x = keras.layers.BatchNormalization(momentum=0.9)(make()(x))
+        x = keras.layers.ReLU()(x)
+    return keras.Model(inputs, tfconv.PointwiseConv3D(1)(x))
 
 
 def overlap(said, tubes):
@@ -87,7 +83,7 @@ for seed in range(SEEDS):
     for layer in LAYERS:
         keras.utils.set_random_seed(seed)
         model = network(layer)
-        rate = keras.optimizers.schedules.CosineDecay(4e-3, EPOCHS * -(-COUNT // BATCH))
+        rate = keras.optimizers.schedules.CosineDecay(1e-2, EPOCHS * -(-COUNT // BATCH))
         loss = keras.losses.BinaryCrossentropy(from_logits=True)
         model.compile(keras.optimizers.Adam(rate), loss)
         begin = time.perf_counter()
