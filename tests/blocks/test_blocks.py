@@ -383,7 +383,9 @@ def test_channel_split(rng):
     np.testing.assert_array_equal(np.stack(parts, 1), x.reshape(2, 3, 2, 3))
 
 
-@pytest.mark.parametrize("layer", [blocks.ChannelSplit(2), blocks.LayerScale()], ids=str)
+@pytest.mark.parametrize(
+    "layer", [blocks.ChannelSplit(2), blocks.LayerScale()], ids=["split", "scale"]
+)
 def test_masks_go_on(layer):
     """The positions stay where they are."""
     x = np.where([[[0.0], [1.0], [1.0]]], np.ones([2, 3, 4], np.float32), 0)
