@@ -11,27 +11,15 @@ from tfconv.catalog import family_name
 from tfconv.testing import CHECKS, check_layer, layer_case, layer_cases
 
 OF_OTHERS = {"tensorflow lite"}  # tests/export/test_tflite_formats.py has it for every family
-# Half of the time. Where not all cases run, every family has one of them or two.
-LONG = ["files", "frozen", "training", "xla", "saved model"]
-FAMILIES = list(dict.fromkeys(family_name(case.layer_class.__name__) for case in layer_cases()))
-
-
-def kinds(case, check):
-    """What `make test` has an example of: families in what all checks see, or one in three."""
-    family = family_name(case.layer_class.__name__)
-    if check.name in OF_OTHERS:
-        return ()
-    if check.name in LONG and (FAMILIES.index(family) + LONG.index(check.name)) % 3:
-        return ()
-    return (pytest.mark.kind(family, check.name),)
-
 
 RUNS = [
     pytest.param(
         case,
         check,
         id=f"{number}-{case.layer_class.__name__}-{check.run.__name__}",
-        marks=kinds(case, check),
+        marks=()
+        if check.name in OF_OTHERS
+        else pytest.mark.kind(family_name(case.layer_class.__name__), check.name),
     )
     for number, case in enumerate(layer_cases())
     for check in CHECKS
