@@ -18,7 +18,7 @@ os.environ.pop("TFCONV_NATIVE", None)  # the tests choose
 
 import pytest  # noqa: E402
 
-FEW = 2  # cases of a test that always run, unless any will do
+FEW = 2  # cases of a test that always run
 LATE = 4  # tests that are marked `late` run where at least every fourth of the dear cases does
 
 
@@ -62,8 +62,8 @@ def pytest_addoption(parser):
     parser.addoption(
         "--any",
         action="store_true",
-        help="any case will do: one of each test at least, not two, and not one of each kind (the "
-        "mark `kind`); and no test that is marked `dear` and has no cases",
+        help="any case will do, not one of each kind (the mark `kind`); and no test that is marked "
+        "`dear` and has no cases",
     )
     parser.addoption(
         "--besides",
@@ -100,7 +100,7 @@ def _chosen(items, every, dear, whichever):
                 continue
             count = -(-len(cases) // dear)
         else:
-            count = max(1 if whichever else FEW, -(-len(cases) // every))
+            count = max(FEW, -(-len(cases) // every))
         chosen.update(_representatives(cases, count, whichever))
     return chosen
 
