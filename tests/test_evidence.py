@@ -51,7 +51,10 @@ def small():
 # Tasks.
 
 
-@pytest.mark.parametrize("task", [tasks.BENT, tasks.CLUTTERED, tasks.PLAIN], ids=lambda t: t.name)
+TASKS = [tasks.BENT, tasks.CLUTTERED, tasks.PLAIN, tasks.ENLARGED]
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 def test_tasks(task, digits):
     task = dataclasses.replace(task)  # what it has drawn is its own
     first, again, other = (list(task.batches(seed, 0)) for seed in (0, 0, 1))

@@ -102,12 +102,11 @@ SETS = {"digits": _digits, "mnist": _mnist}
 
 
 @contextlib.contextmanager
-def needs(package: str) -> Iterator[None]:
-    """Scope in which a package that images come in must be there."""
+def needs(package: str, what: str = "The images come in") -> Iterator[None]:
+    """Scope in which a package must be there that images come in, or for what else is said."""
     try:
         yield
     except ImportError as error:
         raise ImportError(
-            f"The images come in {package}, which cannot be imported ({error}): "
-            f"pip install {package}"
+            f"{what} {package}, which cannot be imported ({error}): pip install {package}"
         ) from error

