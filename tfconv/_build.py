@@ -432,11 +432,14 @@ def find_compiler(env: Mapping[str, str] | None = None) -> Compiler:
         CompilerNotFoundError: If there is none.
     """
     environment = os.environ if env is None else env
-    wanted = shlex.split(environment.get("CXX", ""))
-    path = environment.get("PATH")
+    text, path = environment.get("CXX", ""), environment.get("PATH")
+    try:
+        wanted, why = shlex.split(text), "was not found"
+    except ValueError:
+        wanted, why = [text], "is in quotes that do not end"
     if wanted:
         command = tuple(wanted) if shutil.which(wanted[0], path=path) else None
-        trouble = f"The C++ compiler of the variable CXX was not found. Received: CXX={wanted[0]}"
+        trouble = f"The C++ compiler of the variable CXX {why}. Received: CXX={wanted[0]}"
     else:
         command = next(((c,) for c in ("g++", "clang++") if shutil.which(c, path=path)), None)
         trouble = "No C++ compiler was found: neither g++ nor clang++ is on the PATH."

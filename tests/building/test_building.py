@@ -180,9 +180,12 @@ def test_missing_programs(tree, monkeypatch):
     module, tools = tree.module, tree.root / "tools"
     tools.mkdir()
     monkeypatch.setattr(module.sysconfig, "get_path", lambda name: "/nowhere")
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(module.CompilerNotFoundError, match="Received: CXX=no-such-compiler\n"):
-        tree.build()
+    for compiler in ("no-such-compiler", "g++ '-DNAME=1"):
+        monkeypatch.setenv("CXX", compiler)
+        with pytest.raises(
+            module.CompilerNotFoundError, match=f"Received: CXX={re.escape(compiler)}\n"
+        ):
+            tree.build()
     monkeypatch.delenv("CXX")
     monkeypatch.setenv("PATH", str(tools))
     with pytest.raises(module.CompilerNotFoundError) as caught:
@@ -193,6 +196,18 @@ def test_missing_programs(tree, monkeypatch):
     assert re.match(r"cmake, which builds .*\n.*pip install cmake ninja", tree.fails())
     write_program(tools / "cmake", "")
     assert "ninja, which builds" in tree.fails()
+
+
+@pytest.mark.parametrize("apple", [False, True])
+def test_flags_of_linkers(tree, apple):
+    """Apple's linker knows none of those of GNU's, and tells by itself what is missing."""
+    folder = tree.root / "configured"
+    folder.mkdir()
+    variables = {"APPLE": "1"} if apple else {}
+    compiler = tree.module.find_compiler()
+    tree.module.Ninja(folder, tree.sources, compiler, variables, config=tree.config())
+    flags = re.findall(r"-Wl,[\w-]+", (folder / "build.ninja").read_text())
+    assert ("-Wl,-z" in flags) == ("-Wl,--gc-sections" in flags) == (not apple)
 
 
 def test_what_cannot_be_built(tree, monkeypatch):
