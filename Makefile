@@ -56,7 +56,7 @@ export TFCONV_WERROR ?= 1
 export TFCONV_REQUIRE_NATIVE ?= 1
 export TFCONV_ISAS ?= all
 
-.PHONY: help demo test test-all test-more test-rest test-sanitize test-gpu bazel-test bazel-tools coverage bench bench-gpu docs pages
+.PHONY: help demo test test-all test-late test-more test-rest test-sanitize test-gpu bazel-test bazel-tools coverage bench bench-gpu docs pages
 .PHONY: lint format export-report test-runtimes compare-report networks-bench serving-bench test-parity build
 .PHONY: build-addons build-gpu kernels wheels wheels-test release-check env env-addons clean
 
@@ -160,6 +160,11 @@ test: build kernels lint ## Lint, then tests under Keras 3, Keras 2 and tf_keras
 	  printf '%-16s %s\n' "$$name" "$$(grep -E '[0-9]+ (passed|failed|error)' "$(LOGS)/$$name.log" | tail -n 1)"
 	done
 	exit $$failed
+
+test-late: build kernels ## What `make test` leaves out for its time, under Keras 3
+	@echo "== pytest: late"
+	$(VENV)/bin/python -m pytest -q -n $(PYTEST_WORKERS) --dist worksteal $(TESTS) -m late $(PYTEST_ARGS) \
+	  --ignore=tests/gpu
 
 test-more: ## More cases than `make test` has, and none of those
 	@$(AGAIN) test LEVEL=more BESIDES=fast

@@ -82,6 +82,7 @@ def test_what_changed_is_built_again(tree, monkeypatch, capsys):
     assert tree.compiled() == A_CPU | B_CPU | OPS | OTHERS
 
 
+@pytest.mark.late
 def test_another_version_of_the_compiler_compiles_all(tree, monkeypatch):
     compiler = tree.root / "g++"
     script = '[ "$1" = --version ] && echo g++ {} && exit\nexec /usr/bin/env g++ "$@"'
@@ -92,6 +93,7 @@ def test_another_version_of_the_compiler_compiles_all(tree, monkeypatch):
     assert tree.compiled() == everything
 
 
+@pytest.mark.late
 def test_warnings(tree, monkeypatch):
     unused = {"b/b_cpu.cc": SOURCES["b/b_cpu.cc"] + "static int unused() { return 0; }\n"}
     write(tree.sources, unused)
@@ -119,6 +121,7 @@ def test_builds_at_the_same_time_share_the_work(tree):
 # What goes wrong.
 
 
+@pytest.mark.late
 def test_failures_leave_the_library_of_before(tree, monkeypatch):
     first = tree.build()
     files = {path: path.read_bytes() for path in tree.output.parent.rglob("*") if path.is_file()}

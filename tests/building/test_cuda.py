@@ -77,6 +77,7 @@ def test_cuda_settings(tree, nvcc, monkeypatch):
         monkeypatch.delenv(variable)
 
 
+@pytest.mark.late
 def test_cuda_is_built(tree, monkeypatch):
     if shutil.which("nvcc") is None:
         pytest.skip("needs nvcc")

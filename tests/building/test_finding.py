@@ -11,6 +11,7 @@ import tensorflow as tf
 from tests.building.small_tree import write, write_program
 
 
+@pytest.mark.late
 def test_installed_tensorflow(tree):
     config = tree.module.tensorflow_config()
     assert config.version == tf.__version__

@@ -140,6 +140,7 @@ def compiled_isas(compiled) -> set:
     return {name.partition("[")[2][:-1] for name in compiled if "a_cpu.cc [" in name}
 
 
+@pytest.mark.late
 def test_sets_of_this_processor(tree, monkeypatch):
     """By default AVX2 and the best; what else is asked for comes when it is asked for."""
     monkeypatch.delenv("TFCONV_ISAS")

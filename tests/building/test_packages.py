@@ -83,6 +83,7 @@ def test_sdist_is_complete(project, tmp_path):
     assert not [n for n in names if "/_native/" in n or n.endswith((".so", ".pyc"))]
 
 
+@pytest.mark.late
 def test_wheel_without_library_is_pure_and_has_the_sources(project, tmp_path):
     name, _ = run_hook(project, "build_wheel", str(tmp_path), TFCONV_NATIVE="0")
     assert name.endswith("-py3-none-any.whl")
@@ -101,6 +102,7 @@ def test_wheel_without_library_is_pure_and_has_the_sources(project, tmp_path):
     assert installed.sources_hash() == load_build_module(project / "tfconv").sources_hash()
 
 
+@pytest.mark.late
 def test_wheel_with_library(small_project, tmp_path):
     name, _ = run_hook(small_project, "build_wheel", str(tmp_path), TFCONV_REQUIRE_NATIVE="1")
     assert re.search(r"-py3-none-(?!any)\w+\.whl$", name)
@@ -136,6 +138,7 @@ def test_wheel_of_libraries_that_are_ready(small_project, tmp_path):
     assert native == {f"tfconv/_native/{path}" for path in ready}
 
 
+@pytest.mark.late
 def test_installation_without_a_compiler(small_project, tmp_path):
     bad = {"CXX": "no-such-compiler"}
     name, log = run_hook(small_project, "build_wheel", str(tmp_path), **bad)
@@ -148,6 +151,7 @@ def test_installation_without_a_compiler(small_project, tmp_path):
         run_hook(small_project, "build_wheel", str(tmp_path), TFCONV_NATIVE="maybe")
 
 
+@pytest.mark.late
 def test_tensorflow_is_requested_only_for_wheels_and_only_where_it_is_missing(
     small_project, tmp_path
 ):

@@ -52,6 +52,7 @@ def test_build_that_does_not_compile(capsys, stand_in):
     assert calls[0]["jobs"] == 1
 
 
+@pytest.mark.late
 def test_build_reports_a_library_that_does_not_load(capsys, stand_in, tmp_path):
     """An empty file is no library of the package."""
     stand_in(verified=False)
