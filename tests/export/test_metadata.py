@@ -80,6 +80,7 @@ def test_several_inputs_and_outputs(tmp_path):
         assert bool(tensor.Offset(4 + 2 * 4)) == (name in colors)  # normalization
     outputs = {text(t, 0): text(vector(t, 6)[0], 0) for t in vector(vector(table, 3)[0], 3)}
     assert outputs == {"out_2": "labels_out_2.txt", "out_3": "labels_out_3.txt"}
+    assert text(table, 7) == "1.0.0"  # the least parser that reads it
     assert written.read(content) == {"labels": labels, "mean": [0.0], "std": [255.0]}
     shown = dict(written.rows(written.read(content)))
     assert shown["  labels out_3"] == "3: cat, dog, größe 3" and shown["  std"] == "255"

@@ -365,12 +365,14 @@ def test_borders_that_others_read(images):
     b = keras.layers.Reshape((6, 6, 4))(
         keras.layers.Conv3DTranspose(1, 1)(keras.layers.Reshape((6, 6, 4, 1))(x))
     )
-    model = keras.Model(x, [a, keras.layers.Add(name="sum")([a, x]), b])
+    wave = keras.layers.Activation(tf.sin, name="wave")(a)  # TensorFlow Lite has it in real numbers
+    waves = keras.layers.Conv2D(2, 1, name="waves")(wave)
+    model = keras.Model(x, [a, keras.layers.Add(name="sum")([a, x]), b, wave, waves])
     for io_dtype in ("int8", "uint8"):
         report = to_tflite(model, None, "int8", images[:, :6, :6], io_dtype=io_dtype)
         file = tflite_file.read(report.content)
-        assert {t.type for t in file.inputs} == {io_dtype.upper()}
-        assert report.error < 0.05
+        assert {t.type for t in (*file.inputs, *file.outputs)} == {io_dtype.upper()}
+        assert report.error < 0.05 and report.operators["SIN"] == 1
 
 
 def test_borders_without_integers(images):
