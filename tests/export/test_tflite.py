@@ -67,6 +67,13 @@ def test_float(model, tmp_path):
     assert tflite_file.read(path).signatures.keys() == {"serving_default"}
 
 
+@pytest.mark.parametrize("batch_size, timed", [(None, 1), (3, 3)])
+def test_the_batch_that_is_timed(batch_size, timed, monkeypatch):
+    monkeypatch.setattr(verification.Runner, "milliseconds", lambda self, x: len(*x.values()))
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    assert to_tflite(model, batch_size=batch_size).milliseconds == timed
+
+
 def test_share_of_xnnpack():
     """Every runtime has it, for batches of any size as well."""
     layers = [keras.layers.Conv2D(4, 3), tfconv.Conv2D(4, 3, activation="relu")]

@@ -10,9 +10,37 @@ import tensorflow as tf
 import tfconv
 from tfconv import _compat
 from tfconv._compat import KERAS_3, keras
-from tfconv.export import quantization, signatures, tflite_file, to_tflite, tracing
+from tfconv.export import quantization, signatures, tflite_file, to_tflite, tracing, verification
 from tfconv.export.samples import given_samples, repeatable
 from tfconv.testing import assert_same
+
+
+def test_names_of_outputs_that_have_none():
+    """A model of one's own says none: one output is the output, several have numbers."""
+    one, two = tracing.named_outputs(None, tf.ones([2])), tracing.named_outputs(None, [1.0, 2.0])
+    assert list(one) == ["output"] and list(two) == ["output_0", "output_1"]
+
+
+def test_the_layer_where_errors_grow_most():
+    """The first of those that are alike, and none where nothing grows."""
+
+    def worst(*errors):
+        """Of layers whose outputs are 1, with these errors."""
+        names = [f"y{number}" for number, _ in enumerate(errors)]
+        traced = types.SimpleNamespace(
+            fixed_batch=None,
+            inputs=[types.SimpleNamespace(name="x")],
+            layers={name: f"layer {name}" for name in names},
+            function=lambda x: dict.fromkeys(names, tf.ones([4])),
+        )
+        samples = types.SimpleNamespace(batch=lambda count: {"x": np.ones([count, 4])})
+        found = {name: np.full([4], 1 + error) for name, error in zip(names, errors)}
+        return verification.worst_layer(lambda arrays: found, traced, samples)
+
+    assert worst(0.0, 0.0) is None
+    assert worst(0.0, 0.25, 0.5) == ("layer y1", 0.25)
+    assert worst(0.25, 0.125, 0.75) == ("layer y2", 0.75)
+    assert worst(0.5, 0.25, 0.75) == ("layer y0", 0.5)  # errors that shrink in between are none
 
 
 def test_layers_are_as_they_were():

@@ -64,7 +64,9 @@ class Windows:
     def _slice(self, start: list[int]) -> tf.Tensor:
         # tf.slice where it serves: its gradient is a padding, several times faster than
         # the gradient of a strided slice.
-        strides, begin, first, width = self._geometry.strides, start, 0, -1
+        strides, begin, first = self._geometry.strides, start, 0
+        shape = self._x.shape.as_list()
+        batch, (width, *last) = shape[0], shape[len(start) + 1 :]
         if self._phases > 1:
             s = self._phases
             block = (start[0] % s) * s + start[1] % s
@@ -72,12 +74,8 @@ class Windows:
             width = self._channels if self._split is None else self._split
             first = block * width
         if max(strides) == 1:
-            more = self._x.shape.rank - len(start) - 2
-            size = [-1, *self.output, width, *[-1] * more]
-            for axis, whole in enumerate(self._x.shape.as_list()):
-                if whole and isinstance(size[axis], int) and size[axis] < 0:
-                    size[axis] = whole  # XNNPACK takes known sizes only
-            return tf.slice(self._x, [0, *begin, first, *[0] * more], size)
+            size = [batch or -1, *self.output, width, *last]  # known: XNNPACK takes no others
+            return tf.slice(self._x, [0, *begin, first, *[0] * len(last)], size)
         index = [
             slice(t, t + (out - 1) * s + 1, s) for t, out, s in zip(begin, self.output, strides)
         ]
