@@ -123,6 +123,11 @@ def _representatives(cases, count, whichever):
     return chosen + others[: max(0, count - len(chosen))]
 
 
+def kinds(values, name=str):
+    """Values as parameters, each of a kind of its own: none is left out where Keras 3 is."""
+    return [pytest.param(v, id=name(v), marks=pytest.mark.kind(name(v))) for v in values]
+
+
 def cases_by_family():
     """The configurations of every layer as parameters, a kind for each family."""
     from tfconv.catalog import family_name

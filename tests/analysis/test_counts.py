@@ -10,6 +10,7 @@ import tensorflow as tf
 
 import tfconv
 from tests.analysis.definitions import DEFINITIONS, Products
+from tests.conftest import kinds
 from tests.docs import page
 from tests.docs.configurations import configurations, values
 from tests.docs.page import families
@@ -59,7 +60,7 @@ def test_every_family_has_a_definition():
     assert NAMES == sorted(families())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", kinds(NAMES))
 def test_products_of_the_definition(name):
     """What the loops multiply is what is counted, and gives what the layer gives."""
     for row, layer, x, _ in configurations(name):
@@ -206,7 +207,7 @@ BY_HAND = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("given", BY_HAND, ids=lambda given: type(given[0]).__name__)
+@pytest.mark.parametrize("given", kinds(BY_HAND, lambda given: type(given[0]).__name__))
 def test_numbers_by_hand(given):
     layer, shape, elementwise, inside, products, weights = given
     (row,) = profile(layer, shape).rows

@@ -383,13 +383,11 @@ def test_channel_split(rng):
     np.testing.assert_array_equal(np.stack(parts, 1), x.reshape(2, 3, 2, 3))
 
 
-@pytest.mark.parametrize(
-    "layer", [blocks.ChannelSplit(2), blocks.LayerScale()], ids=["split", "scale"]
-)
-def test_masks_go_on(layer):
+@pytest.mark.parametrize("layer_class", [blocks.ChannelSplit, blocks.LayerScale])
+def test_masks_go_on(layer_class):
     """The positions stay where they are."""
     x = np.where([[[0.0], [1.0], [1.0]]], np.ones([2, 3, 4], np.float32), 0)
-    for y in tf.nest.flatten(layer(keras.layers.Masking()(x))):
+    for y in tf.nest.flatten(layer_class()(keras.layers.Masking()(x))):
         np.testing.assert_array_equal(y._keras_mask, [[False, True, True]] * 2)
 
 

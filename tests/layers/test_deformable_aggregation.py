@@ -8,6 +8,7 @@ import tensorflow as tf
 
 import tfconv
 from tests import reference
+from tests.conftest import kinds
 from tfconv._compat import keras
 from tfconv.testing import randomize
 
@@ -91,24 +92,27 @@ def by_hand(layer, x, window):
 
 
 @pytest.mark.parametrize(
-    "sizes, arguments",
-    [
-        ((9,), {"kernel_size": 3, "padding": "causal"}),
-        ((9,), {"kernel_size": 4, "strides": 2, "dilation_rate": 2, **V4}),
-        ((6, 7), {}),
-        ((6, 7), {"remove_center": True, "offset_scale": 0.5}),
-        ((6, 7), {"strides": (2, 3), "depthwise_kernel_size": 5}),
-        ((7, 6), {"strides": 2, "dilation_rate": (1, 2), "center_feature_scale": True}),
-        ((6, 5), {"kernel_size": (3, 2), "padding": "valid", "project_inputs": False}),
-        ((4, 5), {"padding": "full", "project_outputs": False, "depthwise_kernel_size": 2}),
-        ((6, 7), {"kernel_size": (5, 3), "padding": ((0, 3), (2, 1)), "strides": 2, **V4}),
-        ((6, 7), {"depthwise_kernel_size": None}),
-        ((6, 7), {"normalize_features": False}),
-        ((3, 4, 4), {"kernel_size": 2, "strides": (1, 2, 2), "center_feature_scale": True}),
-        ((3, 2, 4), {"remove_center": True, "softmax": False}),
-    ],
+    "case",
+    kinds(
+        [
+            ((9,), {"kernel_size": 3, "padding": "causal"}),
+            ((9,), {"kernel_size": 4, "strides": 2, "dilation_rate": 2, **V4}),
+            ((6, 7), {}),
+            ((6, 7), {"remove_center": True, "offset_scale": 0.5}),
+            ((6, 7), {"strides": (2, 3), "depthwise_kernel_size": 5}),
+            ((7, 6), {"strides": 2, "dilation_rate": (1, 2), "center_feature_scale": True}),
+            ((6, 5), {"kernel_size": (3, 2), "padding": "valid", "project_inputs": False}),
+            ((4, 5), {"padding": "full", "project_outputs": False, "depthwise_kernel_size": 2}),
+            ((6, 7), {"kernel_size": (5, 3), "padding": ((0, 3), (2, 1)), "strides": 2, **V4}),
+            ((6, 7), {"depthwise_kernel_size": None}),
+            ((6, 7), {"normalize_features": False}),
+            ((3, 4, 4), {"kernel_size": 2, "strides": (1, 2, 2), "center_feature_scale": True}),
+            ((3, 2, 4), {"remove_center": True, "softmax": False}),
+        ]
+    ),
 )
-def test_by_hand(sizes, arguments, rng, implementation):
+def test_by_hand(case, rng, implementation):
+    sizes, arguments = case
     layer = LAYERS[len(sizes)](**arguments, groups=2, dtype="float64")
     x = rng.standard_normal((2, *sizes, 6))
     layer(x)
