@@ -191,6 +191,15 @@ def test_kinds_by_definition(rank, arguments, positions, implementation, rng):
     np.testing.assert_array_equal(scores, weights)
 
 
+@pytest.mark.parametrize("dropout, training", [(0.0, True), (0.5, None), (0.5, False)])
+def test_weights_are_made_only_to_be_dropped(dropout, training, monkeypatch):
+    """Otherwise the op gives the sums, and no weights are ever stored."""
+    layer = tfconv.LocalSelfAttention1D(2, 3, num_heads=2, dropout=dropout)
+    layer.build((None, 4, 2))
+    monkeypatch.setattr(layer, "_weighted", lambda *given: pytest.fail("weights were made"))
+    assert layer.call(tf.ones([1, 4, 2]), training=training).shape == [1, 4, 2]
+
+
 @pytest.mark.parametrize("rank, arguments", KINDS, ids=str)
 def test_kinds_with_masks_and_dropout(rank, arguments, rng):
     """What is masked plays no part; what is dropped leaves sums of the right size."""

@@ -247,3 +247,27 @@ def test_transposed_convolutions_of_no_pixels(rank, arguments):
         assert not np.any(gradient)
     x = np.ones((1, *[3] * rank, 4), "float32")
     assert_same(run(x), layer(x), 1e-5)
+
+
+@pytest.mark.skipif(KERAS_3, reason="the Model Optimization Toolkit knows Keras 2 only")
+@pytest.mark.parametrize(
+    "make, own, prunable",
+    [
+        (
+            lambda: tfconv.TuckerConv2D(4, 3, ranks=2),
+            ["input_kernel", "core_kernel", "output_kernel"],
+            3,
+        ),
+        (lambda: tfconv.DeformableConv2D(4, 3), ["kernel"], 1),  # coordinates stay
+        (tfconv.SqueezeExcite, [], 2),  # those of layers inside, which are asked themselves
+    ],
+)
+def test_what_may_be_pruned_and_clustered(make, own, prunable):
+    """Kernels alone; those to be clustered with their names, in the order of the weights."""
+    layer = make()
+    layer.build((None, 5, 5, 4))
+    clusterable = layer.get_clusterable_weights()
+    assert [name for name, _ in clusterable] == own
+    assert all(weight is getattr(layer, name) for name, weight in clusterable)
+    assert len(layer.get_prunable_weights()) == prunable
+    assert {len(kernel.shape) for kernel in layer.get_prunable_weights()} <= {2, 4}
