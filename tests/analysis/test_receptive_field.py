@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 import tfconv
+from tests.conftest import kinds
 from tfconv._compat import keras
 from tfconv.analysis import profile
 
@@ -161,7 +162,7 @@ def dependence(model, sizes):
         yield [np.flatnonzero(pixels) for pixels in depends.any(others).T]
 
 
-@pytest.mark.parametrize("name", STACKS)
+@pytest.mark.parametrize("name", kinds(STACKS))
 def test_dependence(name):
     layers, sizes = STACKS[name]
     model = built(layers, sizes)

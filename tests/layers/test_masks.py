@@ -57,7 +57,7 @@ def cases():
         yield Case(conv, (5, 2), first=first)
 
 
-@pytest.mark.parametrize("case", cases(), ids=str)
+@pytest.mark.parametrize("case", list(cases()), ids=str)
 def test_masked_positions_play_no_part(case, rng):
     layer = case.layer
     x = rng.standard_normal((3, *case.sizes, 4))
@@ -288,7 +288,7 @@ def with_seconds():
 
 
 @pytest.mark.parametrize(
-    "layer, shape", with_seconds(), ids=lambda value: getattr(value, "name", None)
+    "layer, shape", list(with_seconds()), ids=lambda value: getattr(value, "name", None)
 )
 def test_second_outputs(layer, shape, rng, tmp_path):
     argument = layer.asks_for_second

@@ -29,7 +29,7 @@ class Tests:
 
     def __init__(self, wanted=None):
         self.wanted = wanted
-        self.collected, self.seconds, self.failed = [], {}, []
+        self.collected, self.seconds, self.failed, self.skipped = [], {}, [], []
 
     def pytest_collection_modifyitems(self, items):
         if self.wanted is not None:
@@ -42,6 +42,8 @@ class Tests:
         self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
         if report.failed:
             self.failed.append(report.nodeid)
+        elif report.skipped:
+            self.skipped.append(report.nodeid)
 
 
 class Lines(Tests):
@@ -101,6 +103,7 @@ def answer(request):
             for nodeid, seconds in plugin.seconds.items()
         },
         "failed": plugin.failed,
+        "skipped": plugin.skipped,
     }
 
 

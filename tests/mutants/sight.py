@@ -33,6 +33,7 @@ class Sight:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.seconds: dict[str, float] = {}
         self.failing: set[str] = set()
+        self.skipped: set[str] = set()  # where they were measured
         self.tests: dict[int, set[str]] = defaultdict(set)
         self._lines: dict[str, dict[int, tuple[str, int]]] = {}
         self._known: dict[str, set[int]] = {}  # lines that there were at a time
@@ -75,6 +76,7 @@ class Sight:
             "tests": names,
             "seconds": [answer["tests"][name]["seconds"] for name in names],
             "failing": answer["failed"],
+            "skipped": answer["skipped"],
             "lines": {str(key): sorted(set(numbers)) for key, numbers in lines.items()},
         }
         text = json.dumps(record)
@@ -85,6 +87,7 @@ class Sight:
     def _take(self, record: dict) -> None:
         self.seconds.update(zip(record["tests"], record["seconds"]))
         self.failing.update(record["failing"])
+        self.skipped.update(record.get("skipped", ()))
         self._times.update(dict.fromkeys(record["tests"], record["time"]))
         for key, numbers in record["lines"].items():
             self.tests[int(key)].update(record["tests"][number] for number in numbers)
@@ -145,7 +148,10 @@ class Sight:
         candidates = [
             test
             for test in tests
-            if test in seers or test not in self.seconds or file_of(test) in sharing
+            if test in seers
+            or test not in self.seconds
+            or (elsewhere and test in self.skipped)
+            or file_of(test) in sharing
         ]
         rounds: dict[str, int] = defaultdict(int)
         places = {}

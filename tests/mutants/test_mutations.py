@@ -65,7 +65,8 @@ def test_tests_that_run_a_line_come_first(tmp_path):
         name: {"seconds": float(name.endswith("slow")), "lines": {"a.py": numbers}}
         for name, numbers in lines.items()
     }
-    seen.note("test_a.py", {"tests": tests, "failed": []})
+    tests["test_a.py::skipped"] = {"seconds": 0.0, "lines": {}}
+    seen.note("test_a.py", {"tests": tests, "failed": [], "skipped": ["test_a.py::skipped"]})
     again = sight.Sight(tmp_path, ["."], tmp_path / "sight")
     assert again.missing([*lines, "test_b.py::new"]) == {"test_b.py": ["test_b.py::new"]}
     found = mutations.mutants_of("a.py", source.encode())
@@ -76,6 +77,9 @@ def test_tests_that_run_a_line_come_first(tmp_path):
     for mutant in (default, plus):
         batches = again.batches(mutant, [*lines, "test_b.py::new"])
         assert sum(batches, []) == ["test_a.py::fast", "test_a.py::slow", "test_b.py::new"]
+    several = [*lines, "test_a.py::skipped"]
+    assert "test_a.py::skipped" not in sum(again.batches(plus, several), [])
+    assert "test_a.py::skipped" in sum(again.batches(plus, several, elsewhere=True), [])
     assert again.seers(attribute) == {"test_a.py::other"}
     assert again.seers(never) == set()
     assert again.seers(never, elsewhere=True) == set(lines)
