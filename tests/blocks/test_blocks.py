@@ -383,6 +383,21 @@ def test_channel_split(rng):
     np.testing.assert_array_equal(np.stack(parts, 1), x.reshape(2, 3, 2, 3))
 
 
+def test_arguments_of_layer_scale():
+    """Those that Keras's layers have for a weight; without an initializer it is a constant."""
+    layer = blocks.LayerScale(
+        0.5, gamma_initializer="ones", gamma_regularizer="l2", gamma_constraint="non_neg"
+    )
+    for each in (layer, blocks.LayerScale.from_config(layer.get_config())):
+        each.build((None, 3))
+        np.testing.assert_array_equal(each.gamma, [1, 1, 1])
+        np.testing.assert_allclose(each.losses, [0.03], rtol=1e-6)
+        assert isinstance(each.gamma.constraint, keras.constraints.NonNeg)
+    plain = blocks.LayerScale.from_config({"initial_value": 0.5})
+    plain.build((None, 3))
+    np.testing.assert_array_equal(plain.gamma, [0.5, 0.5, 0.5])
+
+
 @pytest.mark.parametrize("layer_class", [blocks.ChannelSplit, blocks.LayerScale])
 def test_masks_go_on(layer_class):
     """The positions stay where they are."""

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 import tfconv
 from tests.ops.geometries import gradients
+from tfconv import blocks
 from tfconv._compat import keras
 from tfconv.testing import randomize
 
@@ -128,6 +129,44 @@ def test_configurations_as_transforms():
     layer = tfconv.SplitTransformMerge(conv(2), 2)
     config = json.loads(json.dumps(layer.get_config()))
     assert tfconv.SplitTransformMerge(config["transform"], 2)(tf.ones([1, 4, 4, 4])).shape[-1] == 4
+
+
+def by_hand(layer, x):
+    """The layer's output from Keras's functions of masks: split, transformed, added."""
+    parts = blocks.ChannelSplit(layer.groups)(x)
+    return keras.layers.Add()([copy(part) for copy, part in zip(layer.transforms, parts)])
+
+
+@pytest.mark.parametrize(
+    "transforms",
+    [
+        [keras.layers.Dense(3), keras.layers.Dense(3)],
+        [tfconv.CondDense(3, num_experts=2), keras.Sequential([keras.layers.Dense(3)])],
+        [keras.layers.Dense(3), keras.layers.Conv1D(3, 1)],
+        [keras.layers.LSTM(3, return_sequences=True), keras.layers.LSTM(3, return_sequences=True)],
+    ],
+    ids=["dense", "routing and a model", "convolution", "recurrent"],
+)
+def test_masks(transforms, rng):
+    """Transforms see the mask of their inputs, and give theirs on, as on their own."""
+    layer = tfconv.SplitTransformMerge(transforms, merge="sum")
+    x = rng.standard_normal((2, 5, 4)).astype(np.float32)
+    x[0, 3:] = x[1, :1] = 0
+    inputs = keras.Input((5, 4))
+    masked = keras.layers.Masking()(inputs)
+    model = keras.Model(inputs, [layer(masked), by_hand(layer, masked)])
+    y, expected = model(x)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+    traced = tf.function(lambda x: model(x), input_signature=[tf.TensorSpec([None, 5, 4])])
+    for _ in range(2):
+        np.testing.assert_allclose(traced(x)[0], expected, rtol=1e-5, atol=1e-6)
+    x = keras.layers.Masking()(x)
+    mask, expected = (getattr(each, "_keras_mask", None) for each in (layer(x), by_hand(layer, x)))
+    assert (mask is None) == (expected is None)
+    if mask is not None:
+        np.testing.assert_array_equal(mask, expected)
+        np.testing.assert_array_equal(layer.compute_mask(x, x._keras_mask), expected)
+    assert getattr(layer(np.ones((2, 5, 4), np.float32)), "_keras_mask", None) is None
 
 
 class NotConfigured(keras.layers.Layer):

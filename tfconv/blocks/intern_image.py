@@ -9,7 +9,14 @@ import tensorflow as tf
 from tfconv._compat import keras
 from tfconv.blocks.convolution import activated, channel_axis, channels_of, named
 from tfconv.layers import Conv2D, DeformableAggregation2D
-from tfconv.layers.arguments import boolean, known_data_format, number, optional, positive_int
+from tfconv.layers.arguments import (
+    boolean,
+    known_data_format,
+    number,
+    optional,
+    positive_int,
+    resolved,
+)
 from tfconv.layers.base import BaseLayer, register, shape_for_keras, static_shape
 
 EPSILON = 1e-6  # of layer normalizations, as in the authors' code
@@ -22,6 +29,9 @@ class LayerScale(BaseLayer):
     Args:
         initial_value: What the numbers start at.
         data_format: "channels_last" or "channels_first"; None takes Keras's setting.
+        gamma_initializer: Initializer of the numbers, in the place of ``initial_value``.
+        gamma_regularizer: Their regularizer.
+        gamma_constraint: Their constraint.
 
     Input shape: [N, ..., C] (or [N, C, ...]).
 
@@ -40,19 +50,27 @@ class LayerScale(BaseLayer):
         array([0.5, 0.5, 0.5, 0.5], dtype=float32)
     """
 
-    def __init__(self, initial_value: float = 1e-5, data_format: str | None = None, **kwargs: Any):
+    def __init__(
+        self,
+        initial_value: float = 1e-5,
+        data_format: str | None = None,
+        *,
+        gamma_initializer: Any = None,
+        gamma_regularizer: Any = None,
+        gamma_constraint: Any = None,
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
         self.take(number, initial_value=initial_value)
         self.take(known_data_format, data_format=data_format)
+        self.take(optional(resolved), gamma_initializer=gamma_initializer)
+        self.take(resolved, gamma_regularizer=gamma_regularizer, gamma_constraint=gamma_constraint)
         self.supports_masking = True
 
     def build(self, input_shape):
-        self.gamma = self.add_weight(
-            name="gamma",
-            shape=(self.pinned_channels(input_shape),),
-            initializer=keras.initializers.Constant(self.initial_value),
-            trainable=True,
-        )
+        initializer = self.gamma_initializer or keras.initializers.Constant(self.initial_value)
+        shape = (self.pinned_channels(input_shape),)
+        self.gamma = self.add_like(shape, "gamma", "gamma", initializer=initializer)
         self.built = True
 
     def call(self, inputs):

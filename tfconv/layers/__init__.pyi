@@ -857,7 +857,13 @@ class SplitTransformMerge(_Layer):
         autocast: bool = ...,
         input_shape: Sequence[int | None] = ...,
     ) -> None: ...
-    def __call__(self, inputs: Any, training: Any = None, **kwargs: Any) -> Any: ...
+    def __call__(
+        self,
+        inputs: Any,
+        training: Any = None,
+        mask: Any = None,
+        **kwargs: Any,
+    ) -> Any: ...
 
 class SqueezeExcite(_Layer):
     def __init__(

@@ -52,6 +52,8 @@ class SplitTransformMerge(BaseLayer):
     Call arguments:
         inputs: [N, *spatial, C] tensor (or [N, C, *spatial]), any number of spatial axes.
         training: Whether the transforms are called as in training.
+        mask: Keras's mask of the inputs' positions, which every transform gets with its group. The
+            outputs have the masks that the transforms give, merged as Keras's Add merges them.
 
     Output shape: That of the transforms' outputs; with "concat" and "shuffle", their channels
         together.
@@ -74,6 +76,7 @@ class SplitTransformMerge(BaseLayer):
     """
 
     weight_arguments = {"weighted_sum": "ones"}
+    _compute_output_and_mask_jointly = True  # what Keras 2 asks for
 
     def __init__(
         self,
@@ -110,6 +113,7 @@ class SplitTransformMerge(BaseLayer):
                 layer.trainable = False
         self._made_so = Untracked([_states(layer, self.trainable) for layer in self.transforms])
         self.weighted_sum = None
+        self.supports_masking = any(map(_keeps_masks, self.transforms))
         self.input_spec = keras.layers.InputSpec(min_ndim=2)
 
     @property
@@ -140,11 +144,18 @@ class SplitTransformMerge(BaseLayer):
         self.pinned_channels(input_shape, ndim=len(part))
         self.built = True
 
-    def call(self, inputs, training=None):
+    def call(self, inputs, training=None, mask=None):
         x = tf.convert_to_tensor(inputs)
         parts = tf.split(x, self.groups, axis=self.channel_axis)
-        outputs = [with_an_example(layer, part) for layer, part in zip(self.transforms, parts)]
-        outputs = [_compat.convert_variable(y, self.compute_dtype) for y in outputs]
+        called = [_called(layer, part, mask) for layer, part in zip(self.transforms, parts)]
+        outputs, masks = zip(*called)
+        y = self._merged([_compat.convert_variable(y, self.compute_dtype) for y in outputs])
+        mask = _merged_masks(masks)
+        if mask is not None:
+            y._keras_mask = mask
+        return y
+
+    def _merged(self, outputs: list[tf.Tensor]) -> tf.Tensor:
         if self.weighted_sum is not None:
             return self.computed(self.weighted_sum(outputs))
         if self.merge in ("sum", "mean"):
@@ -154,6 +165,11 @@ class SplitTransformMerge(BaseLayer):
         if self.merge == "shuffle":
             y = ops.channel_shuffle(y, self.groups, data_format=self.data_format)
         return y
+
+    def compute_mask(self, inputs, mask=None):
+        split = keras.ops.split if _compat.KERAS_3 else tf.split
+        parts = split(inputs, self.groups, axis=self.channel_axis)
+        return _merged_masks([_mask_of(*each, mask) for each in zip(self.transforms, parts)])
 
     def _output_shapes(self, input_shape: Any) -> list[tuple[int | None, ...]]:
         part = self._part(input_shape)
@@ -193,6 +209,41 @@ class SplitTransformMerge(BaseLayer):
             # Copies that were frozen or quantized one by one are no longer what the pattern makes.
             value = [_serialized(layer, layer) for layer in self.transforms]
         return {**config, "transform": value}
+
+
+def _keeps_masks(layer: Any) -> bool:
+    """Whether a layer's outputs have its inputs' masks; a model's, if those of its layers do."""
+    if isinstance(layer, keras.Model):
+        return all(map(_keeps_masks, layer.layers))
+    return layer.supports_masking
+
+
+def _mask_of(layer: Any, inputs: Any, mask: Any) -> Any:
+    """The mask of a layer's outputs, without a call of it."""
+    if not _keeps_masks(layer):
+        return None
+    return mask if isinstance(layer, keras.Model) else layer.compute_mask(inputs, mask)
+
+
+def _called(layer: Any, x: tf.Tensor, mask: Any) -> tuple[tf.Tensor, Any]:
+    """A layer's outputs and their mask, by Keras's attribute of tensors."""
+    found = []
+
+    def called(more: tf.Tensor) -> tf.Tensor:
+        if mask is not None:
+            rest = [[0, tf.shape(more)[0] - tf.shape(mask)[0]], *[[0, 0]] * (mask.shape.rank - 1)]
+            more._keras_mask = mask if more is x else tf.pad(mask, rest)
+        y = layer(more)
+        found.append(getattr(y, "_keras_mask", None))
+        return y
+
+    y = with_an_example(called, x)
+    (mask,) = found
+    return y, None if mask is None else mask[: tf.shape(y)[0]]
+
+
+def _merged_masks(masks: Sequence[Any]) -> Any:
+    return keras.layers.Add.compute_mask(None, list(masks), list(masks))
 
 
 def _states(layer: Any, free: bool, path: str = "") -> dict[str, Any]:
