@@ -38,7 +38,7 @@ BUT_LAYERS := $(ONCE) analysis blocks export models ops surgery test_bazel.py te
 LEVEL ?= fast
 # Leaves out what this level has.
 BESIDES ?=
-CASES_3_fast := 3,12
+CASES_3_fast := 4,12
 CASES_2_fast := 36,36,any
 CASES_3_more := 1,4
 CASES_2_more := 12
