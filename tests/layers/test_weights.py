@@ -204,8 +204,11 @@ def test_locally_connected_of_keras_2(rank, data_format):
     theirs = getattr(keras.layers, name)(4, 3, data_format=data_format, bias_initializer="normal")
     model = keras.Sequential([keras.Input(shape), theirs])
     x = np.random.default_rng(0).standard_normal((2, *shape)).astype("float32")
-    replaced = tfconv.surgery.replace(model, [(type(theirs), getattr(tfconv, name))])
+    told = []
+    choices = [(type(theirs), getattr(tfconv, name))]
+    replaced = tfconv.surgery.replace(model, choices, report=told.append)
     assert_same(replaced(x), model(x), 1e-5)
+    assert [each.kept for each in told] == [True]
     ours = getattr(tfconv, name).from_config(theirs.get_config())
     ours.build((None, *shape))
     if rank == 2 or data_format == "channels_last":  # else they look like our own
