@@ -28,6 +28,8 @@ import _build  # noqa: E402
 
 # And their elements in 16 bytes.
 TYPES = {"float": 4, "double": 2, "Half": 8, "Bfloat16": 8}
+# Those that divide once for each query, by the sum of its softmax.
+SOFTMAX = ("AttendKernel", "QueryGradientKernel")
 
 
 class Kernel(NamedTuple):
@@ -37,7 +39,7 @@ class Kernel(NamedTuple):
     dtype: str
     registers: int
     local: int  # bytes of local memory that a thread has, and instructions that use it
-    reciprocals: int  # instructions of this kind: divisions by what is not constant
+    reciprocals: int  # divisions by what is not constant; of SOFTMAX, those in the inner loops
     load: int  # bytes of the widest load from global memory
     per_tap: float | None  # instructions for 4 channels of a tap, of kernels that have taps
 
@@ -82,6 +84,17 @@ class Code:
     def places(self, pattern: str) -> list[int]:
         return [i for i, s in enumerate(self.instructions) if re.search(pattern, s)]
 
+    @property
+    def inner(self) -> list[tuple[int, int]]:
+        """The loops that load from global memory, but have no other in them that does."""
+        loads = self.places(r"\bLDG")
+        loading = {loop for loop in self.loops if any(loop[0] <= i < loop[1] for i in loads)}
+        return [
+            (begin, end)
+            for begin, end in loading
+            if not any(begin <= b and e <= end and (b, e) != (begin, end) for b, e in loading)
+        ]
+
     def per_turn(self) -> int:
         """Instructions of the innermost loop that has all loads from global memory."""
         loads = self.places(r"\bLDG")
@@ -93,7 +106,8 @@ def taps_in_code(name: str) -> int | None:
     """How many taps the code of a kernel that loads 16 bytes goes through in one turn."""
     found = re.match(r"(Gather|Sample|Aggregate)Kernel<T, V, (\d+)", name)
     if found is None:
-        return None
+        found = re.match(r"(Attend|QueryGradient|KeyGradient)Kernel<T, true, (\d+)", name)
+        return None if found is None else int(found[2])
     side = int(found[2])
     return max(1, side * side if found[1] == "Gather" or side == 3 else side)
 
@@ -121,14 +135,21 @@ def kernels(nvcc: str, nvdisasm: str, source: str, arch: str, folder: Path) -> I
         stack = int(re.search(r"(\d+) bytes stack frame", properties)[1])
         widths = [re.search(r"LDG\S*?\.(64|128)", code.instructions[i]) for i in code.places("LDG")]
         taps = taps_in_code(name)
+        reciprocals = code.places(r"MUFU\.RCP")
+        if name.startswith(SOFTMAX):
+            reciprocals = [i for i in reciprocals if any(b <= i < e for b, e in code.inner)]
+        # Local attention's loops go over some taps of a line; what is the window's is outside.
+        turns = [end - begin for begin, end in code.inner] if "<T, V" not in name else []
         yield Kernel(
             name,
             dtype,
             registers=int(re.search(r"Used (\d+) registers", properties)[1]),
             local=stack + len(code.places(r"\b(LDL|STL)\b")),
-            reciprocals=len(code.places(r"MUFU\.RCP")),
+            reciprocals=len(reciprocals),
             load=max((int(width[1]) // 8 if width else 4 for width in widths), default=0),
-            per_tap=None if taps is None else 4 * code.per_turn() / (taps * TYPES[dtype]),
+            per_tap=None
+            if taps is None
+            else 4 * max(turns or [code.per_turn()]) / (taps * TYPES[dtype]),
         )
 
 

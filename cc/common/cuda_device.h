@@ -301,6 +301,16 @@ struct Lanes {
     return static_cast<int>(blockIdx.x) * (kThreads >> bits) +
            (static_cast<int>(threadIdx.x) >> bits);
   }
+  // Adds up what the neighbours of a row have: each gets the sums. All lanes of the warp come here.
+  template <typename Acc, int kSums>
+  TFCONV_DEVICE void AddUp(Acc (&sums)[kSums]) const {
+    for (int distance = count() / 2; distance > 0; distance /= 2) {
+#pragma unroll
+      for (int i = 0; i < kSums; ++i) {
+        sums[i] += __shfl_xor_sync(0xffffffffu, sums[i], distance);
+      }
+    }
+  }
   int64_t Blocks(int64_t rows) const { return CeilDiv<int64_t>(rows, kThreads >> bits); }
 };
 
@@ -309,6 +319,36 @@ inline Lanes MakeLanes(int64_t work, int most) {
   int bits = 0;
   while (bits < most && (int64_t{1} << bits) < work) ++bits;
   return {bits};
+}
+
+// Positions of one side, in planes of an image's depth: a thread has one of them.
+struct Planes {
+  int64_t count;      // of all images
+  int positions;      // of each
+  Divisor by_depth;
+  Divisor by_width;
+};
+
+// False if 32-bit arithmetic does not reach.
+inline bool MakePlanes(int64_t batch, int64_t depth, int64_t height, int64_t width, Planes* planes) {
+  constexpr int64_t kLimit = 1 << 30;
+  *planes = {batch * depth, static_cast<int>(Min(height * width, kLimit)), MakeDivisor(depth),
+             MakeDivisor(width)};
+  return planes->count < kLimit && height * width < kLimit;
+}
+
+struct Position {
+  int image;
+  int d;
+  int h;
+  int w;
+};
+
+TFCONV_DEVICE Position GetPosition(const Planes& planes, int64_t plane, int position) {
+  const int p = static_cast<int>(plane);
+  const int image = planes.by_depth.Divide(p);
+  const int h = planes.by_width.Divide(position);
+  return {image, p - image * planes.by_depth.value, h, position - h * planes.by_width.value};
 }
 
 }  // namespace cuda

@@ -63,12 +63,7 @@ __global__ void __launch_bounds__(kThreads, 2)
           }
         }
       }
-      for (int distance = task.lanes.count() / 2; distance > 0; distance /= 2) {
-#pragma unroll
-        for (int corner = 0; corner < kCorners<kRank>; ++corner) {
-          sums[corner] += __shfl_xor_sync(0xffffffffu, sums[corner], distance);
-        }
-      }
+      task.lanes.AddUp(sums);
       if (!active || lane != 0) continue;
       const int64_t index = s.Index(image, position, group, tap);
       if (task.doffset != nullptr) {

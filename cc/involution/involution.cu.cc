@@ -7,36 +7,6 @@ namespace tfconv {
 namespace cuda {
 namespace {
 
-// Positions of one side, in planes of an image's depth: a thread has one of them.
-struct Planes {
-  int64_t count;      // of all images
-  int positions;      // of each
-  Divisor by_depth;
-  Divisor by_width;
-};
-
-// False if 32-bit arithmetic does not reach.
-bool MakePlanes(int64_t batch, int64_t depth, int64_t height, int64_t width, Planes* planes) {
-  constexpr int64_t kLimit = 1 << 30;
-  *planes = {batch * depth, static_cast<int>(Min(height * width, kLimit)), MakeDivisor(depth),
-             MakeDivisor(width)};
-  return planes->count < kLimit && height * width < kLimit;
-}
-
-struct Position {
-  int image;
-  int d;
-  int h;
-  int w;
-};
-
-TFCONV_DEVICE Position GetPosition(const Planes& planes, int64_t plane, int position) {
-  const int p = static_cast<int>(plane);
-  const int image = planes.by_depth.Divide(p);
-  const int h = planes.by_width.Divide(position);
-  return {image, p - image * planes.by_depth.value, h, position - h * planes.by_width.value};
-}
-
 // Forward, and with kTransposed the gradient for x: every result gathers what it needs. A thread
 // has kCount channels. The kernel's height and width are kSide, if that is positive: there is no
 // depth then, and with kTransposed no stride.

@@ -41,6 +41,7 @@
 #include "common/cuda_device.h"
 #include "deformable/deformable_cuda.h"
 #include "involution/involution_cuda.h"
+#include "local_attention/local_attention_cuda.h"
 #include "per_example/per_example_cuda.h"
 #include "testing/cuda_faults.h"
 #endif
@@ -652,7 +653,7 @@ py::object SpanInvolutionGradients(const Run& run, const py::array& x, const py:
   });
 }
 
-// Local attention. It has no CUDA kernels: for "cuda", those of the CPU run.
+// Local attention.
 
 // Output size, kernel size, stride, dilation, whether windows are shifted, and causal.
 using AttentionAxes = std::vector<std::array<int64_t, 6>>;
@@ -726,7 +727,13 @@ py::object LocalAttentionForward(const Run& run, const py::array& query, const p
     LocalAttention<T> op(run, query, key, x, bias, heads, scale, axes);
     Output<T> y("y", op.Outputs(heads * op.args.geometry.depth), run);
     op.args.y = y.data();
-    RunPass("forward", op.args, op.kernels.forward, run);
+    if (run.cuda) {
+#if TFCONV_CUDA_ON_CPU
+      RunCuda(run, 0, [&](void*) { return LaunchLocalAttention<T>(nullptr, op.args); });
+#endif
+    } else {
+      RunPass("forward", op.args, op.kernels.forward, run);
+    }
     op.Check();
     return y.Take();
   });
@@ -747,16 +754,25 @@ py::object LocalAttentionGradients(const Run& run, const py::array& query, const
     op.args.dkey = dkey.data();
     op.args.dvalue = dx.data();
     op.args.dbias = dbias.data();
-    Output<Accumulator<T>> statistics("statistics", {2 * heads * Product(op.outputs)}, Run{});
-    Output<Accumulator<T>> partial("partial_dbias", {op.kernels.partial_dbias_size(op.args)},
-                                   Run{});
-    op.args.statistics = statistics.data();
-    op.args.partial_dbias = partial.data();
-    RunPass("backward_query", op.args, op.kernels.backward_query, run);
-    RunPass("sum_dbias", op.args, op.kernels.sum_dbias, run);
-    RunPass("backward_key", op.args, op.kernels.backward_key, run);
-    statistics.CheckGuards();
-    partial.CheckGuards();
+    if (run.cuda) {
+#if TFCONV_CUDA_ON_CPU
+      const int64_t examples = ExamplesAtATime(op.args.geometry.batch);
+      RunCuda(run, LocalAttentionWorkspace<T>(op.args, examples), [&](void* workspace) {
+        return LaunchLocalAttentionBackward<T>(nullptr, op.args, examples, workspace);
+      });
+#endif
+    } else {
+      Output<Accumulator<T>> statistics("statistics", {2 * heads * Product(op.outputs)}, Run{});
+      Output<Accumulator<T>> partial("partial_dbias", {op.kernels.partial_dbias_size(op.args)},
+                                     Run{});
+      op.args.statistics = statistics.data();
+      op.args.partial_dbias = partial.data();
+      RunPass("backward_query", op.args, op.kernels.backward_query, run);
+      RunPass("sum_dbias", op.args, op.kernels.sum_dbias, run);
+      RunPass("backward_key", op.args, op.kernels.backward_key, run);
+      statistics.CheckGuards();
+      partial.CheckGuards();
+    }
     op.Check();
     upstream.Check();
     py::object own_bias = py::none();

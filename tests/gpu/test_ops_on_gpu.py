@@ -54,6 +54,29 @@ def aggregation(batch, size, groups, width):
     return (lambda x, o, w: tfconv.ops.deformable_aggregation(x, o, w, 3)), inputs
 
 
+def local_attention(batch, size, groups, width):
+    at = (batch, size, size, groups * width)
+    inputs = [at, at, at, (groups, 49)]
+    return (
+        lambda q, k, v, b: tfconv.ops.local_attention(q, k, v, 7, num_heads=groups, bias=b)
+    ), inputs
+
+
+def shifted_attention(batch, size, groups, width):
+    at = (batch, size, size)
+    arguments = {"num_heads": groups, "dilation_rate": 2, "edges": "shifted"}
+    inputs = [*[(*at, groups * width)] * 3, (*at, groups * 9)]
+    return (lambda q, k, v, b: tfconv.ops.local_attention(q, k, v, 3, bias=b, **arguments)), inputs
+
+
+def pooled_attention(batch, size, groups, width):
+    width = groups * width
+    inputs = [(batch, -(-size // 2), width), (batch, size, width), (batch, size, 2 * width)]
+    return (
+        lambda q, k, v: tfconv.ops.local_attention(q, k, v, 5, num_heads=groups, strides=2)
+    ), inputs
+
+
 def per_example(batch, size, groups, width):
     inputs = [(batch, size, size, groups * width), (batch, 3, 3, width, groups * 20)]
     return tfconv.ops.per_example_conv, inputs
@@ -61,7 +84,7 @@ def per_example(batch, size, groups, width):
 
 FAMILIES = [
     *(involution, deformable_sample, deformable_conv, deformable_volumes, deformable_sequences),
-    *(aggregation, per_example),
+    *(aggregation, local_attention, shifted_attention, pooled_attention, per_example),
 ]
 
 
@@ -113,13 +136,13 @@ def test_matches_the_cpu(family, dtype, sizes, rng):
     assert_near(results("GPU:0", function, inputs), expected, TOLERANCES[dtype])
 
 
-@pytest.mark.parametrize("family", [aggregation, deformable_conv, per_example])
+@pytest.mark.parametrize("family", [aggregation, deformable_conv, local_attention, per_example])
 def test_in_slices(family, rng, monkeypatch):
     """A workspace for some images at a time changes nothing but the order of a sum."""
     function, shapes = family(7, 48, 2, 16)
     inputs = [tf.constant(rng.standard_normal(shape), tf.float32) for shape in shapes]
     expected = results("GPU:0", function, inputs)
-    monkeypatch.setenv("TFCONV_GPU_WORKSPACE", "8")
+    monkeypatch.setenv("TFCONV_GPU_WORKSPACE", "4")
     assert_near(results("GPU:0", function, inputs), expected, 1e-5)
     monkeypatch.setenv("TFCONV_GPU_WORKSPACE", "8MB")
     with pytest.raises(tf.errors.InvalidArgumentError, match="TFCONV_GPU_WORKSPACE.*8MB"):

@@ -166,17 +166,14 @@ def dispatch(
     native_call: Callable[[Any], Any],
     portable_call: Callable[[], Any],
     x: tf.Tensor,
-    *,
-    on_gpus: bool = True,
 ) -> Any:
     """Runs ``native_call(module)`` or ``portable_call()``, whichever serves ``x`` here.
 
     Half-precision data goes through the portable twin in float32 (see `in_float32`), so
-    that both accumulate alike. ``on_gpus`` says whether the op has kernels for GPUs at all.
+    that both accumulate alike.
     """
     library = native.library()
-    serves_gpus = on_gpus and library.cuda
-    without_kernel = x.dtype not in _NATIVE_DTYPES or (_on_gpu(x) and not serves_gpus)
+    without_kernel = x.dtype not in _NATIVE_DTYPES or (_on_gpu(x) and not library.cuda)
     if without_kernel or _why_portable() is not None:
         native.warn_if_unavailable()
         return portable_call()

@@ -142,7 +142,6 @@ def local_attention(
             lambda module: [_native(module, *tensors, *arguments)],
             lambda: [compiled(_local_attention, *tensors, arguments=arguments)],
             query,
-            on_gpus=False,
         )
     results = [to_first(t) for t in results] if first else results
     return tuple(results) if return_weights else results[0]
