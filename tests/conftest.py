@@ -140,9 +140,20 @@ def cases_by_family():
     ]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def seeds_of_fixtures():
+    """What a module's tests share is made of the same numbers, whichever of them is the first."""
+    _seed()
+
+
 @pytest.fixture(autouse=True)
-def seeds():
-    """Every test draws the same numbers every time.
+def seeds(seeds_of_fixtures):
+    """Every test draws the same numbers every time."""
+    _seed()
+
+
+def _seed():
+    """Sets the seeds of Python, NumPy and TensorFlow.
 
     A seed makes TensorFlow forget its kernels, and to make them again is a quarter of the tests'
     time: it gets none where no number was drawn since the last one.
