@@ -303,6 +303,7 @@ void FinishSampling(const SamplingScratch<T, kRank>& scratch, int64_t count, int
     for (int k = 0; k < kCorners; ++k) corner[k] = S::Load(scratch.products->of[k] + i);
     for (int axis = 0; axis < kRank; ++axis) fraction[axis] = S::Load(found.fraction[axis] + i);
     Interpolate<kRank, Number>(corner, fraction, &value, slope);
+    if constexpr (kRank == 1) slope[0] += Number(0) * fraction[0];  // NaN where the position is
     const typename S::Vec w = Read<S>(weights + i, lanes);
     for (int axis = 0; axis < kRank; ++axis) slope[axis] *= w;
     Write<S>(dweights + i, value, lanes);

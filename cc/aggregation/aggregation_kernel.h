@@ -17,11 +17,25 @@
 
 namespace tfconv {
 
+// Whether the pixels of an image, and those around the first one, have numbers of 32 bits. Sizes
+// that are not known yet are negative.
+inline bool CountsPixels(const ConvGeometry& g, int64_t rank) {
+  double after = 1, before = 0;
+  for (int64_t i = kMaxSpatialAxes - rank; i < kMaxSpatialAxes; ++i) {
+    const double size = g.axis[i].input > 1 ? static_cast<double>(g.axis[i].input) : 1;
+    after *= size;
+    before = before * size + 1;  // by one along each axis
+  }
+  const double most = 2147483647;
+  return after < most && before < most;
+}
+constexpr char kPixelsNotCounted[] = ", whose pixels, and those around them, 32 bits cannot number";
+
 // All tensors are channels-last and contiguous. A pass reads and writes only what it names.
 template <typename T>
 struct AggregationArgs {
   ConvGeometry geometry;
-  int64_t rank;  // the last axes of the geometry; an image has less than 2^31 pixels
+  int64_t rank;  // the last axes of the geometry, of which CountsPixels() holds
   int64_t groups;
   const T* x;        // [N, input, C]
   const T* offset;   // [N, output, groups, taps, rank]

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,26 +16,12 @@
 namespace tfconv {
 namespace {
 
-// Pixels of an image are counted in 32 bits.
-constexpr int64_t kMaxPixels = std::numeric_limits<int32_t>::max() - 1;
-
 struct AggregationShapes {
   Dims x;
   Dims offset;
   Dims weights;
   Dims y;
 };
-
-absl::Status CheckPixels(const std::string& name, const Dims& x) {
-  double pixels = 1;
-  for (int i = 1; i < x.rank() - 1; ++i) {
-    if (x[i] != kUnknown) pixels *= static_cast<double>(std::max<int64_t>(1, x[i]));
-  }
-  if (pixels <= static_cast<double>(kMaxPixels)) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(name, ": x has shape ", x.ToString(),
-                                                 ", its images may have at most ", kMaxPixels,
-                                                 " pixels"));
-}
 
 // Makes the batch and output sizes agree with those of a tensor, whose last size is a multiple of
 // `unit`: a positive number of groups.
@@ -75,7 +60,6 @@ absl::Status MakeShapes(const ConvAttributes& attributes, const AggregationShape
   sizes->groups = kUnknown;
   int64_t taps;
   if (auto status = CountTaps(name, attributes.kernel_size, &taps); !status.ok()) return status;
-  if (auto status = CheckPixels(name, in.x); !status.ok()) return status;
 
   ConvGeometry& geometry = sizes->geometry;
   for (ConvAxis& axis : geometry.axis) axis = TrivialAxis();
@@ -87,6 +71,10 @@ absl::Status MakeShapes(const ConvAttributes& attributes, const AggregationShape
       return status;
     }
     output.push_back(axis.output);
+  }
+  if (!CountsPixels(geometry, rank)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(name, ": x has shape ", in.x.ToString(), kPixelsNotCounted));
   }
   const std::string because =
       absl::StrCat("input x of shape ", in.x.ToString(), " with ", attributes.ToString());

@@ -260,9 +260,13 @@ TFCONV_INLINE T Slope(const T* values, const T* delta, int axis) {
     const int near = (i >> bit << (bit + 1)) | (i & ((1 << bit) - 1));
     differences[i] = values[near | (1 << bit)] - values[near];
   }
-  T others[kRank] = {};
-  for (int i = 0; i + 1 < kRank; ++i) others[i] = delta[i < axis ? i : i + 1];
-  return Between<kRank - 1>(differences, others);
+  if constexpr (kRank == 1) {
+    return differences[0] + 0 * delta[0];  // NaN where the position is
+  } else {
+    T others[kRank - 1] = {};
+    for (int i = 0; i + 1 < kRank; ++i) others[i] = delta[i < axis ? i : i + 1];
+    return Between<kRank - 1>(differences, others);
+  }
 }
 
 }  // namespace TFCONV_ISA_NAMESPACE

@@ -53,10 +53,14 @@ TFCONV_DEVICE Acc Slope(const Acc* values, const Acc* delta, int axis) {
     const int near = (i >> bit << (bit + 1)) | (i & ((1 << bit) - 1));
     differences[i] = values[near | (1 << bit)] - values[near];
   }
-  Acc others[kRank] = {};
+  if constexpr (kRank == 1) {
+    return differences[0] + 0 * delta[0];  // NaN where the position is
+  } else {
+    Acc others[kRank - 1] = {};
 #pragma unroll
-  for (int i = 0; i + 1 < kRank; ++i) others[i] = i < axis ? delta[i] : delta[i + 1];
-  return Between<kRank - 1>(differences, others);
+    for (int i = 0; i + 1 < kRank; ++i) others[i] = i < axis ? delta[i] : delta[i + 1];
+    return Between<kRank - 1>(differences, others);
+  }
 }
 
 template <int kRank, typename Acc>

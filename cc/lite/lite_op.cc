@@ -113,14 +113,11 @@ class Aggregation : public LiteOp {
     if (auto s = CheckInputs(name, inputs, 3); !s.ok()) return s;
     const Shape& x = inputs[0];
     if (auto s = CheckRank(name, "x", x, rank + 2); !s.ok()) return s;
-    double pixels = 1;
-    for (int i = 1; i <= rank; ++i) pixels *= static_cast<double>(std::max<int64_t>(1, x[i]));
-    if (pixels > static_cast<double>(kMaxImageSize)) {
-      return Error(name, ": x has shape ", x, ", its images may have at most ", kMaxImageSize,
-                   " pixels");
-    }
     auto status = attributes_.MakeGeometry(x, attributes_.kernel_size, &args_.geometry, output);
     if (!status.ok()) return status;
+    if (!CountsPixels(args_.geometry, rank)) {
+      return Error(name, ": x has shape ", x, kPixelsNotCounted);
+    }
     int64_t taps;
     if (auto s = CountTaps(name, attributes_.kernel_size, &taps); !s.ok()) return s;
     args_.rank = rank;

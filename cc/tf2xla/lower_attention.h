@@ -128,6 +128,12 @@ class SeenPixels {
   Operands index_[kMaxSpatialAxes], sees_[kMaxSpatialAxes];
 };
 
+inline bool SumsNothing(const AttentionGeometry& g) {
+  bool nothing = g.batch == 0 || g.depth == 0;
+  for (const AttentionAxis& axis : g.axis) nothing |= axis.input == 0 || axis.output == 0;
+  return nothing;
+}
+
 template <bool kGrad>
 Operands Lower(const LocalAttentionOp<kGrad>&, const AttentionGeometry& g, const Operands& in) {
   const SeenPixels seen(g, in[0].builder());

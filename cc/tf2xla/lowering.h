@@ -1,7 +1,7 @@
 // The ops in terms of XLA's own operations, for devices that have none of our kernels.
 //
-// Each Lower() takes an op's inputs and gives its outputs, in any shape of the right size; nothing
-// is empty, and half and bfloat16 come as float32.
+// Each Lower() takes an op's inputs and gives its outputs, in any shape of the right size; half and
+// bfloat16 come as float32. It is not called where SumsNothing().
 #ifndef TFCONV_TF2XLA_LOWERING_H_
 #define TFCONV_TF2XLA_LOWERING_H_
 
@@ -70,6 +70,22 @@ inline xla::XlaOp Product(xla::XlaOp a, xla::XlaOp b, std::initializer_list<int6
   for (const int64_t axis : contracted_a) numbers.add_lhs_contracting_dimensions(axis);
   for (const int64_t axis : contracted_b) numbers.add_rhs_contracting_dimensions(axis);
   return xla::DotGeneral(a, b, numbers);
+}
+
+// Whether all outputs of an op are zero, or empty, since what it sums up is. The features of an
+// involution and the channels of queries may be none: there are the bias and equal weights.
+inline bool SumsNothing(const ConvGeometry& g) {
+  bool nothing = g.batch == 0 || g.channels == 0;
+  for (const ConvAxis& axis : g.axis) nothing |= axis.input == 0 || axis.output == 0;
+  return nothing;
+}
+inline bool SumsNothing(const InvolutionSizes& sizes) { return SumsNothing(sizes.geometry); }
+inline bool SumsNothing(const AggregationSizes& sizes) { return SumsNothing(sizes.geometry); }
+inline bool SumsNothing(const PerExampleSizes& sizes) {
+  return SumsNothing(sizes.geometry) || sizes.filters == 0;
+}
+inline bool SumsNothing(const DeformableSizes& sizes) {
+  return SumsNothing(sizes.geometry) || sizes.filters == 0;
 }
 
 // The windows of a convolution, one tap at a time. Images are [N, three spatial axes, C].
@@ -277,7 +293,7 @@ class Sampling {
     x_ = xla::Reshape(x, x_shape_);
     const xla::XlaOp moved = xla::Reshape(offset, {batch_, positions, groups_, taps_, rank_});
     index_type_ = rows > std::numeric_limits<int32_t>::max() ? xla::S64 : xla::S32;
-    const xla::Shape grid_shape = xla::ShapeUtil::MakeShape(xla::S32, grid_sizes);
+    const xla::Shape grid_shape = xla::ShapeUtil::MakeShape(xla::S64, grid_sizes);
     // Row of the table for the corner that is near along all axes.
     const xla::Shape index_shape = xla::ShapeUtil::MakeShape(index_type_, shape_);
     corner_ = xla::Iota(builder, index_shape, 0);
@@ -285,10 +301,10 @@ class Sampling {
       const ConvAxis& a = sizes.geometry.axis[CanonicalAxis(axis, rank_)];
       const auto iota = [&](int64_t dimension) { return xla::Iota(builder, grid_shape, dimension); };
       const auto times = [&](xla::XlaOp op, int64_t factor) {
-        return xla::Mul(op, xla::ConstantR0<int32_t>(builder, static_cast<int32_t>(factor)));
+        return xla::Mul(op, xla::ConstantR0<int64_t>(builder, factor));
       };
       xla::XlaOp grid = xla::Add(times(iota(axis), a.stride), times(iota(axis + rank_), a.dilation));
-      grid = xla::Sub(grid, xla::ConstantR0<int32_t>(builder, static_cast<int32_t>(a.pad)));
+      grid = xla::Sub(grid, xla::ConstantR0<int64_t>(builder, a.pad));
       grid = xla::ConvertElementType(xla::Reshape(grid, {positions, taps_}), TypeOf(x));
       const xla::XlaOp position = xla::Add(At(moved, axis, 4), grid, {1, 3});
       const xla::XlaOp missing = xla::Ne(position, position);

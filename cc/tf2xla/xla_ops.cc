@@ -275,6 +275,7 @@ class AnyXlaKernel : public tensorflow::XlaOpKernel {
   virtual const char* OpName() const = 0;
   virtual absl::Status Infer(const std::vector<Shape>& inputs, Shape* sizes,
                              std::vector<Shape>* outputs) const = 0;
+  virtual bool IsZero(const Shape& sizes) const = 0;
   virtual Operands LowerOp(const Shape& sizes, const Operands& operands) const = 0;
 
   Operands EmitCall(tensorflow::XlaOpKernelContext* context, const Shape& sizes,
@@ -312,16 +313,8 @@ class AnyXlaKernel : public tensorflow::XlaOpKernel {
                           const std::vector<Shape>& outputs) const {
     const xla::PrimitiveType type = context->input_xla_type(0);
     const xla::PrimitiveType wide = type == xla::F64 ? xla::F64 : xla::F32;
-    const auto has_empty = [](const std::vector<Shape>& shapes) {
-      for (const auto& shape : shapes) {
-        for (const int64_t size : shape) {
-          if (size == 0) return true;
-        }
-      }
-      return false;
-    };
     Operands results;
-    if (has_empty(inputs) || has_empty(outputs)) {
+    if (IsZero(sizes)) {
       for (const auto& shape : outputs) {
         results.push_back(xla::Broadcast(xla::Zero(context->builder(), type), shape));
       }
@@ -363,6 +356,8 @@ class XlaKernel : public AnyXlaKernel {
     for (const Dims& output : dims) outputs->push_back(output.sizes());
     return absl::OkStatus();
   }
+
+  bool IsZero(const Shape& sizes) const override { return SumsNothing(FromWords<Sizes>(sizes)); }
 
   Operands LowerOp(const Shape& sizes, const Operands& operands) const override {
     return Lower(op_, FromWords<Sizes>(sizes), operands);

@@ -234,7 +234,7 @@ class Aggregation:
         grouped[undefined.any(axis=-1)] = np.nan
         dx, doffset, dweights = gradients.deformable_aggregation(x, far, weights, dy, w)
         own = {"doffset": doffset, "dweights": dweights}
-        forget_undefined(case, offset, own)
+        set_undefined(case, offset, own)
         return {"y": y, "dx": dx, **own}
 
 
@@ -267,7 +267,7 @@ class DeformableSample:
         columns, far = columns_of(case, x, offset, mask)
         dx, doffset, dmask = gradients.deformable_sample(x, far, mask, dcolumns, w)
         own = {"doffset": doffset, "dmask": dmask} if case.masked else {"doffset": doffset}
-        forget_undefined(case, offset, own)
+        set_undefined(case, offset, own)
         return {"columns": columns, "dx": dx, **own}
 
 
@@ -305,7 +305,7 @@ class DeformableConv:
             x, far, mask, dcolumns, case.geometry.window
         )
         own = {"doffset": doffset, "dmask": dmask} if case.masked else {"doffset": doffset}
-        forget_undefined(case, offset, own)
+        set_undefined(case, offset, own)
         y = gradients.columns_times_filter(columns, filter)
         return {"y": y, "dx": dx, "dfilter": dfilter, **own}
 
@@ -359,8 +359,8 @@ def columns_of(case: Case, x, offset, mask) -> tuple[np.ndarray, np.ndarray]:
     return columns, far
 
 
-def forget_undefined(case: Case, offset, gradients_: Arrays) -> None:
-    """The gradients of a tap whose offset is NaN may be anything."""
+def set_undefined(case: Case, offset, gradients_: Arrays) -> None:
+    """The gradients of a tap whose offset is NaN are NaN; where nothing is summed, anything."""
     undefined = np.isnan(as_taps(case, offset)).any(axis=-1)
     for gradient in gradients_.values():
         last = gradient.shape[-1] // (case.offset_groups * case.taps)

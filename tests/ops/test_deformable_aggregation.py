@@ -183,6 +183,22 @@ def test_odd_coordinates(rank, rng, implementation):
     assert np.isnan(y[corner][:3]).all() and np.isnan(y).sum() == 3
 
 
+@pytest.mark.parametrize("sizes", [(1, 1, 2**30), (2**16, 2**15)])
+def test_pixels_that_cannot_be_counted(sizes, implementation):
+    """Their numbers, and those of pixels before the first, would not fit into 32 bits."""
+    ones = [1] * len(sizes)
+    specs = [
+        tf.TensorSpec([1, *output, channels])
+        for output, channels in ((sizes, 1), (ones, len(sizes)), (ones, 1))
+    ]
+
+    def call(*inputs):
+        return deformable_aggregation(*inputs, 1, strides=sizes)
+
+    with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match=r"32 bits|2\^31"):
+        tf.function(call, input_signature=specs).get_concrete_function()
+
+
 @pytest.mark.parametrize("position", [-1.0, 0.0, 1.0, 2.0, 3.0])
 def test_integer_positions(position, rng, implementation):
     """The gradient there is that of the pixels beyond, as in the kernels of deformable sampling."""

@@ -193,6 +193,49 @@ def test_odd_offsets(value, compiled_to, rng, native_module):
         assert_close(a, e)
 
 
+@pytest.mark.dear
+@pytest.mark.parametrize(
+    "case, rank",
+    [(sample_case, 1), (aggregation_case, 1), (sample_case, 3), (aggregation_case, 2)],
+    ids=lambda v: getattr(v, "__name__", v),
+)
+def test_coordinates_that_are_not_finite(case, rank, rng, native_module, monkeypatch):
+    """NaN makes its sample NaN, and the gradients of its offsets and its weight; infinity makes
+    them zero. The gradient of x has neither, by whatever way it is computed."""
+    function, inputs = case(rng, Geometry((4, 3, 2)[:rank], 2))
+    x, offset, weights = map(np.copy, inputs)
+    tap = (0,) * (rank + 1) + (3,)  # of the first position
+    plain = gradients(function, inputs)
+    inputs[2][tap] = 0
+    without = gradients(function, inputs)
+
+    def jit():
+        return compiled(lambda *t: gradients(function, t))
+
+    def in_portable(f):
+        def scoped(*t):
+            with tfconv.portable():
+                return f(*t)
+
+        return scoped
+
+    ways = {"eager": lambda *t: gradients(function, t), "call": jit(), "lower": jit()}
+    ways |= {f"portable {name}": in_portable(f) for name, f in ways.items() if name != "lower"}
+    for value in (np.nan, np.inf, -np.inf):
+        offset.reshape(*weights.shape, rank)[(*tap, rank - 1)] = value
+        expected = np.nan if np.isnan(value) else 0
+        for name, way in ways.items():
+            monkeypatch.setenv("TFCONV_XLA", name)
+            y, dx, doffset, dweights = (t.numpy() for t in way(x, offset, weights))
+            assert np.isnan(y).sum() == 3 * np.isnan(value), name  # the channels of a group
+            assert_close(np.where(np.isnan(y), without[0], y), without[0])
+            assert_close(dx, without[1])
+            for actual, other in ((doffset, plain[2]), (dweights, plain[3])):
+                other = other.numpy().reshape(*weights.shape, -1)
+                other[tap] = expected
+                assert_close(actual, other.reshape(actual.shape))
+
+
 @pytest.mark.parametrize("case", ALL)
 def test_nothing_to_do(case, compiled_to, rng, native_module):
     """An empty batch: gradients of what belongs to no example are zero."""
@@ -204,6 +247,31 @@ def test_nothing_to_do(case, compiled_to, rng, native_module):
     ):
         assert a.shape == e.shape
         np.testing.assert_array_equal(a, e)
+
+
+# Axes of inputs that are empty, and which of the output and the gradients are not zero.
+NOTHING = {
+    "features": (span_case, {1: -1, 2: 0}, (0, 1, 4)),
+    "channels of queries": (attention_case, {0: -1, 1: -1}, (0, 3, 4)),
+    "channels of values": (attention_case, {2: -1}, ()),
+    "filters": (deformable_case, {2: -1}, ()),
+}
+
+
+@pytest.mark.parametrize("name", NOTHING)
+def test_sums_of_nothing(name, compiled_to, rng, native_module):
+    """What does not depend on what is empty is there: a bias, means, their gradients."""
+    case, axes, others = NOTHING[name]
+    function, inputs = case(rng, Geometry((5, 4), 3))
+    for i, axis in axes.items():
+        inputs[i] = np.take(inputs[i], np.arange(0), axis)
+    results = compiled(lambda *t: gradients(function, t))(*map(tf.constant, inputs))
+    with tfconv.portable():
+        expected = gradients(function, inputs)
+    for i, (a, e) in enumerate(zip(results, expected)):
+        assert a.shape == e.shape
+        assert bool(np.any(e)) == (i in others)
+        np.testing.assert_allclose(a, e, atol=1e-12)
 
 
 @pytest.mark.parametrize(

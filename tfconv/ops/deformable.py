@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,8 +43,8 @@ def deformable_sample(
     ``s[n, p, t, c] = mask[n, p, o(c), t] * linear(x[n, ..., c], p * strides - pad +
     t * dilation + offset[n, p, o(c), t])`` over one to three spatial axes: linear interpolation
     along each of them (bilinear in images), in which every one of the 2, 4 or 8 corners that lies
-    outside of x counts as zero. A NaN coordinate gives NaN for that sample; an infinite one lies
-    outside.
+    outside of x counts as zero. A NaN coordinate gives NaN for that sample and for the gradients of
+    its offsets and its mask, none for x; an infinite one lies outside, with gradients of zero.
 
     Args:
         x: [N, *spatial, C] tensor; float16, bfloat16, float32 or float64.
@@ -332,15 +333,26 @@ def portable_rows(
         return tf.transpose(t, [0, 1, 3, 2])
 
     moved = tf.reshape(offset, [batch, positions * groups * taps, rank])
+    exported = _compat.tracing_for_export()
+    if not exported:  # where nobody takes gradients
+        moved = _undefined_at_once(moved)
     near, fractions = None, []
     pitches = [n + 4 for n in sizes]
+    known = [n for n in pitches if isinstance(n, int)]
+    if math.prod(known) * groups > tf.int32.max:
+        raise invalid_argument(
+            f"{names[0]}: without native ops, x may have fewer than 2^31 pixels times offset "
+            f"groups. Received: x of shape {x.shape}, {groups} offset groups"
+        )
     for axis, start in enumerate(_starts(geometry, sizes, output)):
         along = tf.reshape(moved[..., axis], [batch, positions, groups, taps])
         position = by_tap(along) + tf.cast(start, x.dtype)[:, :, None]
         # Clipped as an integer, which any position makes without a test of its own: as a
         # fraction, NaN stays NaN, and infinity becomes one of a pixel that is zero.
-        floor = tf.cast(tf.floor(position), tf.int32)
-        floor = tf.clip_by_value(floor, -2, sizes[axis])
+        floor = tf.floor(position)
+        if not exported:  # NaN could become the number of a pixel, which then got its gradient
+            floor = tf.where(floor == floor, floor, tf.constant(-2, x.dtype))
+        floor = tf.clip_by_value(tf.cast(floor, tf.int32), -2, sizes[axis])
         near = floor + 2 if near is None else near * pitches[axis] + (floor + 2)
         fraction = position - tf.cast(floor, x.dtype)
         fractions.append(tf.clip_by_value(fraction, tf.zeros([], x.dtype), tf.ones([], x.dtype)))
@@ -363,6 +375,17 @@ def portable_rows(
         term = value * tf.reshape(weight, [examples(x), count, 1])
         total = term if total is None else total + term
     return tf.reshape(total, [-1, taps, channels])
+
+
+@tf.custom_gradient
+def _undefined_at_once(offset: tf.Tensor) -> Any:
+    """Offsets [..., rank], whose gradients are NaN along all axes where one of them is NaN."""
+
+    def gradient(upstream):
+        undefined = tf.reduce_any(tf.math.is_nan(offset), axis=-1, keepdims=True)
+        return tf.where(undefined, tf.constant(np.nan, offset.dtype), upstream)
+
+    return tf.identity(offset), gradient
 
 
 def _portable_conv(x, offset, kernel, mask, *, geometry: Geometry) -> tf.Tensor:

@@ -40,7 +40,8 @@ def deformable_aggregation(
     ``y[n, p, c] = sum_t weights[n, p, g(c) * T + t] * x(n, p * strides - pad + t * dilation +
     offset[n, p, g(c), t], c)`` with T taps in row-major order and ``g(c) = c // (C / G)``. Between
     pixels, x is interpolated linearly along each axis; every one of the 2, 4 or 8 corners that lies
-    outside counts as zero. A NaN coordinate gives NaN; an infinite one lies outside.
+    outside counts as zero. A NaN coordinate gives NaN, also in the gradients of its offsets and its
+    weight, and none for x; an infinite one lies outside, with gradients of zero.
 
     Args:
         x: [N, *spatial, C] tensor, one to three spatial axes; float16, bfloat16, float32 or

@@ -41,7 +41,8 @@ def involution(
     """Involution of one, two or three spatial axes.
 
     ``y[n, p, c] = sum_t kernel[n, p, g(c) * T + t] * x[n, p * strides - pad + t * dilation, c]``
-    with T taps in row-major order and ``g(c) = c // (C / G)``; pixels outside are zero.
+    with T taps in row-major order and ``g(c) = c // (C / G)``; pixels outside are zero. What
+    infinite or NaN weights make of those is not defined: native ops leave them out.
 
     Args:
         x: [N, *spatial, C] tensor, one to three spatial axes; float16, bfloat16, float32 or
