@@ -292,6 +292,13 @@ def is_quantized(policy) -> bool:
     return KERAS_3 and keras.dtype_policies.get(policy).quantization_mode is not None
 
 
+def is_quantized_itself(layer) -> bool:
+    """The same of a layer's own policy, as far as it is known before there is a path for a map."""
+    policy = policy_of(layer)
+    of_many = KERAS_3 and isinstance(policy, keras.dtype_policies.DTypePolicyMap)
+    return not of_many and is_quantized(policy)
+
+
 def track_list(layer, name, values) -> None:
     """Has `tf.train.Checkpoint` find what is in a list that is an attribute of a layer.
 

@@ -100,6 +100,28 @@ def test_quantized(name, mode, tmp_path):
     )
 
 
+POLICIES = ("int8", "int4", "float8", "gptq/4/128", "awq/4/128")
+
+
+@keras_3
+def test_policies_of_quantized_layers():
+    """Layers of ours have none: one line says so, whenever the policy comes."""
+    for mode in POLICIES:
+        policy = f"{mode}_from_float32"
+        try:
+            keras.dtype_policies.get(policy)
+        except ValueError:
+            continue  # of later versions of Keras
+        for name in tfconv.layers.__all__:
+            with pytest.raises(ValueError, match=f"{name} has no quantized form.*dtype={policy}"):
+                layer_of(name, dtype=policy)
+    policies = keras.dtype_policies.DTypePolicyMap(default_policy="float32")
+    policies["late"] = "int8_from_float32"
+    layer = tfconv.Conv2D(3, 3, name="late", dtype=policies)
+    with pytest.raises(ValueError, match="no quantized form.*dtype=int8_from_float32 .* 'late'"):
+        layer(np.ones((1, 5, 5, 2), np.float32))
+
+
 @keras_3
 @over_dense
 def test_low_rank_adaptation(name, tmp_path):

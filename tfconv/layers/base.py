@@ -172,6 +172,8 @@ class BaseLayer(keras.layers.Layer):
         names = [(f"{weight}_{kind}", weight) for kind in KINDS for weight in weights]
         of_weights = [(kwargs.pop(name, None), name, weights[weight]) for name, weight in names]
         super().__init__(**kwargs)
+        if _compat.is_quantized_itself(self):
+            raise self._not_quantized()
         self._by_old_names, self._changes = Untracked(renamed), Untracked(changes)
         self._taken: tuple[str, ...] = ()
         self._sublayers: tuple[str, ...] = ()
@@ -182,6 +184,17 @@ class BaseLayer(keras.layers.Layer):
     def __call__(self, *args: Any, **kwargs: Any):
         self._check_types(args[0] if args else kwargs.get("inputs"))
         return super().__call__(*args, **kwargs)
+
+    def quantized_call(self, *args: Any, **kwargs: Any):
+        # Of Keras 3: a policy may come to a layer later, by its path in a map.
+        raise self._not_quantized()
+
+    def _not_quantized(self) -> ValueError:
+        return ValueError(
+            f"{type(self).__name__} has no quantized form: `dtype` must be a type of floats, or a "
+            'policy with such; `model.quantize("int8")` quantizes the dense layers inside. '
+            f"Received: dtype={_compat.own_policy_of(self).name} in the layer {self.name!r}"
+        )
 
     def _check_types(self, inputs: Any) -> None:
         """Raises ValueError for inputs that are not dense, or no floats: Keras casts no integers.
