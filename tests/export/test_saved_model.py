@@ -410,6 +410,10 @@ SPECS = {"x": tf.TensorSpec([None, 2])}
         ),
         ({"signatures": {"a": (lambda x: "b", SPECS)}}, "must return tensors: .* Received: 'b'"),
         ({"signatures": {"a": (lambda x: [], SPECS)}}, r"must return tensors: .* Received: \[\]"),
+        (
+            {"signatures": {"a": (lambda x: {"y": [x, 1]}, SPECS)}},
+            r"not nested.* Received: {'y': \['float32 \(None, 2\)', 1\]}",
+        ),
         ({"warmup": []}, "`warmup` must hold 1 to 1000 requests. Received: 0"),
         ({"warmup": [[[1.0, 2.0]]] * 1001}, "`warmup` must hold 1 to 1000 .* Received: 1001"),
         ({"warmup": ("a", [])}, r"must name a signature, one of \['serving_default'\]. .*: 'a'"),

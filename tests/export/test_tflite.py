@@ -406,6 +406,20 @@ def test_sixteen_bits(images):
     assert verification.relative_error(y, np.asarray(model(1.5 * images[:8]))) < 0.02
 
 
+def test_layer_to_blame_where_errors_add_up(images, monkeypatch):
+    """The one at which they grow most, not the last."""
+
+    def converted(traced, samples, content, step):
+        return quantization.Chosen(content, {"stem": 0.2, "involution": 0.9, "head": 0.95}, [])
+
+    wrong = verification.Comparison({"y": 0.95}, {})
+    monkeypatch.setattr(quantization, "sixteen_bits", converted)
+    monkeypatch.setattr(verification, "compared", lambda *_, **__: wrong)
+    model = keras.Sequential([keras.Input(SIZE), keras.layers.Conv2D(3, 3)])
+    with pytest.raises(ExportError, match="The worst layer is `involution`: 0.9"):
+        to_tflite(model, None, "int16x8", images)
+
+
 def test_tolerance(images):
     model = classifier()
     with pytest.raises(ExportError, match="at most 0.001 is right"):

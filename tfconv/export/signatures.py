@@ -196,8 +196,11 @@ def _named(name: str, outputs: Any, names: list[str] | None) -> dict[str, tf.Ten
         (output,) = outputs if isinstance(outputs, (tuple, list)) else [outputs]
         named = {"outputs": output}
     if not all(isinstance(k, str) and tf.is_tensor(v) for k, v in named.items()) or not named:
+        received = tf.nest.map_structure(
+            lambda y: f"{y.dtype.name} {y.shape}" if tf.is_tensor(y) else y, outputs
+        )
         raise ValueError(
-            f"`signatures[{name!r}]` must return tensors: one, several, or a dict of them. "
-            f"Received: {outputs!r}"
+            f"`signatures[{name!r}]` must return tensors: one, several, or a dict of them, not "
+            f"nested any deeper. Received: {received!r}"
         )
     return named

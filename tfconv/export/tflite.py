@@ -223,7 +223,10 @@ def _converted(model, path, wanted, data, keep_native, verify, step):
                 run = verification.Runner(content, _THREADS, native)
                 worst = verification.worst_layer(run, probe, samples)
             else:
-                worst = max(chosen.errors.items(), key=lambda item: item[1], default=None)
+                errors = chosen.errors.items()
+                worst = max(errors, key=lambda item: item[1], default=None)
+                if quantize == "int16x8":  # whose layers' errors add up
+                    worst = verification.largest_growth(errors)
                 if worst is not None and worst[1] <= quantization.BOUNDS[quantize]:
                     worst = None  # no layer is to blame
             raise _too_large(found.errors, bound, worst, samples, quantize)

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -235,9 +235,16 @@ def worst_layer(run: Runner, traced: Traced, samples: Samples) -> tuple[str, flo
     arrays = samples.batch(traced.fixed_batch or 1)
     actual = run(arrays)
     expected = traced.function(*(tf.constant(arrays[spec.name]) for spec in traced.inputs))
+    return largest_growth(
+        (path, relative_error(actual[name], expected[name].numpy()))
+        for name, path in traced.layers.items()
+    )
+
+
+def largest_growth(errors: Iterable[tuple[str, float]]) -> tuple[str, float] | None:
+    """The layer at which errors grow most, of layers in their order and errors that add up."""
     before, found, growth = 0.0, None, 0.0
-    for name, path in traced.layers.items():
-        error = relative_error(actual[name], expected[name].numpy())
+    for path, error in errors:
         if error - before > growth:
             found, growth = (path, error), error - before
         before = max(before, error)
