@@ -163,8 +163,8 @@ test: build kernels lint ## Lint, then tests under Keras 3, Keras 2 and tf_keras
 
 test-late: build kernels ## What `make test` leaves out for its time, under Keras 3
 	@echo "== pytest: late"
-	$(VENV)/bin/python -m pytest -q -n $(PYTEST_WORKERS) --dist worksteal $(TESTS) -m late $(PYTEST_ARGS) \
-	  --ignore=tests/gpu
+	TF_USE_LEGACY_KERAS=0 $(VENV)/bin/python -m pytest -q -n $(PYTEST_WORKERS) --dist worksteal \
+	  $(TESTS) -m late $(PYTEST_ARGS) --ignore=tests/gpu
 
 test-more: ## More cases than `make test` has, and none of those
 	@$(AGAIN) test LEVEL=more BESIDES=fast

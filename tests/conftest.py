@@ -124,8 +124,11 @@ def _representatives(cases, count, whichever):
 
 
 def kinds(values, name=str):
-    """Values as parameters, each of a kind of its own: none is left out where Keras 3 is."""
-    return [pytest.param(v, id=name(v), marks=pytest.mark.kind(name(v))) for v in values]
+    """Values as parameters, each of a kind of its own: under Keras 3 none is left out."""
+    return [
+        pytest.param(value, id=name(value), marks=pytest.mark.kind(number))
+        for number, value in enumerate(values)
+    ]
 
 
 def cases_by_family():
@@ -140,14 +143,15 @@ def cases_by_family():
     ]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def seeds_of_fixtures():
-    """What a module's tests share is made of the same numbers, whichever of them is the first."""
-    _seed()
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef):
+    """What tests share is made of the same numbers, whichever of them is the first."""
+    if fixturedef.scope != "function":
+        _seed()
 
 
 @pytest.fixture(autouse=True)
-def seeds(seeds_of_fixtures):
+def seeds():
     """Every test draws the same numbers every time."""
     _seed()
 

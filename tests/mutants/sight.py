@@ -33,7 +33,7 @@ class Sight:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.seconds: dict[str, float] = {}
         self.failing: set[str] = set()
-        self.skipped: set[str] = set()  # where they were measured
+        self.skipped: set[str] = set()  # where they were measured: elsewhere they may take long
         self.tests: dict[int, set[str]] = defaultdict(set)
         self._lines: dict[str, dict[int, tuple[str, int]]] = {}
         self._known: dict[str, set[int]] = {}  # lines that there were at a time
@@ -41,7 +41,7 @@ class Sight:
         self._digests: dict[str, str] = {}
         for path in sorted(folder.glob("*.json")):
             record = json.loads(path.read_text())
-            if record["digest"] == self.digest(record["file"]):
+            if record["digest"] == self.digest(record["file"]) and "skipped" in record:
                 self._take(record)
 
     def digest(self, file: str) -> str:
@@ -56,7 +56,7 @@ class Sight:
         """Tests that have not been measured, by file."""
         result = defaultdict(list)
         for test in tests:
-            if test not in self.seconds:
+            if test not in self.seconds and test not in self.skipped:
                 result[file_of(test)].append(test)
         return dict(result)
 
@@ -85,9 +85,11 @@ class Sight:
         self._take(record)
 
     def _take(self, record: dict) -> None:
-        self.seconds.update(zip(record["tests"], record["seconds"]))
         self.failing.update(record["failing"])
-        self.skipped.update(record.get("skipped", ()))
+        self.skipped.update(record["skipped"])
+        for test, seconds in zip(record["tests"], record["seconds"]):
+            if test not in self.skipped:
+                self.seconds[test] = seconds
         self._times.update(dict.fromkeys(record["tests"], record["time"]))
         for key, numbers in record["lines"].items():
             self.tests[int(key)].update(record["tests"][number] for number in numbers)
@@ -149,8 +151,7 @@ class Sight:
             test
             for test in tests
             if test in seers
-            or test not in self.seconds
-            or (elsewhere and test in self.skipped)
+            or (test not in self.seconds and (elsewhere or test not in self.skipped))
             or file_of(test) in sharing
         ]
         rounds: dict[str, int] = defaultdict(int)

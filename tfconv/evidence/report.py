@@ -23,7 +23,8 @@ _CONFIDENCE = 0.95
 _LEGEND = """
 One network, made anew with each layer in its two places, and trained in the same way. Weights and
 multiply-adds are those of the whole network. *% right* is the mean over the seeds; what *against
-{0}* says has a rough interval of 95%. In brackets behind times: the ratio to the first row's.
+{0}* says has an interval of 95% over seeds and images, by Student's t (over images, if there is one
+seed). In brackets behind times: the ratio to the first row's.
 """.strip()
 
 
@@ -33,7 +34,7 @@ class Difference:
 
     Attributes:
         points: The mean over seeds.
-        interval: What is on either side of it in a rough interval of 95%.
+        interval: What is on either side of it in an interval of 95%.
     """
 
     points: float
@@ -49,7 +50,8 @@ def difference(mine: np.ndarray, base: np.ndarray) -> Difference:
     The interval is `t * sqrt(a + b)`, where `a = v_i / images` and `b = v_s / seeds`: ``v_i`` is
     the variance over images of their mean difference, ``v_s`` that over seeds of theirs, and ``t``
     Student's for `(a + b)^2 / (a^2 / (images - 1) + b^2 / (seeds - 1))` degrees of freedom
-    (Welch 1947, doi:10.1093/biomet/34.1-2.28): the fewer seeds, the wider.
+    (Welch 1947, doi:10.1093/biomet/34.1-2.28): the fewer seeds, the wider. One seed says nothing
+    of seeds: the interval then is that of the images alone.
 
     Args:
         mine: [seeds, images], whether it was right.
