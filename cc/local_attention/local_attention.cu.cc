@@ -255,13 +255,6 @@ bool MakeAttention(const LocalAttentionArgs<T>& args, bool at_keys, Attention<T>
   return true;
 }
 
-template <typename T>
-int LaunchRows(void (*kernel)(Attention<T>), const Attention<T>& task, CudaStream stream) {
-  const int64_t rows = int64_t{task.planes.positions} * task.by_heads.value;
-  const Grid grid = {task.lanes.Blocks(rows), task.planes.count, 1};
-  return Launch(kernel, grid, stream, task);
-}
-
 // Taps of a line that are read at once, or 3: as many as registers do for. They decide about the
 // order of sums.
 template <typename T>

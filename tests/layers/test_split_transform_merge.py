@@ -169,6 +169,36 @@ def test_masks(transforms, rng):
     assert getattr(layer(np.ones((2, 5, 4), np.float32)), "_keras_mask", None) is None
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: [keras.layers.LSTM(3)],
+        lambda: [keras.layers.Dense(3), keras.layers.GlobalAveragePooling1D()],
+        lambda: [keras.layers.Masking(), keras.layers.Dense(3), keras.layers.LSTM(2)],
+    ],
+)
+def test_masks_end_in_models(make, rng):
+    """Where a model's layers end a mask its outputs have none; no example is no NaN."""
+    layer = tfconv.SplitTransformMerge(keras.Sequential(make()), 2, merge="sum")
+    x = rng.standard_normal((2, 5, 4)).astype(np.float32)
+    mask = np.array([[True, True, False, False, False], [False, True, True, True, True]])
+    run = tf.function(
+        lambda x, mask: layer(x, mask=mask),
+        input_signature=[tf.TensorSpec([None, 5, 4]), tf.TensorSpec([None, 5], tf.bool)],
+    )
+    y = run(x, mask)
+    masked = tf.constant(x)
+    masked._keras_mask = tf.constant(mask)
+    found = layer(masked)
+    assert getattr(found, "_keras_mask", None) is None
+    np.testing.assert_allclose(y, found, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(layer(x, mask=mask), found, rtol=1e-5, atol=1e-6)
+    with tf.GradientTape() as tape:
+        nothing = tf.reduce_sum(run(x[:0], mask[:0]))
+    for gradient in tape.gradient(nothing, layer.trainable_variables):
+        assert not np.any(gradient)
+
+
 class NotConfigured(keras.layers.Layer):
     """A layer without a configuration of its own: Keras keeps plain arguments only."""
 

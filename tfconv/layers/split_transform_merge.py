@@ -113,7 +113,9 @@ class SplitTransformMerge(BaseLayer):
                 layer.trainable = False
         self._made_so = Untracked([_states(layer, self.trainable) for layer in self.transforms])
         self.weighted_sum = None
-        self.supports_masking = any(map(_keeps_masks, self.transforms))
+        self.supports_masking = any(
+            layer.supports_masking or isinstance(layer, keras.Model) for layer in self.transforms
+        )
         self.input_spec = keras.layers.InputSpec(min_ndim=2)
 
     @property
@@ -146,6 +148,7 @@ class SplitTransformMerge(BaseLayer):
 
     def call(self, inputs, training=None, mask=None):
         x = tf.convert_to_tensor(inputs)
+        mask = None if mask is None else tf.convert_to_tensor(mask)
         parts = tf.split(x, self.groups, axis=self.channel_axis)
         called = [_called(layer, part, mask) for layer, part in zip(self.transforms, parts)]
         outputs, masks = zip(*called)
@@ -167,6 +170,8 @@ class SplitTransformMerge(BaseLayer):
         return y
 
     def compute_mask(self, inputs, mask=None):
+        if mask is None and all(map(_hands_masks_on, self.transforms)):
+            return None
         split = keras.ops.split if _compat.KERAS_3 else tf.split
         parts = split(inputs, self.groups, axis=self.channel_axis)
         return _merged_masks([_mask_of(*each, mask) for each in zip(self.transforms, parts)])
@@ -211,18 +216,19 @@ class SplitTransformMerge(BaseLayer):
         return {**config, "transform": value}
 
 
-def _keeps_masks(layer: Any) -> bool:
-    """Whether a layer's outputs have its inputs' masks; a model's, if those of its layers do."""
-    if isinstance(layer, keras.Model):
-        return all(map(_keeps_masks, layer.layers))
-    return layer.supports_masking
+def _hands_masks_on(layer: Any) -> bool:
+    """Whether a layer's outputs have just the mask of its inputs."""
+    if isinstance(layer, keras.Sequential):
+        return all(map(_hands_masks_on, layer.layers))
+    return layer.supports_masking and type(layer).compute_mask is keras.layers.Layer.compute_mask
 
 
 def _mask_of(layer: Any, inputs: Any, mask: Any) -> Any:
-    """The mask of a layer's outputs, without a call of it."""
-    if not _keeps_masks(layer):
-        return None
-    return mask if isinstance(layer, keras.Model) else layer.compute_mask(inputs, mask)
+    """The mask of a layer's outputs without a call of it: of models that make masks, None."""
+    if _hands_masks_on(layer):
+        return mask
+    known = layer.supports_masking and not isinstance(layer, keras.Model)
+    return layer.compute_mask(inputs, mask) if known else None
 
 
 def _called(layer: Any, x: tf.Tensor, mask: Any) -> tuple[tf.Tensor, Any]:
@@ -230,9 +236,11 @@ def _called(layer: Any, x: tf.Tensor, mask: Any) -> tuple[tf.Tensor, Any]:
     found = []
 
     def called(more: tf.Tensor) -> tf.Tensor:
-        if mask is not None:
+        if more is x and mask is not None:
+            more._keras_mask = mask
+        elif mask is not None:  # an example more, all of which counts: a mean of nothing is NaN
             rest = [[0, tf.shape(more)[0] - tf.shape(mask)[0]], *[[0, 0]] * (mask.shape.rank - 1)]
-            more._keras_mask = mask if more is x else tf.pad(mask, rest)
+            more._keras_mask = tf.pad(mask, rest, constant_values=True)
         y = layer(more)
         found.append(getattr(y, "_keras_mask", None))
         return y
