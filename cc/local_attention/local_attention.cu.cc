@@ -165,7 +165,8 @@ __global__ void __launch_bounds__(kThreads, kKeyBlocks<T>)
         for (int i = 0; i < kTaps; ++i) {
           const auto found = LoadIf<Acc, 2>(
               piece.present[i], At(statistics, piece.index[i], task.statistics_pitch));
-          weights[i] = Exp2(Min<Acc>(0, weights[i] - found.value[0]));
+          const Acc below = weights[i] - found.value[0];
+          weights[i] = Exp2(below > 0 ? Acc(0) : below);  // NaN stays
           gradients[i] = piece.present[i] ? weights[i] * (gradients[i] - found.value[1]) : 0;
         }
         by_depth.AddWeighted(dy, piece, upstream, weights, turn, dvalue);

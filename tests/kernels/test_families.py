@@ -64,6 +64,7 @@ BLOCKS = {
         Case(Geometry((9, 8), 3, 2, "same", 2), 1, 1, 33, 65, 2, False),  # blocks by phases
         Case(Geometry((9, 8), (3, 2), 2), 1, 2, 16, 7, 4, True),
         Case(Geometry((30, 5), 3, 3), 2, 2, 5, 31, 3, True),
+        Case(Geometry((3, 5), 3), 1, 2, 270, 4),  # queries in several turns
     ],
     "per_example": [
         Case(Geometry((31, 33), 3), 1, 1, 20, 18),  # tiles of rows
