@@ -26,6 +26,7 @@ def test_classes():
         report = to_tflite(model, None, "int8", digits.train_images[:256], io_dtype="int8")
     file = tflite_file.read(report.content)
     assert [t.type for t in (*file.inputs, *file.outputs)] == ["INT8"] * 2
+    assert set(report.operator_types) == {"INT8", "INT32"}
     images = np.concatenate([digits.train_images, digits.test_images])
     (y,) = Runner(report.content)({"digit": images}).values()
     expected = model.predict(images, verbose=0)

@@ -38,9 +38,6 @@ COSTLY = {
     "SqueezeExcite",
 }
 
-# TensorFlow Lite has no integer kernels for coordinates.
-WITHOUT_INTEGERS = {name for name in tfconv.layers.__all__ if name.startswith("Deformable")}
-
 
 def step(text):
     """Nobody listens."""
@@ -62,7 +59,9 @@ def test_formats(case):
         contents["mixed"] = quantization.mixed(calibrated, step).content
         contents["int8"] = quantization.full_integer(calibrated, step).content
         for quantize, content in contents.items():
-            errors = compared(Runner(content), traced, samples).errors
+            # A few coordinates decide: over all examples, as `to_tflite` compares.
+            moved = quantize == "int8" and case.layer_class.__name__.startswith("Deformable")
+            errors = compared(Runner(content), traced, samples, all_examples=moved).errors
             bound = quantization.BOUNDS[quantize] * (1.2 if quantize == "int8" else 1)
             if quantize == "int8" and case.layer_class.__name__ in COSTLY:
                 bound = 0.12  # as below, on other samples: 1.2 times what a model may cost
@@ -71,9 +70,8 @@ def test_formats(case):
             assert not file.custom_counts
             assert not {"SHAPE", "PACK"} & set(file.operator_counts), quantize
             assert not [t.name for t in file.tensors if None in t.shape]
-        if case.layer_class.__name__ not in WITHOUT_INTEGERS:
-            integers = tflite_file.read(with_integer_borders(contents["int8"], "int8"))
-            assert "FLOAT32" not in integers.operator_types
+        integers = tflite_file.read(with_integer_borders(contents["int8"], "int8"))
+        assert "FLOAT32" not in integers.operator_types
 
 
 def test_every_layer_is_in_the_table():
@@ -104,3 +102,14 @@ def test_volumes_in_integers():
     report = to_tflite(model, None, "int8", data, io_dtype="int8")
     assert "FLOAT32" not in report.operator_types
     assert "CONV_3D" not in report.operators
+
+
+def test_involution_of_volumes_in_integers():
+    """Its sums are rounded a few times, not at each of its taps; 2% are the output's own."""
+    keras.utils.set_random_seed(0)
+    layer = tfconv.Involution3D((3, 4, 4), groups=2, reduction_ratio=1)
+    model = keras.Sequential([keras.Input((4, 5, 5, 8), name="x"), layer])
+    data = np.random.default_rng(0).standard_normal((48, 4, 5, 5, 8)).astype(np.float32)
+    report = to_tflite(model, None, "int8", data, io_dtype="int8")
+    assert report.error < 0.04 and sum(report.operators.values()) < 40
+    assert "FLOAT32" not in report.operator_types

@@ -13,7 +13,7 @@ from tests.ops.geometries import Geometry, assert_close, table
 from tests.ops.test_conv_transpose import cut, draw, expected, transposed
 from tfconv import _compat
 from tfconv.export.verification import Interpreter
-from tfconv.ops import conv, conv_transpose
+from tfconv.ops import conv, conv_transpose, involution_frames
 from tfconv.ops.involution import span_involution
 
 GROUPS = [(1, 3, 2), (2, 2, 3), (4, 1, 1), (3, 2, 1)]  # groups, C / groups, filters / groups
@@ -130,3 +130,22 @@ def test_span_involution(geometry, groups, batch, features, sizes, rng):
 
     y, _ = lite(function, x, made, sizes=sizes)
     assert_close(y, reference.involution(x, made @ span + bias, geometry.window))
+
+
+@pytest.mark.parametrize("geometry, groups, batch", table([3], [(1, 2), (2, 3)], [2, 1, 3]))
+def test_span_involution_of_frames(geometry, groups, batch, rng, monkeypatch):
+    """Convolutions of images whose channels are the frames of a volume, with two results each."""
+    monkeypatch.setattr(involution_frames, "_LEAST_TAPS", 1)
+    monkeypatch.setattr(involution_frames, "_MOST_FRAMES", 2)
+    count, width = groups
+    x = rng.standard_normal((batch, *geometry.sizes, count * width))
+    made = rng.standard_normal((batch, *geometry.outputs, 2))
+    taps = count * len(geometry.window.taps)
+    span, bias = rng.standard_normal((2, taps)), rng.standard_normal(taps)
+
+    def function(x, made):
+        return span_involution(x, made, span, bias, geometry.kernel_size, **geometry.arguments)
+
+    y, types = lite(function, x, made)
+    assert_close(y, reference.involution(x, made @ span + bias, geometry.window))
+    assert "Mul" not in types

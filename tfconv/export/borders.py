@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 from tfconv._compat import tflite_schema
-from tfconv.export.rewriting import load, pack
+from tfconv.export.rewriting import kind, load, new_operator, pack
 
 TYPES = {"int8": "INT8", "uint8": "UINT8"}
 _SHIFT = 128  # between the zero points of both
@@ -50,14 +50,14 @@ class _Borders:
 
     def _input(self, index: int) -> None:
         readers = [op for op in self._operators if index in _indices(op.inputs)]
-        makers = [op for op in readers if self._is(op, "QUANTIZE")]
+        makers = [op for op in readers if self._quantizes(op)]
         real = [op for op in readers if op not in makers]
         if not makers:
             raise ValueError(self._unknown(index, "input", "reads"))
         plain = self._graph.tensors[makers[0].outputs[0]].quantization
         if real:
             _replace(real, "inputs", index, twin := self._twin(index))
-            self._operators.insert(0, self._operator("DEQUANTIZE", index, twin))
+            self._operators.insert(0, new_operator(self._model, "DEQUANTIZE", [index], twin))
         self._retype(index, plain)
         for op in makers if self._dtype == "int8" else ():
             written = int(op.outputs[0])
@@ -70,23 +70,23 @@ class _Borders:
     def _output(self, index: int) -> None:
         (maker,) = (op for op in self._operators if index in _indices(op.outputs))
         readers = [op for op in self._operators if index in _indices(op.inputs)]
-        if not self._is(maker, "DEQUANTIZE"):
+        if kind(self._model, maker) != "DEQUANTIZE":
             # Others read it in integers, whose range then is the output's.
-            known = [op for op in readers if self._is(op, "QUANTIZE")]
+            known = [op for op in readers if self._quantizes(op)]
             if not known:
                 raise ValueError(self._unknown(index, "output", "writes"))
             plain = self._graph.tensors[known[0].outputs[0]].quantization
             twin = self._twin(index)
             _replace(self._operators, "inputs", index, twin)
             _replace([maker], "outputs", index, twin)
-            self._operators.append(self._operator("QUANTIZE", twin, index))
+            self._operators.append(new_operator(self._model, "QUANTIZE", [twin], index))
             return self._retype(index, plain)
         source = int(maker.inputs[0])
         plain = self._graph.tensors[source].quantization
         if readers:
             _replace(readers, "inputs", index, twin := self._twin(index))
-            place = self._operators.index(maker)
-            self._operators.insert(place, self._operator("DEQUANTIZE", source, twin))
+            twin = new_operator(self._model, "DEQUANTIZE", [source], twin)
+            self._operators.insert(self._operators.index(maker), twin)
         self._retype(index, plain)
         writers = [op for op in self._operators if source in _indices(op.outputs)]
         borders = {*_indices(self._graph.inputs), *_indices(self._graph.outputs)}
@@ -95,8 +95,8 @@ class _Borders:
             _replace(writers, "outputs", source, index)
             _replace(self._operators, "inputs", source, index)
         else:
-            maker.opcodeIndex = self._code("QUANTIZE")
-            maker.builtinOptionsType, maker.builtinOptions = self._options("QUANTIZE")
+            place = self._operators.index(maker)
+            self._operators[place] = new_operator(self._model, "QUANTIZE", [source], index)
 
     def _retype(self, index: int, plain: Any) -> None:
         tensor = self._graph.tensors[index]
@@ -112,41 +112,12 @@ class _Borders:
         self._graph.tensors.append(tensor)
         return len(self._graph.tensors) - 1
 
-    def _operator(self, name: str, read: int, written: int) -> Any:
-        operator = self._schema.OperatorT()
-        operator.opcodeIndex = self._code(name)
-        operator.inputs, operator.outputs = [read], [written]
-        operator.builtinOptionsType, operator.builtinOptions = self._options(name)
-        return operator
-
-    def _options(self, name: str) -> tuple[int, Any]:
-        kind = f"{name.capitalize()}Options"
-        return getattr(self._schema.BuiltinOptions, kind), getattr(self._schema, f"{kind}T")()
-
-    def _code(self, name: str) -> int:
-        number = getattr(self._schema.BuiltinOperator, name)
-        for place, code in enumerate(self._model.operatorCodes):
-            if _number(code) == number:
-                code.version = max(code.version, 2)  # from integers to others
-                return place
-        code = self._schema.OperatorCodeT()
-        code.builtinCode = code.deprecatedBuiltinCode = number
-        code.version = 2
-        self._model.operatorCodes.append(code)
-        return len(self._model.operatorCodes) - 1
-
-    def _is(self, operator: Any, name: str) -> bool:
-        code = self._model.operatorCodes[operator.opcodeIndex]
-        return _number(code) == getattr(self._schema.BuiltinOperator, name)
+    def _quantizes(self, operator: Any) -> bool:
+        return kind(self._model, operator) == "QUANTIZE"
 
     def _unknown(self, index: int, what: str, verb: str) -> str:
         name = bytes(self._graph.tensors[index].name).decode()
         return f"the operator that {verb} the {what} `{name}` has no form in integers"
-
-
-def _number(code: Any) -> int:
-    # Codes beyond 127 came later: they stand in a field of their own.
-    return max(code.builtinCode, code.deprecatedBuiltinCode)
 
 
 def _indices(indices: Any) -> list[int]:

@@ -14,6 +14,7 @@ import tensorflow as tf
 from tfconv import _compat
 from tfconv.export import tflite_file
 from tfconv.export.errors import ExportError
+from tfconv.export.lookup import with_tables
 from tfconv.export.rewriting import with_float_products
 from tfconv.export.samples import Arrays, Samples, batches
 from tfconv.export.tracing import Traced, unit_layers
@@ -262,7 +263,8 @@ class Calibrated:
 
     def quantized(self, in_float: Iterable[tflite_file.Operator]) -> bytes:
         """The model in integers, but for some operators."""
-        return _compat.integer_tflite(self._content, _names(in_float), self._dense_as_a_whole)
+        names = _names(in_float)
+        return with_tables(_compat.integer_tflite(self._content, names, self._dense_as_a_whole))
 
     def error(self, path: str, integer: Sequence[tflite_file.Operator]) -> float:
         """The error of a layer's outputs when only some of its operators are in integers."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -43,7 +44,7 @@ def with_float_products(content: bytes, float_content: bytes, names: Iterable[st
                     new[given] = len(graph.tensors)
                     graph.tensors.append(tensor)
                 operator.inputs[place] = new[given]
-    _drop_unread(model)
+    drop_unread(model)
     return pack(model)
 
 
@@ -81,7 +82,7 @@ def _name(graph: Any, operator: Any) -> str:
     return graph.tensors[operator.outputs[0]].name.decode()
 
 
-def _drop_unread(model: Any) -> None:
+def drop_unread(model: Any) -> None:
     """Empties the buffers of constants that no operator reads any more."""
     graph, *inner = model.subgraphs
     read = {int(i) for operator in graph.operators for i in operator.inputs}
@@ -91,6 +92,56 @@ def _drop_unread(model: Any) -> None:
     for tensor in graph.tensors:
         if tensor.buffer not in used:
             model.buffers[tensor.buffer].data = None
+
+
+def kind(model: Any, operator: Any) -> str:
+    """The name of a builtin operator, such as "CONV_2D"."""
+    return _kinds().get(_number(model.operatorCodes[operator.opcodeIndex]), "")
+
+
+@functools.cache
+def _kinds() -> dict[int, str]:
+    builtin = vars(tflite_schema().BuiltinOperator)
+    return {number: name for name, number in builtin.items() if not name.startswith("_")}
+
+
+def new_operator(model: Any, name: str, inputs: list[int], output: int, **options: Any) -> Any:
+    """An operator for a graph of a model.
+
+    Args:
+        model: The model.
+        name: Of a builtin operator; one word.
+        inputs, output: Numbers of tensors.
+        options: Its options that differ from the defaults.
+    """
+    schema, operator = tflite_schema(), tflite_schema().OperatorT()
+    operator.opcodeIndex = _code(model, name)
+    operator.inputs, operator.outputs = inputs, [output]
+    options_class = f"{name.capitalize()}Options"
+    operator.builtinOptionsType = getattr(schema.BuiltinOptions, options_class)
+    operator.builtinOptions = getattr(schema, f"{options_class}T")()
+    for key, value in options.items():
+        setattr(operator.builtinOptions, key, value)
+    return operator
+
+
+def _code(model: Any, name: str) -> int:
+    """The place of an operator's code among those of a model, of a version that takes integers."""
+    number = getattr(tflite_schema().BuiltinOperator, name)
+    for place, code in enumerate(model.operatorCodes):
+        if _number(code) == number:
+            code.version = max(code.version, 2)
+            return place
+    code = tflite_schema().OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = number
+    code.version = 2
+    model.operatorCodes.append(code)
+    return len(model.operatorCodes) - 1
+
+
+def _number(code: Any) -> int:
+    # Codes beyond 127 came later: they stand in a field of their own.
+    return max(code.builtinCode, code.deprecatedBuiltinCode)
 
 
 def load(content: bytes) -> Any:

@@ -336,6 +336,8 @@ def portable_rows(
     exported = _compat.tracing_for_export()
     if not exported:  # where nobody takes gradients
         moved = _undefined_at_once(moved)
+    in_rows = _compat.tracing_for_tflite()  # where every second element is slow to cut out
+    moved = tf.transpose(moved, [0, 2, 1]) if in_rows else moved
     near, fractions = None, []
     pitches = [n + 4 for n in sizes]
     known = [n for n in pitches if isinstance(n, int)]
@@ -345,7 +347,8 @@ def portable_rows(
             f"groups. Received: x of shape {x.shape}, {groups} offset groups"
         )
     for axis, start in enumerate(_starts(geometry, sizes, output)):
-        along = tf.reshape(moved[..., axis], [batch, positions, groups, taps])
+        along = moved[:, axis] if in_rows else moved[..., axis]
+        along = tf.reshape(along, [batch, positions, groups, taps])
         position = by_tap(along) + tf.cast(start, x.dtype)[:, :, None]
         # Clipped as an integer, which any position makes without a test of its own: as a
         # fraction, NaN stays NaN, and infinity becomes one of a pixel that is zero.
@@ -353,7 +356,7 @@ def portable_rows(
         if not exported:  # NaN could become the number of a pixel, which then got its gradient
             floor = tf.where(floor == floor, floor, tf.constant(-2, x.dtype))
         floor = tf.clip_by_value(tf.cast(floor, tf.int32), -2, sizes[axis])
-        near = floor + 2 if near is None else near * pitches[axis] + (floor + 2)
+        near = floor if near is None else near * pitches[axis] + floor
         fraction = position - tf.cast(floor, x.dtype)
         fractions.append(tf.clip_by_value(fraction, tf.zeros([], x.dtype), tf.ones([], x.dtype)))
     table = tf.pad(x, [[0, 0], *[[2, 2]] * rank, [0, 0]])
@@ -366,9 +369,9 @@ def portable_rows(
     count = positions * taps * groups
     total = None
     for corner in itertools.product((0, 1), repeat=rank):
-        shift, weight = corner[0], weights[0][corner[0]]
+        shift, weight = 2 + corner[0], weights[0][corner[0]]
         for axis in range(1, rank):
-            shift = shift * pitches[axis] + corner[axis]
+            shift = shift * pitches[axis] + 2 + corner[axis]
             weight = weight * weights[axis][corner[axis]]
         places = tf.reshape(near + shift * groups, [examples(x), count])
         value = tf.gather(table, places, batch_dims=1)

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfconv import _compat
-from tfconv.ops import native
+from tfconv.ops import involution_frames, native
 from tfconv.ops.channels import in_channels_last
 from tfconv.ops.checks import fitting, of_sizes
 from tfconv.ops.conv import frames_under_taps
@@ -247,6 +247,8 @@ def _span_for_tflite(x, features, span, bias, geometry: Geometry) -> tf.Tensor:
     """The kernels tap by tap, not group by group: a tap's weights then are few runs to copy."""
     channels, taps = x.shape[-1], geometry.taps
     groups = span.shape[-1] // taps
+    if involution_frames.suits(x, span, geometry):
+        return involution_frames.by_frames(x, features, span, bias, geometry)
     batch, *output = output_sizes(x, geometry)
     of_images = [-1, *output[-2:]]
     known = all(isinstance(n, int) for n in output)
@@ -278,10 +280,8 @@ def _span_for_tflite(x, features, span, bias, geometry: Geometry) -> tf.Tensor:
         def weights(tap):
             return tf.slice(kernel, [*begin, tap * groups, 0], [*sizes, groups, 1])
 
-    total = None
-    for tap, pixel in enumerate(pixels):
-        term = pixel * weights(tap)
-        total = term if total is None else total + term
+    terms = (pixel * weights(tap) for tap, pixel in enumerate(pixels))
+    total = summed(terms, geometry.kernel_size[-1], in_runs=True)
     return tf.reshape(total, [batch, *output, channels])
 
 
