@@ -142,7 +142,7 @@ format: $(STAMP) ## Format Python with ruff and C++ with clang-format, if there 
 AGAIN := $(MAKE)
 
 # The second environment is made while the tests in the first one run.
-test: build kernels lint ## Lint, then tests under Keras 3, Keras 2 and tf_keras: eight minutes
+test: build kernels lint ## Lint, then tests under Keras 3, Keras 2 and tf_keras: eight to ten minutes
 	@mkdir -p $(LOGS)
 	failed=0
 	run() {  # name, python, TF_USE_LEGACY_KERAS, further arguments
