@@ -18,7 +18,7 @@ os.environ.pop("TFCONV_NATIVE", None)  # the tests choose
 
 import pytest  # noqa: E402
 
-FEW = 2  # cases of a test that always run
+FEW = 2  # cases of a test that always run, unless any will do
 LATE = 4  # tests that are marked `late` run where at least every fourth of the dear cases does
 
 
@@ -100,7 +100,7 @@ def _chosen(items, every, dear, whichever):
                 continue
             count = -(-len(cases) // dear)
         else:
-            count = max(FEW, -(-len(cases) // every))
+            count = max(1 if whichever else FEW, -(-len(cases) // every))
         chosen.update(_representatives(cases, count, whichever))
     return chosen
 

@@ -46,6 +46,7 @@ def workers():
 # Rivals do the same work.
 
 
+@pytest.mark.late
 @pytest.mark.parametrize("family, peer", SAME_INPUTS)
 def test_rivals_compute_the_same(workers, family, peer):
     """The output and the gradients of all inputs, through the processes that are timed."""
@@ -143,6 +144,7 @@ def test_every_row_has_its_rivals():
     assert {row.section for row in found} == set(rows.SECTIONS)
 
 
+@pytest.mark.late
 def test_extra_memory(workers):
     """What lives during a call only: of extract_patches, the columns."""
     case = dataclasses.replace(TINY["involution"], size=32)

@@ -31,6 +31,7 @@ def run_c_api(model, inputs, outputs, *options):
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.late
 def test_demo(tmp_path, capsys):
     """One epoch: too few to be accurate, which must be said, but every route has to agree."""
     output = tmp_path / "new" / "out"

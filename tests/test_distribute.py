@@ -52,7 +52,8 @@ def one():
     return finished(start("one"))
 
 
-@pytest.mark.parametrize("loop", ["fit", pytest.param("loop", marks=pytest.mark.late)])
+@pytest.mark.late
+@pytest.mark.parametrize("loop", ["fit", "loop"])
 def test_two_replicas_train_as_one_device(loop, one):
     two = finished(start("mirrored", loop))
     assert one["native"] == two["native"] == "native"

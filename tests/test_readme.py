@@ -59,6 +59,7 @@ def test_using(run):
     assert names["y"].shape == (1, 8, 8, 4)
 
 
+@pytest.mark.late
 def test_index(run, tmp_path):
     run("docs/index.md")
     assert (tmp_path / "digits.tflite").is_file()

@@ -53,6 +53,7 @@ def test_table_and_files(saved, tmp_path, capsys):
     assert sorted(tmp_path.iterdir()) == sorted(files.values())
 
 
+@pytest.mark.dear
 def test_size_not_known(saved, capsys):
     assert run(saved[1]) == 1
     printed = capsys.readouterr().err

@@ -41,7 +41,7 @@ INSTALLED = "import sys, tfconv_command; sys.exit(tfconv_command.main())"
 WAYS = {"installed": ["-c", INSTALLED], "module": ["-m", "tfconv"]}
 
 
-@pytest.fixture(params=WAYS)
+@pytest.fixture(params=["installed", pytest.param("module", marks=pytest.mark.late)])
 def way(request):
     """How the command is started."""
     if request.param == "module" and sys.version_info < (3, 10):

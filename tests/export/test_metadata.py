@@ -39,6 +39,7 @@ def names_and_images():
     return {"labels": LABELS, "mean": MEAN, "std": STD, "name": "Pets", "author": "me"}
 
 
+@pytest.mark.dear
 def test_file(model, tmp_path):
     """It runs as before, and holds the labels where an archive ends."""
     plain = to_tflite(model)

@@ -4,9 +4,12 @@ import re
 import zipfile
 from pathlib import Path
 
+import pytest
+
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "mobile.md"
 
 
+@pytest.mark.dear
 def test_guide(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = GUIDE.read_text(encoding="utf-8")

@@ -73,6 +73,7 @@ def test_answers_of_the_model(model, tmp_path):
         np.testing.assert_allclose(outputs, expected[:batch], atol=1e-5)
 
 
+@pytest.mark.dear
 def test_signatures(model, small, tmp_path):
     """Models that share layers, functions traced before, preprocessing: none has a native op."""
     scores = model.predict(IMAGES, verbose=0)

@@ -158,6 +158,7 @@ def test_dynamic_with_weights_of_two(images, kernel, monkeypatch):
     assert "INT8" not in tflite_file.read(report.content).size_by_type
 
 
+@pytest.mark.dear
 def test_loops_in_integers():
     """Their ranges cannot be measured, which the converter does not survive."""
     x = keras.Input((4, 3), batch_size=1)
@@ -227,6 +228,7 @@ def test_sabotage_is_found(monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.dear
 def test_worst_layer_is_named(model, monkeypatch, images):
     """A runtime that gets a layer wrong: the error names it."""
     plain = Runner.__call__

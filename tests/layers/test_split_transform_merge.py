@@ -98,6 +98,7 @@ def test_transforms_may_differ_in_channels():
     assert layer.compute_output_shape((None, 4)) == (None, 8)
 
 
+@pytest.mark.dear
 def test_models_as_transforms(tmp_path, rng):
     """Several layers for each group, one of which knows whether it trains."""
     pattern = keras.Sequential([conv(4), keras.layers.BatchNormalization(), conv(2)])

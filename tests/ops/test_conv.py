@@ -262,7 +262,7 @@ def test_trains_under_xla():
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.dear
+@pytest.mark.late
 def test_trains_without_onednn(tmp_path):
     program = (
         "import sys, numpy\n"

@@ -264,6 +264,7 @@ def test_malformed_rest(served, path, data, code, message):
     assert status == code and re.search(message, answer["error"]), answer
 
 
+@pytest.mark.late
 def test_a_new_version_under_load(served, models, expected):
     """32 clients, batches of 1 to 64: each answer is right for the version that it names."""
 

@@ -194,6 +194,7 @@ def test_values_that_are_none(saved, option, value):
         run(saved[1], "--image", "photo.png", option, value)
 
 
+@pytest.mark.late
 def test_gradients_that_end_the_process(tmp_path):
     """That of Keras's strided 1x1 convolution does, in TensorFlow 2.21 with oneDNN."""
     layers = [keras.Input((60, 60, 8)), keras.layers.Conv2D(16, 1, strides=2)]
