@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 import tfconv
-from tests import reference
+from tests import record_natten, reference
 from tests.ops.geometries import (
     as_function,
     assert_close,
@@ -116,6 +116,25 @@ TABLE = [pytest.param(case, bias, id=f"{case} {bias}") for case, bias in zip(CAS
 def test_matches_reference(case, bias, rng, implementation):
     inputs = case.draw(rng, bias=bias)
     assert_close(case.apply()(*inputs), case.expected(*inputs)[0])
+
+
+@pytest.mark.parametrize("number", range(len(record_natten.CASES)))
+def test_shifted_windows_are_those_of_natten(number, implementation):
+    """As NATTEN itself computed them, and the gradients where it has them on CPUs."""
+    with np.load(record_natten.FILE) as data:
+        expected = [data[f"{number:02}/out"], *data.get(f"{number:02}/grads", [])]
+    *tensors, upstream = (t.reshape(*t.shape[:-2], -1) for t in record_natten.inputs(number))
+    arguments = record_natten.CASES[number]._asdict()
+    del arguments["sizes"]
+
+    def function(*tensors):
+        return local_attention(
+            *tensors, num_heads=record_natten.HEADS, edges="shifted", **arguments
+        )
+
+    for actual, recorded in zip(gradients(function, tensors, upstream), expected):
+        actual = np.reshape(actual, recorded.shape)
+        np.testing.assert_allclose(actual, recorded, rtol=2e-6, atol=2e-6)
 
 
 @pytest.mark.parametrize("case, bias", TABLE[2::4])
