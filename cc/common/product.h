@@ -115,8 +115,10 @@ class DepthBlocks {
   }
 
   int64_t count() const {
-    return CeilDiv(groups_, block_groups_) * channel_blocks_ * tap_blocks_;
+    return CeilDiv(groups_, block_groups_) * per_group();
   }
+  // Of a group.
+  int64_t per_group() const { return channel_blocks_ * tap_blocks_; }
   // The largest block's.
   int64_t groups() const { return block_groups_; }
   int64_t depth() const { return block_taps_ * block_channels_; }
@@ -129,9 +131,9 @@ class DepthBlocks {
   }
 
   DepthBlock At(int64_t index) const {
-    const int64_t of_groups = index % (channel_blocks_ * tap_blocks_);
+    const int64_t of_groups = index % per_group();
     DepthBlock block;
-    block.group = index / (channel_blocks_ * tap_blocks_) * block_groups_;
+    block.group = index / per_group() * block_groups_;
     block.group_end = Min(groups_, block.group + block_groups_);
     const bool outside = order_ == kTapsOutside;
     block.tap = (outside ? of_groups / channel_blocks_ : of_groups % tap_blocks_) * block_taps_;
@@ -338,43 +340,101 @@ struct FilterSide {
   Accumulator<T>* weights;             // of small groups
 };
 
-// The rows of `sums`, of which the first is the unit's, become
-//   sum over the depth of rows(r, depth) * side(depth, column).
+// The rows of `sums`, of which the first is the unit's, become, or grow by,
+//   sum over the depth of a block of rows(r, depth) * side(depth, column).
 // side.Pack(block, its number) gives a block's panels, of one group after the other.
 template <typename F, typename Rows, typename Side>
-void MultiplyRows(const DepthBlocks& blocks, const RowUnit& unit, const Rows& rows,
-                  const Side& side, F* tile, const Sums<Accumulator<F>>& sums) {
+void MultiplyRowsOfBlock(const DepthBlock& block, int64_t number, const RowUnit& unit,
+                         const Rows& rows, const Side& side, F* tile,
+                         const Sums<Accumulator<F>>& sums, bool accumulate) {
   using G = Gemm<F>;
-  for (int64_t b = 0; b < blocks.count(); ++b) {
-    const DepthBlock block = blocks.At(b);
-    const F* packed = side.Pack(block, b);
-    const int64_t depth = block.depth();
-    for (int64_t row = unit.row; row < unit.row_end; row += G::kTileRows) {
-      const int64_t row_end = Min<int64_t>(unit.row_end, row + G::kTileRows);
-      rows.Fill(row, row_end, block, tile);
-      Accumulator<F>* c = sums.rows + (row - unit.row) * sums.stride;
-      if (side.small_groups != nullptr) {
-        side.small_groups->MultiplyRows(tile, row_end - row, block.groups(), block.taps(),
-                                        block.groups() * block.channels(), side.weights,
-                                        side.small_groups->WeightStride(block.groups()),
-                                        !block.is_first(), c + block.group * sums.group_stride,
-                                        sums.stride);
-        continue;
-      }
-      if (depth < G::PackedDepth(depth)) {
-        for (int64_t r = 0; r < row_end - row; ++r) tile[r * G::kTileStride + depth] = F{};
-      }
-      for (int64_t g = block.group; g < block.group_end; ++g) {
-        Product<F> product = GroupProduct(block, g, tile);
-        product.c = c + g * sums.group_stride;
-        product.c_stride = sums.stride;
-        product.accumulate = !block.is_first();
-        Multiply<F, false>(product, row_end - row, packed + (g - block.group) * side.group_size,
-                           depth, 0, unit.columns);
-      }
+  const F* packed = side.Pack(block, number);
+  const int64_t depth = block.depth();
+  for (int64_t row = unit.row; row < unit.row_end; row += G::kTileRows) {
+    const int64_t row_end = Min<int64_t>(unit.row_end, row + G::kTileRows);
+    rows.Fill(row, row_end, block, tile);
+    Accumulator<F>* c = sums.rows + (row - unit.row) * sums.stride;
+    if (side.small_groups != nullptr) {
+      side.small_groups->MultiplyRows(tile, row_end - row, block.groups(), block.taps(),
+                                      block.groups() * block.channels(), side.weights,
+                                      side.small_groups->WeightStride(block.groups()), accumulate,
+                                      c + block.group * sums.group_stride, sums.stride);
+      continue;
+    }
+    if (depth < G::PackedDepth(depth)) {
+      for (int64_t r = 0; r < row_end - row; ++r) tile[r * G::kTileStride + depth] = F{};
+    }
+    for (int64_t g = block.group; g < block.group_end; ++g) {
+      Product<F> product = GroupProduct(block, g, tile);
+      product.c = c + g * sums.group_stride;
+      product.c_stride = sums.stride;
+      product.accumulate = accumulate;
+      Multiply<F, false>(product, row_end - row, packed + (g - block.group) * side.group_size,
+                         depth, 0, unit.columns);
     }
   }
 }
+
+// The same over the whole depth.
+template <typename F, typename Rows, typename Side>
+void MultiplyRows(const DepthBlocks& blocks, const RowUnit& unit, const Rows& rows,
+                  const Side& side, F* tile, const Sums<Accumulator<F>>& sums) {
+  for (int64_t b = 0; b < blocks.count(); ++b) {
+    const DepthBlock block = blocks.At(b);
+    MultiplyRowsOfBlock(block, b, unit, rows, side, tile, sums, !block.is_first());
+  }
+}
+
+// A product of few rows: units are slices of the depth, so that each part of the packed side is read
+// once and in order. What they make is added up afterwards, in the order of the slices.
+template <typename T>
+struct DepthSlices {
+  using F = Factor<T>;
+
+  // Each part of the columns gathers the rows once more, which costs so many cycles; each slice adds
+  // up sums once more.
+  DepthSlices(const RowProducts<T>& products, const DepthBlocks& blocks_, double gather_cycles)
+      : rows(products.rows),
+        row_size(products.groups * products.columns),
+        cycles(products.cycles),
+        blocks(blocks_) {
+    constexpr double kSumCycles = 1.5;
+    const int64_t wanted = WantedUnits(cycles);
+    const int64_t of_groups = blocks.count() / blocks.per_group();
+    double best_cost = 0;
+    for (int64_t together = 1; together <= blocks.per_group(); ++together) {
+      const int64_t slices = CeilDiv(blocks.per_group(), together);
+      const Parts parts = MakeParts(products.columns, CeilDiv(wanted, slices * of_groups),
+                                    RowProducts<T>::kColumnStep, kMaxColumns);
+      const int64_t missing = Max<int64_t>(0, 4 * wanted - 5 * slices * of_groups * parts.count);
+      const double cost = kSumCycles * static_cast<double>(slices * part_size()) +
+                          gather_cycles * static_cast<double>(parts.count) +
+                          1e12 * static_cast<double>(missing);
+      if (together > 1 && cost >= best_cost) continue;
+      best_cost = cost;
+      blocks_of_slice = together;
+      count = slices;
+      columns = parts;
+    }
+  }
+
+  int64_t units() const { return blocks.count() / blocks.per_group() * count * columns.count; }
+  PassPlan Plan(const Arena& arena) const {
+    return {units(), 1 + static_cast<int64_t>(cycles / static_cast<double>(units())), arena.used()};
+  }
+  // Of any number of blocks, the panels of a group.
+  int64_t GroupSize() const { return Gemm<F>::PackedSize(blocks.depth(), columns.size); }
+  // Elements of what a slice makes.
+  int64_t part_size() const { return rows * row_size; }
+
+  int64_t rows;
+  int64_t row_size;
+  double cycles;
+  DepthBlocks blocks;
+  int64_t blocks_of_slice;
+  int64_t count;  // of a group's slices
+  Parts columns;  // of each group
+};
 
 // The epilogue: rows of a unit that were added up apart, because their tensor has another type or
 // order, are rounded and stored. target(r) is where row r of the first group goes.

@@ -46,20 +46,20 @@ RowProducts<T> ProductsOf(const DeformableArgs<T>& args) {
   RowProducts<T> products(1, Positions(args), args.groups,
                           NumTaps(args.geometry) * GroupChannels(args), GroupFilters(args));
   products.cycles += AllSampleCycles(args);
-  // Units pack nothing, or each all of its columns' filters for all rows.
-  const bool once = IsPackedOnce(args) || HasSmallGroups(args);
-  products.Divide(G::kTileRows, 1, once ? G::kPanel : RowProducts<T>::kColumnStep, once ? 0 : 100);
+  products.Divide(G::kTileRows, 1, G::kPanel, 0);  // units pack nothing
   return products;
+}
+
+template <typename T>
+DepthSlices<T> SlicesOf(const DeformableArgs<T>& args) {
+  return DepthSlices<T>(ProductsOf(args), ColumnBlocks(args), AllSampleCycles(args));
 }
 
 template <typename T>
 struct ConvolveScratch : RowScratch<T> {
   ConvolveScratch(const DeformableArgs<T>& args, const RowProducts<T>& products,
                   const DepthBlocks& blocks, Arena* arena)
-      : RowScratch<T>(products, !kIsHalf<T>,
-                      IsPackedOnce(args) || HasSmallGroups(args)
-                          ? 0
-                          : blocks.groups() * products.GroupSize(blocks.depth()),
+      : RowScratch<T>(products, !kIsHalf<T>, 0,
                       HasSmallGroups(args) ? blocks.WeightsSize<Accumulator<T>>(GroupFilters(args))
                                            : 0,
                       arena),
@@ -69,15 +69,64 @@ struct ConvolveScratch : RowScratch<T> {
 };
 
 template <typename T>
+struct SliceScratch {
+  using F = Factor<T>;
+
+  SliceScratch(const DeformableArgs<T>& args, const DepthSlices<T>& slices, Arena* arena)
+      : tile(arena->Take<F>(Gemm<F>::kTileSize)),
+        packed(arena->Take<F>(slices.blocks.groups() * slices.GroupSize())),
+        sampler(args, arena) {}
+
+  F* tile;
+  F* packed;
+  Sampler<T, F> sampler;
+};
+
+template <typename T>
 PassPlan PlanConvolve(const DeformableArgs<T>& args) {
   Arena arena(nullptr);
+  if (IsSliced(args)) {
+    const DepthSlices<T> slices = SlicesOf(args);
+    SliceScratch<T> scratch(args, slices, &arena);
+    return slices.Plan(arena);
+  }
   const RowProducts<T> products = ProductsOf(args);
   ConvolveScratch<T> scratch(args, products, ColumnBlocks(args), &arena);
   return products.Plan(arena);
 }
 
 template <typename T>
+void ConvolveSlices(const DeformableArgs<T>& args, int64_t begin, int64_t end, void* memory) {
+  Arena arena(memory);
+  const DepthSlices<T> slices = SlicesOf(args);
+  SliceScratch<T> s(args, slices, &arena);
+  s.sampler.Clear();
+  const SampledRows<T> rows = {&s.sampler, GroupChannels(args)};
+  FilterSide<T> side = WholeFilter(args, slices.blocks);
+  side.group_size = slices.GroupSize();
+  side.packed = s.packed;
+  side.all = nullptr;
+  const int64_t per_group = slices.blocks.per_group();
+  for (int64_t number = begin; number < end; ++number) {
+    const int64_t slice = number / slices.columns.count % slices.count;
+    const int64_t group = number / (slices.columns.count * slices.count);
+    const int64_t first = slice * slices.blocks_of_slice;
+    const int64_t last = Min(per_group, first + slices.blocks_of_slice);
+    side.column = number % slices.columns.count * slices.columns.size;
+    side.columns = Min(slices.columns.size, GroupFilters(args) - side.column);
+    Accumulator<T>* part = args.partial + slice * slices.part_size() + side.column;
+    const Sums<Accumulator<T>> sums = {part, args.filters, GroupFilters(args)};
+    const RowUnit unit = {0, 0, slices.rows, side.column, side.columns};
+    for (int64_t b = first; b < last; ++b) {
+      const int64_t block = group * per_group + b;
+      MultiplyRowsOfBlock(slices.blocks.At(block), block, unit, rows, side, s.tile, sums, b > first);
+    }
+  }
+}
+
+template <typename T>
 void Convolve(const DeformableArgs<T>& args, int64_t begin, int64_t end, void* memory) {
+  if (IsSliced(args)) return ConvolveSlices(args, begin, end, memory);
   Arena arena(memory);
   const RowProducts<T> products = ProductsOf(args);
   const DepthBlocks blocks = ColumnBlocks(args);
@@ -90,10 +139,6 @@ void Convolve(const DeformableArgs<T>& args, int64_t begin, int64_t end, void* m
   if (HasSmallGroups(args)) {
     side.small_groups = &small_groups;
     side.weights = s.weights;
-  } else if (!IsPackedOnce(args)) {
-    side.group_size = products.GroupSize(blocks.depth());
-    side.packed = s.packed;
-    side.all = nullptr;
   }
   for (int64_t number = begin; number < end; ++number) {
     const RowUnit unit = products.At(number);
@@ -107,6 +152,27 @@ void Convolve(const DeformableArgs<T>& args, int64_t begin, int64_t end, void* m
                    [&](int64_t r) { return y + r * args.filters; });
     }
   }
+}
+
+template <typename T>
+int64_t PartialSumsSize(const DeformableArgs<T>& args) {
+  if (!IsSliced(args)) return 0;
+  const DepthSlices<T> slices = SlicesOf(args);
+  return slices.count * slices.part_size();
+}
+
+template <typename T>
+PassPlan PlanSumSlices(const DeformableArgs<T>& args) {
+  if (!IsSliced(args)) return {0, 0, 0};
+  const DepthSlices<T> slices = SlicesOf(args);
+  return {CeilDiv(slices.part_size(), kSumUnit), 1 + kSumUnit * slices.count / 8, 0};
+}
+
+template <typename T>
+void SumSlices(const DeformableArgs<T>& args, int64_t begin, int64_t end, void*) {
+  const DepthSlices<T> slices = SlicesOf(args);
+  AddParts(args.partial, slices.count, slices.part_size(), begin * kSumUnit,
+           Min(end * kSumUnit, slices.part_size()), args.y);
 }
 
 // Channels whose column gradients are computed at a time.
@@ -314,11 +380,13 @@ DeformableConvKernels<T> Table() {
   DeformableConvKernels<T> kernels;
   kernels.pack_filter = {PlanPackFilter<T>, PackFilter<T>};
   kernels.convolve = {PlanConvolve<T>, Convolve<T>};
+  kernels.sum_slices = {PlanSumSlices<T>, SumSlices<T>};
   kernels.pack_filter_transposed = {PlanPackFilterTransposed<T>, PackFilterTransposed<T>};
   kernels.backward_input = {PlanConvolveBackward<T>, ConvolveBackward<T>};
   kernels.pack_dy = {PlanPackDy<T>, PackDy<T>};
   kernels.backward_filter = {PlanBackwardFilter<T>, BackwardFilter<T>};
   kernels.sum_filter = {PlanSumFilter<T>, SumFilter<T>};
+  kernels.partial_sums_size = PartialSumsSize<T>;
   kernels.partial_filter_size = PartialFilterSize<T>;
   kernels.packed_filter_bytes = PackedFilterBytes<T>;
   kernels.packed_filter_transposed_bytes = PackedFilterTransposedBytes<T>;

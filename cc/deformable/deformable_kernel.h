@@ -70,7 +70,11 @@ struct DeformableConvKernels {
   using Args = DeformableArgs<T>;
 
   Pass<Args> pack_filter;  // filter -> packed_filter
-  Pass<Args> convolve;     // x, offset, mask, filter, packed_filter -> y
+  // x, offset, mask, filter, packed_filter -> y, or `partial` if partial_sums_size, in elements, is
+  // positive; then sum_slices follows.
+  Pass<Args> convolve;
+  Pass<Args> sum_slices;  // partial -> y
+  int64_t (*partial_sums_size)(const Args& args);
 
   // The gradients for the sampling's inputs; the sums of the sampling's kernels follow.
   Pass<Args> pack_filter_transposed;  // filter -> packed_filter

@@ -105,9 +105,12 @@ void RunAll(DeformableArgs<T> args, Isa isa, const Division& division) {
     return std::vector<uint8_t>(static_cast<size_t>(bytes), 0xff);
   };
   std::vector<uint8_t> packed = memory(kernels.packed_filter_bytes(args));
+  std::vector<Accumulator<T>> sums = Unwritten<Accumulator<T>>(kernels.partial_sums_size(args));
   args.packed_filter = packed.data();
+  args.partial = sums.data();
   RunPass(args, kernels.pack_filter, division);
   RunPass(args, kernels.convolve, division);
+  RunPass(args, kernels.sum_slices, division);
 
   packed = memory(kernels.packed_filter_transposed_bytes(args));
   std::vector<uint8_t> dx_parts = memory(sampling.dx_parts_bytes(args));

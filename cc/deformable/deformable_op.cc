@@ -68,8 +68,13 @@ class Runner {
       return s;
     }
     args_.packed_filter = packed_filter.data();
-    if (auto s = RunPass(executor_, args_, kernels.pack_filter); !s.ok()) return s;
-    return RunPass(executor_, args_, kernels.convolve);
+    Temporary<Number> partial;
+    if (auto s = partial.Allocate(executor_, kernels.partial_sums_size(args_)); !s.ok()) return s;
+    args_.partial = partial.data();
+    for (const Pass<Args>& pass : {kernels.pack_filter, kernels.convolve, kernels.sum_slices}) {
+      if (auto s = RunPass(executor_, args_, pass); !s.ok()) return s;
+    }
+    return absl::OkStatus();
   }
 
   absl::Status Gradients(const std::vector<Buffer>& outputs) {

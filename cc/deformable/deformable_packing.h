@@ -52,11 +52,16 @@ int64_t Bytes(int64_t factors) {
   return factors * static_cast<int64_t>(sizeof(Factor<T>));
 }
 
-// The filter block by block; nothing for a single tile of rows, whose units pack what is theirs,
-// and for small groups.
+// Few rows: units are slices of the depth, which pack what is theirs.
+template <typename T>
+bool IsSliced(const DeformableArgs<T>& args) {
+  return Positions(args) <= Gemm<Factor<T>>::kTileRows && !HasSmallGroups(args);
+}
+
+// The filter block by block; nothing where units pack it, and for small groups.
 template <typename T>
 bool IsPackedOnce(const DeformableArgs<T>& args) {
-  return Positions(args) > Gemm<Factor<T>>::kTileRows && !HasSmallGroups(args);
+  return !IsSliced(args) && !HasSmallGroups(args);
 }
 
 template <typename T>

@@ -253,7 +253,11 @@ class Deformable : public LiteOp {
       if (auto s = executor->RunPass(args_, conv_.pack_filter); !s.ok()) return s;
       packed_from_ = inputs[2].constant ? inputs[2].source : nullptr;
     }
-    return executor->RunPass(args_, conv_.convolve);
+    const int64_t sums = conv_.partial_sums_size(args_) * static_cast<int64_t>(sizeof(float));
+    if (auto s = partial_.Reserve(sums); !s.ok()) return s;
+    args_.partial = static_cast<float*>(partial_.data());
+    if (auto s = executor->RunPass(args_, conv_.convolve); !s.ok()) return s;
+    return executor->RunPass(args_, conv_.sum_slices);
   }
 
  private:
@@ -264,6 +268,7 @@ class Deformable : public LiteOp {
   ConvAttributes attributes_;
   DeformableArgs<float> args_ = {};
   Memory packed_;
+  Memory partial_;
   int64_t packed_bytes_ = 0;
   const void* packed_from_ = nullptr;  // the data of the constant filter that packed_ is of
 };

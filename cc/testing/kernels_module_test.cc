@@ -1083,9 +1083,13 @@ py::object DeformableConv(const Run& run, const py::array& x, const py::array& o
       const auto kernels = KernelsOf<DeformableConvKernels<T>>(run);
       const auto packed = op.Temporary("packed_filter", kernels.packed_filter_bytes(op.args),
                                        &op.args.packed_filter);
+      const auto partial =
+          op.Temporary("partial", kernels.partial_sums_size(op.args), &op.args.partial);
       RunPass("pack_filter", op.args, kernels.pack_filter, run);
       RunPass("convolve", op.args, kernels.convolve, run);
+      RunPass("sum_slices", op.args, kernels.sum_slices, run);
       packed->CheckGuards();
+      partial->CheckGuards();
     }
     op.CheckInputs();
     return y.Take();
