@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -76,9 +77,18 @@ MODULES = [
 
 @pytest.mark.parametrize("theirs, ours", MODULES)
 def test_dcnv3(theirs, ours):
-    """Each argument of the module, on a map that is no square."""
+    """Each argument of the module, on a map that is no square, and the input's gradient."""
     module = authors.modules_v3().opsm.DCNv3_pytorch(channels=24, group=3, **theirs)
-    check_layer(module, theirs, ours, lambda x: module(x))
+    x, layer = check_layer(module, theirs, ours, module)
+    x.requires_grad_()
+    module(x).sin().sum().backward()
+    inputs = tf.constant(x.detach().numpy())
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        total = tf.reduce_sum(tf.sin(layer(inputs)))
+    expected = x.grad.numpy()
+    bound = 1e-4 * np.abs(expected).max()
+    np.testing.assert_allclose(tape.gradient(total, inputs), expected, rtol=0, atol=bound)
 
 
 V4_MODULES = [{}, {"remove_center": True}, {"offset_scale": 0.5, "dw_kernel_size": 3}]
@@ -101,7 +111,7 @@ def test_dcnv4(theirs):
 
 
 def check_layer(module, theirs, ours, function):
-    """A layer with the weights of a module gives what the module does."""
+    """A layer with the weights of a module gives what the module does: the input and the layer."""
     shared = ("offset_scale", "remove_center", "center_feature_scale")
     ours = {**ours, **{name: theirs[name] for name in shared if name in theirs}}
     torch.manual_seed(0)
@@ -117,6 +127,6 @@ def check_layer(module, theirs, ours, function):
     state = {f"dcn.{key}": value for key, value in module.state_dict().items()}
     report = load_torch_weights(model, state)
     assert not report.missing and not report.unused
-    np.testing.assert_allclose(
-        model(x.numpy()), expected, rtol=0, atol=1e-5 * np.abs(expected).max()
-    )
+    bound = 1e-5 * np.abs(expected).max()
+    np.testing.assert_allclose(model(x.numpy()), expected, rtol=0, atol=bound)
+    return x, layer
