@@ -88,7 +88,7 @@ def conv(
             def portable():
                 return accumulated_in_float32(form, x, kernel)
 
-            if not _has_native_form(width, filters, groups):
+            if not _has_native_form(width, groups):
                 return portable()
             return dispatch(lambda module: _natively(module, x, kernel, geometry), portable, x)
 
@@ -132,14 +132,13 @@ def _in_pairs(width: int, filters: int, groups: int) -> bool:
     return pairs and not _compat.tracing_for_export()
 
 
-def _has_native_form(width: int, filters: int, groups: int) -> bool:
+def _has_native_form(width: int, groups: int) -> bool:
     """Whether the native op serves: on CPU, what TensorFlow has for groups is slow.
 
     What is exported would need the library for a stock operation, even with native ops kept.
     """
-    grouped = groups > 1 and width > 1 and not _in_pairs(width, filters, groups)
     on_cpu = not tf.config.list_logical_devices("GPU")
-    return grouped and on_cpu and not _compat.tracing_for_export()
+    return groups > 1 and width > 1 and on_cpu and not _compat.tracing_for_export()
 
 
 def _natively(module: Any, x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry) -> tf.Tensor:
