@@ -62,12 +62,70 @@ def test_gradients_of_first_and_second_order():
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-3)
 
 
-def test_training_is_keras_own():
-    ours, keras_own = pair(momentum=0.7)
-    x = images()
-    np.testing.assert_array_equal(ours(x, training=True), keras_own(x, training=True))
-    for mine, expected in zip(ours.get_weights(), keras_own.get_weights()):
-        np.testing.assert_array_equal(mine, expected)
+def trained(layer, x, upstream):
+    """What a layer gives in training: outputs, gradients, moving averages."""
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = layer(x, training=True)
+    weights = layer.trainable_variables
+    return [y, *tape.gradient(y, [x, *weights], upstream), *layer.non_trainable_variables]
+
+
+@pytest.mark.parametrize("shape", [SHAPE, (3, 9, 6), (2, 3, 4, 5, 6), (1, 1, 1, 6)], ids=str)
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 2e-5), ("mixed_bfloat16", 2e-2)])
+def test_training_is_keras_own(shape, dtype, tolerance):
+    """The moving variance included, which TensorFlow's op gives as that of a sample."""
+    results = []
+    for layer in pair(shape, momentum=0.7, dtype=dtype):
+        x, upstream = (tf.cast(2 + images(shape), layer.compute_dtype) for _ in range(2))
+        results.append(trained(layer, x, upstream))
+    if _compat.KERAS_3:
+        ours = pair(shape, dtype=dtype)[0]
+        assert "FusedBatchNormV3" in operations(ours, x, training=True)
+    for mine, expected in zip(*results):
+        mine, expected = (np.asarray(tf.cast(tensor, tf.float64)) for tensor in (mine, expected))
+        scale = max(1, np.abs(expected).max())
+        np.testing.assert_allclose(mine, expected, atol=tolerance * scale, rtol=0)
+
+
+@pytest.mark.parametrize("arguments", [{"scale": False}, {"center": False}], ids=str)
+def test_training_without_a_weight(arguments):
+    ours, keras_own = pair(**arguments)
+    x = tf.constant(images())
+    for mine, expected in zip(trained(ours, x, x), trained(keras_own, x, x)):
+        np.testing.assert_allclose(mine, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_second_gradients_in_training():
+    results = []
+    for layer in pair():
+        x = tf.constant(images())
+        with tf.GradientTape() as second:
+            second.watch(x)
+            with tf.GradientTape() as first:
+                first.watch(x)
+                y = tf.reduce_sum(layer(x, training=True) ** 3)
+            norm = tf.reduce_sum(first.gradient(y, x) ** 2)
+        results.append(second.gradient(norm, x))
+    np.testing.assert_allclose(*results, rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_batches_of_unknown_size_in_training(rank):
+    """Also of none, which leave the moving averages."""
+    shape = (3, *range(4, 4 + rank), 6)
+    ours, keras_own = pair(shape)
+    call = tf.function(
+        lambda x: ours(x, training=True),
+        input_signature=[tf.TensorSpec([None] * (rank + 1) + [6])],
+    )
+    x = images(shape)
+    np.testing.assert_allclose(call(x), keras_own(x, training=True), rtol=1e-5, atol=1e-5)
+    before = ours.get_weights()
+    assert call(x[:0]).shape == (0, *shape[1:])
+    for now, then, expected in zip(ours.get_weights(), before, keras_own.get_weights()):
+        np.testing.assert_array_equal(now, then)
+        np.testing.assert_allclose(now, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_frozen_layers_use_the_moving_averages_in_training():
@@ -88,7 +146,6 @@ def test_frozen_layers_use_the_moving_averages_in_training():
         (SHAPE, {"axis": 2}),
         (SHAPE, {"dtype": "float64"}),
         (SHAPE, {"dtype": "mixed_float16"}),
-        (SHAPE, {"dtype": "mixed_bfloat16"}),
         (SHAPE, {"epsilon": 0.0}),
     ],
     ids=str,
@@ -101,6 +158,16 @@ def test_all_else_is_computed_as_keras_does(shape, arguments):
     result, expected = ours(x), keras_own(x)
     assert result.dtype == expected.dtype
     np.testing.assert_array_equal(tf.cast(result, tf.float64), tf.cast(expected, tf.float64))
+
+
+def test_bfloat16():
+    ours, keras_own = pair(dtype="mixed_bfloat16")
+    x = tf.cast(images(), tf.bfloat16)
+    if _compat.KERAS_3:
+        assert "FusedBatchNormV3" in operations(ours, x)
+    result, expected = ours(x), keras_own(x)
+    assert result.dtype == expected.dtype == tf.bfloat16
+    np.testing.assert_allclose(tf.cast(result, "float32"), tf.cast(expected, "float32"), rtol=1e-2)
 
 
 def test_no_images_and_unknown_sizes():

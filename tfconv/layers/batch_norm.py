@@ -1,4 +1,4 @@
-"""Batch normalization that graphs can merge with the convolution before it."""
+"""Batch normalization as one op, which graphs can merge with the convolution before it."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ _CALLS = threading.local()  # strategies call a layer in several threads
 
 @register
 class BatchNormalization(keras.layers.BatchNormalization):
-    """Keras's batch normalization, as one op of TensorFlow's outside training.
+    """Keras's batch normalization, as one op of TensorFlow's.
 
     ``y = gamma * (x - mean) / sqrt(variance + epsilon) + beta`` for each channel, with the batch's
     mean and variance in training and their moving averages otherwise.
 
-    Keras 3 computes it by several ops, of which two read and write all of ``x``. TensorFlow's
-    fused op reads it once, and graphs put it into the convolution before it and take in the ReLU
-    behind it. It is used for float32 images, channels last, outside training; all else is
-    computed as Keras does.
+    Keras 3 computes it by several ops, each of which reads and writes all of ``x``: two, and a
+    dozen in training. TensorFlow's fused op reads it once or twice, and outside training graphs put
+    it into the convolution before it and take in the ReLU behind it. It is used for float32 and
+    bfloat16 with weights in float32, channels last: for images, and in training for sequences and
+    volumes too. All else (masks, ``synchronized``, ``renorm``) is computed as Keras does.
 
     A batch without examples has no statistics, and leaves the moving averages as they are.
 
@@ -39,35 +40,59 @@ class BatchNormalization(keras.layers.BatchNormalization):
     """
 
     def call(self, inputs, training=None, mask=None):
+        learns = bool(training and self.trainable)
         if mask is None and not inputs.shape[0]:
-            if training and self.trainable:
+            if learns:
                 return self._of_any_number(inputs)
             if not _compat.KERAS_3 and inputs.shape.rank == 5:
                 # TensorFlow's fused op gives a gradient of four axes for volumes of no examples.
                 normalized = super().call
                 return with_an_example(lambda x: normalized(x, training=training), inputs)
-        if not self._is_fusible(inputs) or (training and self.trainable) or mask is not None:
+        if mask is not None or not self._is_fusible(inputs, learns):
             return super().call(inputs, training=training, mask=mask)
-        channels = inputs.shape[-1]
-        result = tf.raw_ops.FusedBatchNormV3(
-            x=inputs,
+        return self._of_the_batch(inputs) if learns else self._fused(inputs, False).y
+
+    def _fused(self, images, training: bool):
+        """The results of TensorFlow's op, for four axes."""
+        channels = images.shape[-1]
+        no_averages = [tf.zeros([0])] * 2
+        mean, variance = no_averages if training else (self.moving_mean, self.moving_variance)
+        return tf.raw_ops.FusedBatchNormV3(
+            x=images,
             scale=self.gamma if self.scale else tf.ones([channels]),
             offset=self.beta if self.center else tf.zeros([channels]),
-            mean=self.moving_mean,
-            variance=self.moving_variance,
+            mean=mean,
+            variance=variance,
             epsilon=self.epsilon,
-            is_training=False,
+            is_training=training,
         )
-        return result.y
+
+    def _of_the_batch(self, inputs) -> tf.Tensor:
+        """The outputs in training, with the moving averages' next values."""
+        images, channels = inputs, inputs.shape[-1]
+        if inputs.shape.rank != 4:
+            images = tf.reshape(inputs, [tf.shape(inputs)[0], -1, 1, channels])
+        result = self._fused(images, True)
+        # The op's variance is that of a sample, over n - 1; Keras keeps that of the batch.
+        count = tf.cast(tf.size(images) // channels, tf.float32)
+        variance = result.batch_variance * (tf.maximum(count - 1, 1) / count)
+        for average, own in (
+            (self.moving_mean, result.batch_mean),
+            (self.moving_variance, variance),
+        ):
+            average.assign(average * self.momentum + own * (1.0 - self.momentum))
+        return result.y if images is inputs else tf.reshape(result.y, tf.shape(inputs))
 
     def _of_any_number(self, inputs) -> tf.Tensor:
         """The outputs in training for a batch that may be empty."""
         dtype = tf.float64 if self.compute_dtype == "float64" else tf.float32
         momentum = tf.constant(self.momentum, dtype)
         _CALLS.momentum = tf.where(tf.shape(inputs)[0] > 0, momentum, tf.ones_like(momentum))
+        own = super().call
         try:
-            normalized = super().call
-            return with_an_example(lambda x: normalized(x, training=True), inputs)
+            if self._is_fusible(inputs, True):
+                return with_an_example(self._of_the_batch, inputs)
+            return with_an_example(lambda x: own(x, training=True), inputs)
         finally:
             del _CALLS.momentum
 
@@ -80,17 +105,19 @@ class BatchNormalization(keras.layers.BatchNormalization):
     def momentum(self, value):
         self._momentum = value
 
-    def _is_fusible(self, inputs) -> bool:
+    def _is_fusible(self, inputs, learns: bool) -> bool:
         """Keras 2 uses that op itself."""
-        axis = self.axis
+        rank = inputs.shape.rank
         return (
             _compat.KERAS_3
             and isinstance(inputs, tf.Tensor)
-            and inputs.dtype == tf.float32
-            and self.compute_dtype == "float32"
+            and inputs.dtype.name == self.compute_dtype
+            and self.compute_dtype in ("float32", "bfloat16")
             and self.variable_dtype == "float32"
-            and inputs.shape.rank == 4
-            and inputs.shape[-1] is not None
-            and axis in (-1, 3)
+            and (rank == 4 or (learns and rank in (3, 5)))
+            and None is not inputs.shape[-1]
+            and 0 not in inputs.shape.as_list()[1:]
+            and self.axis in (-1, rank - 1)
             and self.epsilon > 0
+            and not (learns and (self.synchronized or getattr(self, "renorm", False)))
         )
