@@ -60,7 +60,7 @@ def pairs() -> list[Pair]:
             tfconv.DeformableConv2D(128, 3, offset_initializer=offsets, **same),
             conv(128, 3, **same),
             (28, 28, 128),
-            2.5,
+            2.0,
         ),
         Pair(
             tfconv.CondConv2D(64, 3, num_experts=4, **same), conv(64, 3, **same), (28, 28, 64), 1.5

@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import tfconv
 from tests import reference
+from tests.ops import test_deformable as deformable
 from tests.ops.geometries import Geometry, assert_close, table
 from tests.ops.test_conv_transpose import cut, draw, expected, transposed
 from tfconv import _compat
+from tfconv.export import tflite_file, to_tflite
 from tfconv.export.verification import Interpreter
-from tfconv.ops import conv, conv_transpose, involution_frames
+from tfconv.ops import conv, conv_transpose, deformable_rows, involution_frames
 from tfconv.ops.involution import span_involution
 
 GROUPS = [(1, 3, 2), (2, 2, 3), (4, 1, 1), (3, 2, 1)]  # groups, C / groups, filters / groups
@@ -149,3 +152,53 @@ def test_span_involution_of_frames(geometry, groups, batch, rng, monkeypatch):
     y, types = lite(function, x, made)
     assert_close(y, reference.involution(x, made @ span + bias, geometry.window))
     assert "Mul" not in types
+
+
+def operators(layer, shape):
+    """What a layer's file is made of, in the order in which it runs."""
+    model = _compat.keras.Sequential([_compat.keras.Input(shape), layer])
+    graph = tflite_file.read(to_tflite(model, verify=False).content, model)
+    return [operator.name for operator in graph.operators]
+
+
+def test_pixels_of_a_tap_are_read_when_they_are_used():
+    """Those of all taps together would fill memory."""
+    names = operators(tfconv.Involution2D(3, group_channels=4), (40, 40, 16))
+    taps = [operator for operator in names if operator in ("SLICE", "MUL", "ADD")]
+    assert taps[:3] == ["SLICE", "SLICE", "MUL"]  # pixels, and weights of a tap
+    assert "SLICE SLICE SLICE" not in " ".join(taps)
+
+
+@pytest.mark.parametrize("geometry, sizes, masked", table([1, 2, 3], deformable.GROUPS, [1, 0]))
+def test_deformable_in_parts(geometry, sizes, masked, rng, monkeypatch):
+    """Parts of the positions, each of which waits for the one before."""
+    monkeypatch.setattr(deformable_rows, "_MOST_ELEMENTS", 1)
+    monkeypatch.setattr(deformable_rows, "_MOST_PARTS", 3)
+    offset_groups, groups, channels, filters = sizes
+    x, offset, *mask = deformable.draw(rng, geometry, 2, offset_groups, channels, masked)
+    kernel = deformable.draw_kernel(rng, geometry, channels, groups, filters)
+    calls = [
+        (deformable.sample(geometry), [x, offset, *mask]),
+        (deformable.convolve(geometry), [x, offset, kernel, *mask]),
+    ]
+    mask = mask[0] if mask else None
+    answers = [
+        reference.deformable_sample(x, offset, mask, geometry.window),
+        reference.deformable_conv(x, offset, kernel, mask, None, geometry.window),
+    ]
+    parts = min(3, int(np.prod(geometry.outputs)))
+    for (function, inputs), answer in zip(calls, answers):
+        inputs = [*map(tf.constant, inputs)]
+        with _compat.export_scope(), _compat.tflite_scope():
+            found = tf.function(function).get_concrete_function(*inputs)
+        assert_close(found(*inputs), answer)
+        types = [op.type for op in found.graph.get_operations()]
+        assert types.count("ArgMax") == parts - 1
+
+
+def test_parts_are_gathered_one_after_another(monkeypatch):
+    monkeypatch.setattr(deformable_rows, "_MOST_ELEMENTS", 1 << 10)
+    names = operators(tfconv.DeformableConv2D(4, 3, padding="same"), (8, 8, 4))
+    found = [name for name in names if name in ("GATHER", "FULLY_CONNECTED", "ARG_MAX")]
+    part = [*["GATHER"] * 4, "FULLY_CONNECTED"]
+    assert found == [*part, "ARG_MAX", *part, "ARG_MAX", *part]

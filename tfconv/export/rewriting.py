@@ -75,6 +75,43 @@ def with_unique_names(content: bytes) -> bytes:
     return pack(model) if changed else content
 
 
+def in_order_of_use(content: bytes) -> bytes:
+    """A model whose operators run just before what they make is used: in caches, if it can be.
+
+    The converter sorts them by names: all pixels under the taps of an involution, say, before the
+    first of its kernels.
+    """
+    model = load(content)
+    changed = False
+    for graph in model.subgraphs:
+        order = _by_use(graph)
+        changed |= order != sorted(order)
+        graph.operators = [graph.operators[number] for number in order]
+    return pack(model) if changed else content
+
+
+def _by_use(graph: Any) -> list[int]:
+    """The numbers of a graph's operators, those first that others need; as they are if one acts."""
+    operators = graph.operators or []
+    made = [[] if op.outputs is None else list(map(int, op.outputs)) for op in operators]
+    needed = [[] if op.inputs is None else list(map(int, op.inputs)) for op in operators]
+    makers = {tensor: number for number, tensors in enumerate(made) for tensor in tensors}
+    if not all(made):
+        return list(range(len(operators)))
+    order: dict[int, None] = {}
+    for last in [*(makers[int(i)] for i in graph.outputs if int(i) in makers), *range(len(made))]:
+        path = [last]
+        while path:
+            number = path[-1]
+            before = (makers[i] for i in needed[number] if i in makers)
+            first = next((maker for maker in before if maker not in order), None)
+            if first is None:
+                order[path.pop()] = None
+            else:
+                path.append(first)
+    return list(order)
+
+
 def _name(graph: Any, operator: Any) -> str:
     """The name of an operator's first output; "" if it has none."""
     if operator.outputs is None or not len(operator.outputs):

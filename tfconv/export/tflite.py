@@ -17,7 +17,7 @@ from tfconv.export.files import checked_file, write
 from tfconv.export.metadata import check as check_metadata
 from tfconv.export.metadata import with_metadata
 from tfconv.export.quiet import quiet
-from tfconv.export.rewriting import with_unique_names
+from tfconv.export.rewriting import in_order_of_use, with_unique_names
 from tfconv.export.samples import Samples, repeatable
 from tfconv.export.tflite_report import TFLiteReport
 from tfconv.ops.dispatch import keep_native as keeping_native
@@ -199,7 +199,7 @@ def _converted(model, path, wanted, data, keep_native, verify, step):
                 choose = quantization.mixed if quantize == "mixed" else quantization.full_integer
                 chosen = choose(calibrated, step)
         content = chosen.content
-    content = with_unique_names(_with_borders(content, wanted.io_dtype))
+    content = in_order_of_use(with_unique_names(_with_borders(content, wanted.io_dtype)))
     if wanted.metadata is not None:
         content = with_metadata(content, wanted.metadata)
     file = tflite_file.read(content, model)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from tfconv import _compat
 from tfconv.ops import native
 from tfconv.ops.channels import in_channels_last, to_last
-from tfconv.ops.checks import fitting, of_sizes
+from tfconv.ops.checks import fitting
+from tfconv.ops.deformable_rows import portable_rows
 from tfconv.ops.dispatch import (
     apart,
     dispatch,
@@ -22,8 +20,7 @@ from tfconv.ops.dispatch import (
     is_wanted,
     second_order,
 )
-from tfconv.ops.geometry import Geometry, Padding, examples, output_sizes, spatial_sizes
-from tfconv.ops.windows import product
+from tfconv.ops.geometry import Geometry, Padding, examples, spatial_sizes
 
 
 @tf.autograph.experimental.do_not_convert  # nothing to convert, and tracing stays fast
@@ -276,136 +273,29 @@ def _check(x, offset, mask, geometry: Geometry) -> None:
         )
 
 
-def _starts(geometry: Geometry, sizes: list[Any], output: list[Any]) -> list[tf.Tensor]:
-    """For each axis where the taps fall before they are moved, [P, taps]."""
-    starts, positions = [], product(output)
-    taps = np.indices(geometry.kernel_size).reshape([geometry.rank, geometry.taps])
-    for axis, (before, _) in enumerate(geometry.pad_amounts(sizes)):
-        first = tf.range(output[axis]) * geometry.strides[axis] - before
-        shape = [1] * geometry.rank
-        shape[axis] = -1
-        first = tf.reshape(tf.broadcast_to(tf.reshape(first, shape), output), [positions, 1])
-        tap = taps[axis] * geometry.dilation_rate[axis]
-        starts.append(first + tap[None].astype(np.int32))
-    return starts
-
-
 def _portable_sample(x, offset, mask, *, geometry: Geometry) -> tf.Tensor:
     samples = portable_rows(x, offset, mask, geometry)
     output = [geometry.output_size(n, axis) for axis, n in enumerate(spatial_sizes(x))]
     return tf.reshape(samples, [examples(x), *output, geometry.taps, x.shape[-1]])
 
 
-def portable_rows(
-    x: tf.Tensor,
-    offset: tf.Tensor,
-    mask: tf.Tensor | None,
-    geometry: Geometry,
-    names: tuple[str, str] = ("deformable", "mask"),
-) -> tf.Tensor:
-    """Stock ops: gathers the corners from x with two zeros on every side; [-1, taps, C].
-
-    A position is clipped to [-2, size]: all its corners can then be read, and those outside
-    read a zero, with no test of their own.
-
-    Args:
-        x, offset, mask: As of `deformable_sample`, channels last.
-        geometry: Where the taps fall.
-        names: In messages, of who calls and of its mask.
-    """
-    channels, taps, rank = x.shape[-1], geometry.taps, geometry.rank
-    groups = offset.shape[-1] // (rank * taps)
-    sizes = spatial_sizes(x)
-    batch, *output = output_sizes(x, geometry)
-    positions = product(output)
-    message = "{}: {} must have the batch and the output positions of x. Received: shape"
-    said = message.format(names[0], "offset")
-    width = offset.shape[-1]
-    offset = of_sizes(offset, [batch, *output, width], said, reshaped=True)
-    if mask is not None:
-        width = width // rank
-        said = message.format(*names)
-        mask = of_sizes(mask, [batch, *output, width], said, reshaped=True)
-
-    def by_tap(t):  # [N, P, groups, taps] -> [N, P, taps, groups]
-        if groups == 1:
-            return tf.reshape(t, [batch, positions, taps, 1])
-        return tf.transpose(t, [0, 1, 3, 2])
-
-    moved = tf.reshape(offset, [batch, positions * groups * taps, rank])
-    exported = _compat.tracing_for_export()
-    if not exported:  # where nobody takes gradients
-        moved = _undefined_at_once(moved)
-    in_rows = _compat.tracing_for_tflite()  # where every second element is slow to cut out
-    moved = tf.transpose(moved, [0, 2, 1]) if in_rows else moved
-    near, fractions = None, []
-    pitches = [n + 4 for n in sizes]
-    known = [n for n in pitches if isinstance(n, int)]
-    if math.prod(known) * groups > tf.int32.max:
-        raise invalid_argument(
-            f"{names[0]}: without native ops, x may have fewer than 2^31 pixels times offset "
-            f"groups. Received: x of shape {x.shape}, {groups} offset groups"
-        )
-    for axis, start in enumerate(_starts(geometry, sizes, output)):
-        along = moved[:, axis] if in_rows else moved[..., axis]
-        along = tf.reshape(along, [batch, positions, groups, taps])
-        position = by_tap(along) + tf.cast(start, x.dtype)[:, :, None]
-        # Clipped as an integer, which any position makes without a test of its own: as a
-        # fraction, NaN stays NaN, and infinity becomes one of a pixel that is zero.
-        floor = tf.floor(position)
-        if not exported:  # NaN could become the number of a pixel, which then got its gradient
-            floor = tf.where(floor == floor, floor, tf.constant(-2, x.dtype))
-        floor = tf.clip_by_value(tf.cast(floor, tf.int32), -2, sizes[axis])
-        near = floor if near is None else near * pitches[axis] + floor
-        fraction = position - tf.cast(floor, x.dtype)
-        fractions.append(tf.clip_by_value(fraction, tf.zeros([], x.dtype), tf.ones([], x.dtype)))
-    table = tf.pad(x, [[0, 0], *[[2, 2]] * rank, [0, 0]])
-    table = tf.reshape(table, [-1, product(pitches) * groups, channels // groups])
-    near = near * groups + tf.range(groups)
-    weights = [(1 - fraction, fraction) for fraction in fractions]
-    if mask is not None:
-        modulation = by_tap(tf.reshape(mask, [batch, positions, groups, taps]))
-        weights[0] = tuple(weight * modulation for weight in weights[0])
-    count = positions * taps * groups
-    total = None
-    for corner in itertools.product((0, 1), repeat=rank):
-        shift, weight = 2 + corner[0], weights[0][corner[0]]
-        for axis in range(1, rank):
-            shift = shift * pitches[axis] + 2 + corner[axis]
-            weight = weight * weights[axis][corner[axis]]
-        places = tf.reshape(near + shift * groups, [examples(x), count])
-        value = tf.gather(table, places, batch_dims=1)
-        term = value * tf.reshape(weight, [examples(x), count, 1])
-        total = term if total is None else total + term
-    return tf.reshape(total, [-1, taps, channels])
-
-
-@tf.custom_gradient
-def _undefined_at_once(offset: tf.Tensor) -> Any:
-    """Offsets [..., rank], whose gradients are NaN along all axes where one of them is NaN."""
-
-    def gradient(upstream):
-        undefined = tf.reduce_any(tf.math.is_nan(offset), axis=-1, keepdims=True)
-        return tf.where(undefined, tf.constant(np.nan, offset.dtype), upstream)
-
-    return tf.identity(offset), gradient
-
-
 def _portable_conv(x, offset, kernel, mask, *, geometry: Geometry) -> tf.Tensor:
-    """Samples, then one matrix product a group."""
+    """Samples, then a matrix product a group."""
     width, filters = kernel.shape[-2:]
     taps, groups = geometry.taps, x.shape[-1] // width
-    samples = portable_rows(x, offset, mask, geometry)
     output = [geometry.output_size(n, axis) for axis, n in enumerate(spatial_sizes(x))]
-    if groups == 1:
-        rows = tf.reshape(samples, [-1, taps * width])
-        y = tf.matmul(rows, tf.reshape(kernel, [taps * width, filters]))
-    else:
+
+    def multiplied(samples):
+        if groups == 1:
+            rows = tf.reshape(samples, [-1, taps * width])
+            return tf.matmul(rows, tf.reshape(kernel, [taps * width, filters]))
         rows = tf.transpose(tf.reshape(samples, [-1, taps, groups, width]), [2, 0, 1, 3])
         weights = tf.reshape(kernel, [taps, width, groups, filters // groups])
         weights = tf.reshape(tf.transpose(weights, [2, 0, 1, 3]), [groups, taps * width, -1])
         y = tf.matmul(tf.reshape(rows, [groups, -1, taps * width]), weights)
-        y = tf.transpose(y, [1, 0, 2])
+        return tf.reshape(tf.transpose(y, [1, 0, 2]), [-1, filters])
+
+    y = portable_rows(x, offset, mask, geometry, then=multiplied)
     return tf.reshape(y, [examples(x), *output, filters])
 
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfconv.ops import native
 from tfconv.ops.channels import in_channels_last
 from tfconv.ops.checks import fitting
-from tfconv.ops.deformable import portable_rows
+from tfconv.ops.deformable_rows import portable_rows
 from tfconv.ops.dispatch import (
     apart,
     dispatch,
@@ -127,9 +127,10 @@ def _check(x: tf.Tensor, offset: tf.Tensor, weights: tf.Tensor, geometry: Geomet
 def _twin(geometry: Geometry, x: tf.Tensor, offset: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     def portable(x, offset, weights):
         names = ("deformable_aggregation", "weights")
-        samples = portable_rows(x, offset, weights, geometry, names)
+        sums = functools.partial(tf.reduce_sum, axis=1)
+        y = portable_rows(x, offset, weights, geometry, names, then=sums)
         output = [geometry.output_size(n, axis) for axis, n in enumerate(spatial_sizes(x))]
-        return tf.reshape(tf.reduce_sum(samples, axis=1), [examples(x), *output, x.shape[-1]])
+        return tf.reshape(y, [examples(x), *output, x.shape[-1]])
 
     return in_float32(portable, x, offset, weights)
 

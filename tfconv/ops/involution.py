@@ -270,25 +270,26 @@ def _span_for_tflite(x, features, span, bias, geometry: Geometry) -> tf.Tensor:
             return tf.reshape(product_with(columns), [*of_images, channels])
 
     else:
-        pixels = _pixels(x, geometry, split=groups)
+        # Rows of all images are one axis, for tensors of four.
+        rows = [-1, output[-1]]
+        pixels = (tf.reshape(w, [*rows, groups, channels // groups]) for w in _pixels(x, geometry))
         columns = np.arange(groups * taps).reshape(groups, taps).T.reshape(-1)
-        kernel = tf.reshape(product_with(columns), [*of_images, taps * groups, 1])
+        kernel = tf.reshape(product_with(columns), [*rows, taps * groups, 1])
         # XNNPACK takes slices of known sizes only.
-        begin = [0] * len(of_images)
-        sizes = [n or -1 for n in kernel.shape.as_list()[: len(of_images)]]
+        sizes = [n or -1 for n in kernel.shape.as_list()[:2]]
 
         def weights(tap):
-            return tf.slice(kernel, [*begin, tap * groups, 0], [*sizes, groups, 1])
+            return tf.slice(kernel, [0, 0, tap * groups, 0], [*sizes, groups, 1])
 
     terms = (pixel * weights(tap) for tap, pixel in enumerate(pixels))
     total = summed(terms, geometry.kernel_size[-1], in_runs=True)
     return tf.reshape(total, [batch, *output, channels])
 
 
-def _pixels(x: tf.Tensor, geometry: Geometry, split: int | None = None) -> Iterator[tf.Tensor]:
+def _pixels(x: tf.Tensor, geometry: Geometry) -> Iterator[tf.Tensor]:
     """`Windows`, of volumes for their frames: [N * D, H, W, C]."""
     if geometry.rank < 3:
-        yield from Windows(x, geometry, split)
+        yield from Windows(x, geometry)
         return
     depth, *sizes = spatial_sizes(x)
     before, *around = geometry.pad_amounts([depth, *sizes])
@@ -299,7 +300,7 @@ def _pixels(x: tf.Tensor, geometry: Geometry, split: int | None = None) -> Itera
     within = dataclasses.replace(geometry.along(slice(1, None)), pads=((0, 0),) * 2)
     count = geometry.output_size(depth, 0)
     for frames in frames_under_taps(volume, geometry, count, before):
-        yield from Windows(tf.reshape(frames, [-1, *sizes, x.shape[-1]]), within, split)
+        yield from Windows(tf.reshape(frames, [-1, *sizes, x.shape[-1]]), within)
 
 
 @tf.RegisterGradient("Tfconv>Involution")

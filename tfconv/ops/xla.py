@@ -39,8 +39,8 @@ def summed(terms: Iterable[tf.Tensor], run: int, in_runs: bool = False) -> tf.Te
     if not (in_runs or _tracing.compiled):
         return functools.reduce(operator.add, terms)
     sums: list[tf.Tensor] = []
-    while some := list(itertools.islice(terms, run)):
-        sums.append(functools.reduce(operator.add, some))
+    for first in terms:
+        sums.append(functools.reduce(operator.add, itertools.islice(terms, run - 1), first))
     while len(sums) > 1:
         rest = sums[len(sums) // 2 * 2 :]
         sums = [a + b for a, b in zip(sums[::2], sums[1::2])] + rest
