@@ -296,6 +296,7 @@ def tiny_program(workers, monkeypatch, tmp_path):
     return run
 
 
+@pytest.mark.late
 def test_whole_run(tiny_program, tmp_path, capsys):
     code, files = tiny_program("--json", str(tmp_path / "all.json"))
     assert (code, files) == (0, ["RESULTS.md", "all.json", "results.png"])

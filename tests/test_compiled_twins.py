@@ -92,7 +92,7 @@ def test_types(dtype, no_library, rng):
     np.testing.assert_allclose(tf.cast(y, tf.float32), expected, rtol=bound, atol=bound)
 
 
-@pytest.mark.dear
+@pytest.mark.late
 def test_batches_of_any_size(no_library, rng):
     inputs = keras.Input((6, 4))
     x = tfconv.Involution1D(3, group_channels=2)(inputs)

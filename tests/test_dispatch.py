@@ -300,7 +300,7 @@ def test_switched_off(library_folder, monkeypatch):
     assert "TFCONV_NATIVE=0" in tfconv.native_status().reason
 
 
-@pytest.mark.dear
+@pytest.mark.late
 def test_library_of_ones_own(tmp_path, native_module):
     library = tmp_path / "mine.so"
     shutil.copy(tfconv.native_status().library, library)
@@ -326,7 +326,7 @@ def test_no_library_of_ones_own(there_is, library_folder, monkeypatch):
         assert serves() == "portable"
 
 
-@pytest.mark.dear
+@pytest.mark.late
 def test_import_without_a_library(tmp_path):
     """A package without a library imports silently and warns once, at the first use."""
     package = tmp_path / "tfconv"

@@ -56,6 +56,7 @@ def run(tmp_path, monkeypatch):
     matplotlib.pyplot.close("all")
 
 
+@pytest.mark.late
 @pytest.mark.parametrize("name", [pytest.param(n, marks=MARKS.get(n, ())) for n in NAMES])
 def test_example(name, run, tmp_path, capfd):
     made = run(name)

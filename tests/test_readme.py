@@ -39,6 +39,7 @@ def run(tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.late
 def test_readme(run, tmp_path):
     names = run("README.md")
     model, x = names["model"], names["images"][:50] / 16

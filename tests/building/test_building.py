@@ -37,6 +37,7 @@ def test_module_needs_the_standard_library_only():
     assert re.fullmatch(r"\d+\.\d+\.\d+\S*", done.stdout.strip())
 
 
+@pytest.mark.late
 def test_what_changed_is_built_again(tree, monkeypatch, capsys):
     steps = []
     first = tree.build(progress=lambda *step: steps.append(step))

@@ -84,7 +84,7 @@ print("@@" + json.dumps(errors))
 """
 
 
-@pytest.mark.dear
+@pytest.mark.late
 def test_without_tfconv(folder):
     """`tf.saved_model.load`, and Keras's layer that runs a SavedModel."""
     done = subprocess.run(

@@ -311,7 +311,7 @@ def test_second_outputs(layer, shape, rng, tmp_path):
             np.testing.assert_array_equal(made, expected)
 
 
-@pytest.mark.dear
+@pytest.mark.late
 def test_exports(rng, tmp_path):
     """Masks, causality and second outputs in what runs without Keras."""
     inputs = keras.Input((6, 4))

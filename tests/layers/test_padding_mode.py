@@ -38,6 +38,7 @@ def layers():
             yield name
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("name", list(layers()))
 def test_padding_mode(name):
     """As a valid convolution of the input that NumPy pads; sizes known and not."""

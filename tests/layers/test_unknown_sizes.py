@@ -53,6 +53,7 @@ ROWS = {
 }
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("compiled", [False, True], ids=["graph", "XLA"])
 @pytest.mark.parametrize("name", ROWS)
 def test_inputs(name, compiled, implementation):

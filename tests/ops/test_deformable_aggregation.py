@@ -136,6 +136,7 @@ def test_second_gradients(geometry, groups, width, rng, native_module):
         assert_close(actual, other)
 
 
+@pytest.mark.dear
 def test_second_gradients_are_numeric_gradients_of_the_first(rng, implementation):
     geometry, *sizes = Geometry((3, 2), (2, 1), 2, ((1, 0), (0, 1)), (2, 1)), 2, 1
     inputs = smooth(draw(rng, geometry, 1, *sizes, spread=1.0))

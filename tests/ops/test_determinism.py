@@ -38,6 +38,7 @@ def run(folder, *keys):
         yield json.loads(output), np.load(path)
 
 
+@pytest.mark.late
 def test_threads(tmp_path, native_module):
     """One and four threads give what this process gives with two."""
     assert tf.config.threading.get_intra_op_parallelism_threads() == 2

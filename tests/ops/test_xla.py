@@ -334,7 +334,7 @@ def test_sizes_that_do_not_fit(native_module):
         traced(tf.ones([1, 5, 2]), tf.ones([1, 5, 4]))
 
 
-@pytest.mark.dear
+@pytest.mark.late
 def test_library_is_loaded_late():
     """TensorFlow has started, and XLA has compiled, before it hears of the ops."""
     program = """if True:

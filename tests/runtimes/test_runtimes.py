@@ -21,6 +21,7 @@ def made(tmp_path_factory):
     return [job for layer, shape in chosen for job in jobs.made(layer, shape, folder, formats)]
 
 
+@pytest.mark.late
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_runtimes(runtime, made):
     if not running.is_installed(runtime):
