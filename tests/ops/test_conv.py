@@ -220,10 +220,13 @@ def test_numeric_gradients_of_steps(geometry, sizes, rng):
     assert_numeric_gradients(plain(geometry, sizes[0]), draw(rng, geometry, 1, sizes))
 
 
+@pytest.mark.parametrize("sizes", [(2, 3, 2), (2, 2, 2)], ids=str)
 @pytest.mark.parametrize("geometry", MODES, ids=str)
-def test_native_groups_are_portable_ones(geometry, rng, native_module):
+def test_native_groups_are_portable_ones(geometry, sizes, rng, native_module):
     """First and second gradients."""
-    inputs = draw(rng, geometry, 2, (2, 3, 2))
+    inputs = draw(rng, geometry, 2, sizes)
+    graph = tf.function(plain(geometry, 2)).get_concrete_function(*inputs).graph
+    assert "Tfconv>PerExampleConv" in [op.type for op in graph.get_operations()]
     for of in (gradients, second_gradients):
         results = of(plain(geometry, 2), inputs)
         with portable():

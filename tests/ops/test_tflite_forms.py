@@ -202,3 +202,16 @@ def test_parts_are_gathered_one_after_another(monkeypatch):
     found = [name for name in names if name in ("GATHER", "FULLY_CONNECTED", "ARG_MAX")]
     part = [*["GATHER"] * 4, "FULLY_CONNECTED"]
     assert found == [*part, "ARG_MAX", *part, "ARG_MAX", *part]
+
+
+@pytest.mark.parametrize("quantize", ["int8", "int16x8", "mixed"])
+def test_parts_in_integers(quantize, rng, monkeypatch):
+    """Each part waits by an operator that integers have, too."""
+    offsets = _compat.keras.initializers.RandomNormal(stddev=0.05)
+    layer = tfconv.DeformableConv2D(4, 3, padding="same", offset_initializer=offsets)
+    model = _compat.keras.Sequential([_compat.keras.Input((6, 7, 4)), layer])
+    data = rng.standard_normal((64, 6, 7, 4)).astype("float32")
+    monkeypatch.setattr(deformable_rows, "_MOST_ELEMENTS", 600)
+    content = to_tflite(model, quantize=quantize, representative_data=data).content
+    names = [operator.name for operator in tflite_file.read(content, model).operators]
+    assert names.count("ARG_MAX") > 1

@@ -100,7 +100,6 @@ def changed(shapes):
 
 
 @pytest.mark.dear
-@pytest.mark.dear
 @pytest.mark.parametrize("compiled", [False, True], ids=["graph", "XLA"])
 @pytest.mark.parametrize("name", CASES)
 def test_as_with_known_sizes(name, compiled, implementation):

@@ -96,7 +96,7 @@ def _by_use(graph: Any) -> list[int]:
     made = [[] if op.outputs is None else list(map(int, op.outputs)) for op in operators]
     needed = [[] if op.inputs is None else list(map(int, op.inputs)) for op in operators]
     makers = {tensor: number for number, tensors in enumerate(made) for tensor in tensors}
-    if not all(made):
+    if not all(made) or graph.outputs is None or min(makers, default=0) < 0:  # -1: left out
         return list(range(len(operators)))
     order: dict[int, None] = {}
     for last in [*(makers[int(i)] for i in graph.outputs if int(i) in makers), *range(len(made))]:

@@ -40,16 +40,18 @@ class BatchNormalization(keras.layers.BatchNormalization):
     """
 
     def call(self, inputs, training=None, mask=None):
-        learns = bool(training and self.trainable)
-        if mask is None and not inputs.shape[0]:
+        if mask is not None or (inputs.shape[0] and not _compat.KERAS_3):
+            return super().call(inputs, training=training, mask=mask)
+        learns = training and self.trainable
+        if not inputs.shape[0]:
             if learns:
                 return self._of_any_number(inputs)
             if not _compat.KERAS_3 and inputs.shape.rank == 5:
                 # TensorFlow's fused op gives a gradient of four axes for volumes of no examples.
                 normalized = super().call
                 return with_an_example(lambda x: normalized(x, training=training), inputs)
-        if mask is not None or not self._is_fusible(inputs, learns):
-            return super().call(inputs, training=training, mask=mask)
+        if not self._is_fusible(inputs, learns):
+            return super().call(inputs, training=training)
         return self._of_the_batch(inputs) if learns else self._fused(inputs, False).y
 
     def _fused(self, images, training: bool):
@@ -73,9 +75,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
         if inputs.shape.rank != 4:
             images = tf.reshape(inputs, [tf.shape(inputs)[0], -1, 1, channels])
         result = self._fused(images, True)
-        # The op's variance is that of a sample, over n - 1; Keras keeps that of the batch.
-        count = tf.cast(tf.size(images) // channels, tf.float32)
-        variance = result.batch_variance * (tf.maximum(count - 1, 1) / count)
+        # The op's variance is that of a sample, over n - 1, and NaN on GPUs if n is 1; Keras keeps
+        # that of the batch.
+        count = tf.reduce_prod(tf.cast(tf.shape(images)[:-1], tf.float32))
+        variance = tf.where(count > 1, result.batch_variance * ((count - 1) / count), 0.0)
         for average, own in (
             (self.moving_mean, result.batch_mean),
             (self.moving_variance, variance),
@@ -115,7 +118,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             and self.compute_dtype in ("float32", "bfloat16")
             and self.variable_dtype == "float32"
             and (rank == 4 or (learns and rank in (3, 5)))
-            and None is not inputs.shape[-1]
+            and inputs.shape[-1] is not None
             and 0 not in inputs.shape.as_list()[1:]
             and self.axis in (-1, rank - 1)
             and self.epsilon > 0

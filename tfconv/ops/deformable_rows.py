@@ -78,8 +78,6 @@ def portable_rows(
         along = moved[:, axis] if for_tflite else moved[..., axis]
         along = tf.reshape(along, [batch, positions, groups, taps])
         position = by_tap(along) + tf.cast(start, x.dtype)[:, :, None]
-        # Clipped as an integer, which any position makes without a test of its own: as a
-        # fraction, NaN stays NaN, and infinity becomes one of a pixel that is zero.
         if for_tflite:  # where integers are slow to clip: that once, for NaN
             last = tf.cast(sizes[axis], x.dtype)
             position = tf.clip_by_value(position, tf.constant(-2, x.dtype), last)
@@ -87,6 +85,8 @@ def portable_rows(
             fractions.append(position - floor)
             floor = tf.cast(floor, tf.int32)
         else:
+            # Clipped as an integer, which any position makes without a test of its own: as a
+            # fraction, NaN stays NaN, and infinity becomes one of a pixel that is zero.
             floor = tf.floor(position)
             if not exported:  # NaN could become the number of a pixel, which then got its gradient
                 floor = tf.where(floor == floor, floor, tf.constant(-2, x.dtype))
@@ -128,8 +128,8 @@ def portable_rows(
         return sampled(near, weights, count=positions * taps * groups)
     made: list[tf.Tensor] = []
     for some in np.array_split(np.arange(positions), parts):
-        begin, sizes = [0, some[0], 0, 0], [batch, len(some), taps, groups]
-        first, *shares = (tf.slice(t, begin, sizes) for t in (near, *weights))
+        begin, size = [0, some[0], 0, 0], [batch, len(some), taps, groups]
+        first, *shares = (tf.slice(t, begin, size) for t in (near, *weights))
         if made:
             first += _zero_after(made[-1])
         y = sampled(first, shares, count=len(some) * taps * groups)
