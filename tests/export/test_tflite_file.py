@@ -2,13 +2,14 @@
 
 import doctest
 import random
+from types import SimpleNamespace
 
 import pytest
 import tensorflow as tf
 
 import tfconv
 from tfconv._compat import keras
-from tfconv.export import tflite_file
+from tfconv.export import rewriting, tflite_file
 from tfconv.testing.checks import Interpreter
 
 
@@ -182,3 +183,37 @@ def test_missing_file(tmp_path, content):
 
 def test_example():
     assert doctest.testmod(tflite_file, extraglobs={"tf": tf}) == (0, 6)
+
+
+@pytest.mark.parametrize(
+    "operators, outputs, expected",
+    [
+        # Inputs and outputs of each: of two branches, the first that is needed comes whole.
+        ([([0], [1]), ([0], [2]), ([1], [3]), ([2], [4]), ([4, 3], [5])], [5], [1, 3, 0, 2, 4]),
+        ([([0], [1]), ([1, -1], [2])], [2], [0, 1]),  # an input that is left out
+        ([([1], [2]), ([0], [1])], [2], [1, 0]),
+        ([([0], [1]), ([0], [2])], [2], [1, 0]),  # what nobody needs comes last
+        ([([2], [3]), ([1], None), ([0], [2])], [3], [0, 1, 2]),  # one acts: as they are
+        ([([0], [1]), ([0], [-1])], [1], [0, 1]),
+        ([([0], [1])], None, [0]),
+        (None, [0], []),
+    ],
+    ids=str,
+)
+def test_order_of_use(operators, outputs, expected):
+    made = operators and [SimpleNamespace(inputs=i, outputs=o) for i, o in operators]
+    graph = SimpleNamespace(operators=made, outputs=outputs)
+    assert rewriting._by_use(graph) == expected
+
+
+def test_order_of_use_is_kept(content):
+    """The converter's is another; what is computed is the same."""
+    ordered = rewriting.in_order_of_use(content)
+    assert ordered != content and rewriting.in_order_of_use(ordered) is ordered
+    answers = []
+    for each in (content, ordered):
+        runner = Interpreter(model_content=each).get_signature_runner()
+        (name,) = runner.get_input_details()
+        (answer,) = runner(**{name: tf.sin(tf.reshape(tf.range(224.0), [1, 8, 7, 4]))}).values()
+        answers.append(answer.tobytes())
+    assert answers[0] == answers[1]
